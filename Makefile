@@ -1,0 +1,69 @@
+# Everything here needs a Python from 3.11 on and nothing else: `make train`, `make test`.
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.installed
+
+# The newest Python that is new enough and works: a shim may exist for a version that is not installed.
+PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python; do \
+	"$$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && \
+	{ echo "$$python"; break; }; done)
+
+REJAX := .venv-rejax
+
+TRAIN ?= env=cartpole aux=harmful method=implicit
+
+.PHONY: help train test lint format types layers check bench-rejax clean
+
+help:
+	@echo "make train    train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
+	@echo "make test     all tests"
+	@echo "make check    lint, types, layers and tests"
+	@echo "make format   format the code"
+	@echo "make bench-rejax   the environment that \`llmrl bench against=rejax\` compares with"
+	@echo "make clean    remove the environment and caches; runs/ stays"
+
+train: $(READY)
+	$(BIN)/llmrl train $(TRAIN)
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: $(READY)
+	$(BIN)/pyright --project pyproject.toml
+
+layers: $(READY)
+	$(BIN)/lint-imports
+
+check: lint types layers test
+
+bench-rejax: $(REJAX)/.installed
+
+# rejax is written for the interface of gymnax 0.0.9 (its own metadata would let it install a later one and fail), so it cannot
+# share our environment; jax is ours, so that not its versions are compared.
+$(REJAX)/.installed: $(READY)
+	test -x $(REJAX)/bin/python || $(PYTHON) -m venv $(REJAX)
+	$(REJAX)/bin/python -m pip install --quiet --disable-pip-version-check rejax==0.1.3 gymnax==0.0.9 \
+		$$($(BIN)/python -c 'from importlib.metadata import version; print("jax==" + version("jax"))')
+	@touch $@
+
+clean:
+	rm -rf $(VENV) $(REJAX) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Installed once; again when pyproject.toml changes.
+$(READY): pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo "llmrl needs Python 3.11 or newer with its venv module (on Debian: apt install python3-venv)." >&2; \
+		echo "None was found; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	@touch $@

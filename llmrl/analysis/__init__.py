@@ -1,0 +1,1 @@
+"""What to make of finished runs: statistics over seeds, and pictures."""

@@ -1,0 +1,141 @@
+"""Environment steps per second: our PPO against rejax's, and methods that learn a reward against our PPO."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from typing import NamedTuple
+
+from llmrl.bench.processes import Worker, missing, worker
+from llmrl.bench.report import Row, Table
+from llmrl.bench.timing import interleaved, ratios
+from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig, validate
+from llmrl.overrides import Bench
+from llmrl.progress import note
+
+PLAIN = Config(
+    env=EnvConfig(name="cartpole", horizon=500, reward="dense"),  # gymnax's own CartPole-v1, which rejax trains on
+    method=MethodConfig(name="ppo"),
+)
+
+AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
+"""Every method pays for the auxiliary source here, also the one that ignores it."""
+
+METHODS: dict[str, Config] = {
+    "ppo": replace(AIDED, method=MethodConfig(name="ppo")),
+    "implicit": AIDED,
+    "implicit, K=20, curvature on all": replace(AIDED, solver=SolverConfig(num_terms=20, curvature_fraction=1.0)),
+    "implicit, K=20, curvature on 1/4": replace(AIDED, solver=SolverConfig(num_terms=20, curvature_fraction=0.25)),
+}
+"""The first is what the others are compared with."""
+
+
+class Contestant(NamedTuple):
+    """A program to measure.
+
+    Attributes:
+        name: as shown.
+        system: a key of ``worker.PROGRAMS``.
+        config: its settings.
+        python: the interpreter that has the system.
+    """
+
+    name: str
+    system: str
+    config: Config
+    python: str = sys.executable
+
+
+def ppo(request: Bench) -> Table:
+    """Plain PPO on CartPole, with the same networks, minibatches and epochs on both sides."""
+    against = _available(request)
+    rows: list[Row] = []
+    for seeds in request.seeds:
+        for envs in request.envs:
+            config = sized(PLAIN, seeds, envs)
+            contestants = [Contestant("llmrl", "llmrl", config)]
+            if against:
+                contestants.insert(0, Contestant(against, against, config, request.rejax_python))
+            rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
+    return Table(f"PPO on CartPole, {_sizes(PLAIN.ppo)}", "steps/s", against or "", rows)
+
+
+def methods(request: Bench) -> Table:
+    """Learning how far to trust a source, against ignoring it."""
+    rows: list[Row] = []
+    envs = AIDED.ppo.num_envs
+    for seeds in request.seeds:
+        contestants = [Contestant(name, "llmrl", sized(config, seeds, envs)) for name, config in METHODS.items()]
+        rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
+    solver = AIDED.solver
+    defaults = f"K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
+    return Table(
+        f"methods on CartPole, {_sizes(AIDED.ppo)}; implicit by default: {defaults}",
+        "steps/s",
+        next(iter(METHODS)),
+        rows,
+    )
+
+
+def sized(config: Config, seeds: int, envs: int) -> Config:
+    """The config for so many seeds of so many environments.
+
+    Raises:
+        ValueError: the sizes do not fit.
+    """
+    return validate(replace(config, seeds=seeds, ppo=replace(config.ppo, num_envs=envs)))
+
+
+def _available(request: Bench) -> str | None:
+    if request.against is None:
+        return None
+    reason = missing(request.rejax_python, request.against)
+    if reason is None:
+        return request.against
+    note(
+        f"{request.against} is left out: {reason}; `make bench-rejax` makes an environment, rejax_python= names another"
+    )
+    return None
+
+
+def _compared(contestants: Sequence[Contestant], request: Bench, where: str) -> list[Row]:
+    """Measure contestants side by side, the first being what the others are compared with."""
+    ppo = contestants[0].config.ppo
+    iterations = max(1, round(request.steps / ppo.batch_size))
+    with ExitStack() as running:
+        workers: dict[str, Worker] = {}
+        for contestant in contestants:
+            note(f"{where}: compiling {contestant.name}")
+            workers[contestant.name] = running.enter_context(
+                worker(contestant.system, asdict(contestant.config), iterations, contestant.python)
+            )
+        seconds = interleaved({name: it.measure for name, it in workers.items()}, request.rounds)
+    steps = iterations * ppo.batch_size * contestants[0].config.seeds
+    speeds = {name: [steps / each for each in rounds] for name, rounds in seconds.items()}
+    reference = speeds[contestants[0].name]
+    return [
+        Row(
+            name=f"{where}, {name}",
+            values=values,
+            ratios=ratios(values, reference) if len(speeds) > 1 else [],
+            note=_about(workers[name]),
+        )
+        for name, values in speeds.items()
+    ]
+
+
+def _about(it: Worker) -> str:
+    device = _plural(it.about["devices"], f"{it.about['device']} device")
+    versions = ", ".join(f"{name} {version}" for name, version in it.about["versions"].items())
+    return f"{device}, compiled in {it.about['compile_seconds']:.1f} s, {versions}"
+
+
+def _sizes(ppo: PPOConfig) -> str:
+    widths = " x ".join(str(width) for width in ppo.hidden)
+    return f"{ppo.num_steps} steps, {ppo.num_epochs} epochs x {ppo.num_minibatches} minibatches, nets {widths}"
+
+
+def _plural(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"

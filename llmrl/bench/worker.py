@@ -1,0 +1,117 @@
+"""The program that is measured, in a process of its own: ours as ``llmrl train`` runs it, or rejax's PPO.
+
+Run as a script, by a Python that has the measured library and need not have the other one; nothing else is imported
+until the request says which. One JSON object per line: the request comes in, and ``{"device", "devices", "versions",
+"compile_seconds"}`` goes out once compiled; then every line that comes in asks for one more ``{"seconds"}``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Program(NamedTuple):
+    """A compiled piece of training.
+
+    Attributes:
+        run: ``state -> state``, to be waited for.
+        state: where it starts.
+        devices: devices it runs on.
+    """
+
+    run: Callable[[Any], Any]
+    state: Any
+    devices: int
+
+
+def llmrl_program(config: dict[str, Any], iterations: int) -> Program:
+    """Training as ``llmrl train`` compiles it: seeds vmapped, and sharded over the devices that there are."""
+    import numpy as np
+
+    from llmrl.config import from_dict
+    from llmrl.train import compiled_run, initial_states, make_trainer, seed_mesh, use_compilation_cache, use_cores
+
+    settings = from_dict(config)
+    use_compilation_cache()
+    use_cores(settings)
+    trainer, mesh = make_trainer(settings), seed_mesh(settings)
+    states = initial_states(trainer, settings, mesh)
+    program = compiled_run(trainer, states, mesh, iterations)
+    return Program(lambda states: program(states, np.int32(0))[0], states, mesh.size)
+
+
+def rejax_program(config: dict[str, Any], iterations: int) -> Program:
+    """rejax's PPO of the same sizes and numbers as its readme runs it, jit(vmap(train)), without its evaluations."""
+    import jax
+    import rejax  # pyright: ignore[reportMissingImports]
+
+    ppo = config["ppo"]
+    steps = iterations * ppo["num_envs"] * ppo["num_steps"]
+    algorithm = rejax.PPO.create(
+        env="CartPole-v1",
+        agent_kwargs={"activation": "tanh", "hidden_layer_sizes": ppo["hidden"]},
+        num_envs=ppo["num_envs"],
+        num_steps=ppo["num_steps"],
+        num_epochs=ppo["num_epochs"],
+        num_minibatches=ppo["num_minibatches"],
+        learning_rate=ppo["learning_rate"],
+        gamma=ppo["discount"],
+        gae_lambda=ppo["gae_lambda"],
+        clip_eps=ppo["clip"],
+        ent_coef=ppo["entropy"],
+        vf_coef=ppo["value_coefficient"],
+        max_grad_norm=ppo["max_gradient_norm"],
+        total_timesteps=steps,
+        eval_freq=steps,
+        skip_initial_evaluation=True,
+    ).replace(eval_callback=lambda *_: ())
+    keys = jax.random.split(jax.random.key(config["seed"]), config["seeds"])
+    states = jax.jit(jax.vmap(algorithm.init_state))(keys)
+    train = jax.jit(jax.vmap(lambda state: algorithm.train(train_state=state)[0]))
+    return Program(train.lower(states).compile(), states, 1)
+
+
+PROGRAMS: dict[str, Callable[[dict[str, Any], int], Program]] = {"llmrl": llmrl_program, "rejax": rejax_program}
+
+
+def main() -> None:
+    """Serve one request until the other end closes."""
+    # Only answers may go to where they are read from, whatever a library prints.
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    request = json.loads(sys.stdin.readline())
+    began = time.perf_counter()
+    program = PROGRAMS[request["system"]](request["config"], request["iterations"])
+    about = {"compile_seconds": time.perf_counter() - began, "devices": program.devices, **_about(request["system"])}
+    print(json.dumps(about), file=answers)
+
+    import jax
+
+    state = program.state
+    for _ in sys.stdin:
+        began = time.perf_counter()
+        state = jax.block_until_ready(program.run(state))
+        print(json.dumps({"seconds": time.perf_counter() - began}), file=answers)
+
+
+def _about(system: str) -> dict[str, Any]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    import jax
+
+    versions = {}
+    for name in (system, "jax", "gymnax"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return {"device": jax.devices()[0].platform, "versions": versions}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Checkpoints of any pytree of arrays, written by orbax and guarded by checksums. Host only.
+
+Orbax survives a kill or a full disk, but gives damaged numbers back without a word. So every file's SHA-256 goes into a
+manifest beside it, is verified before anything is restored, and the step before is taken where it does not agree.
+
+    checkpoints/<step>/state/      what orbax writes
+    checkpoints/<step>/manifest    its own SHA-256, then as JSON: files with theirs, leaves with name, shape, dtype
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import warnings
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+KEPT = 2
+"""Steps kept: the last, and one to fall back to."""
+
+
+class Damaged(ValueError):
+    """A checkpoint that is not what was written."""
+
+
+def save(directory: Path, step: int, state: PyTree) -> None:
+    """Writes a checkpoint atomically and removes those before the last ``KEPT``.
+
+    Args:
+        directory: all of a run's checkpoints.
+        step: its number; a checkpoint of the same number is replaced.
+        state: any pytree of arrays and PRNG keys.
+    """
+    temporary, final = directory / f".{step}.tmp", directory / str(step)
+    for leftover in directory.glob(".*.tmp"):
+        shutil.rmtree(leftover)
+    temporary.mkdir(parents=True)
+    leaves = _named_leaves(state)
+    # Orbax refuses arrays without elements, which is no loss: their shape says all there is to say.
+    arrays = {str(i): array for i, (_, array) in enumerate(leaves) if array.size}
+    _checkpointer().save(temporary.resolve() / "state", arrays)
+    manifest = {
+        "files": {file: _sha256(temporary / file) for file in _files(temporary)},
+        "leaves": [[name, list(array.shape), array.dtype.name] for name, array in leaves],
+    }
+    _write_manifest(temporary / "manifest", manifest)
+    if final.exists():
+        shutil.rmtree(final)
+    os.rename(temporary, final)
+    for old in steps(directory)[:-KEPT]:
+        shutil.rmtree(directory / str(old))
+
+
+def restore(directory: Path, like: PyTree) -> tuple[PyTree, int] | None:
+    """The last good checkpoint, in place of ``like``.
+
+    Args:
+        directory: all of a run's checkpoints.
+        like: a pytree of the same structure, shapes and dtypes, e.g. the initial state; its devices are used.
+
+    Returns:
+        The state and its step, or None where there is no checkpoint.
+
+    Raises:
+        Damaged: there are checkpoints and none is good.
+        ValueError: a good checkpoint is of another structure, shape or dtype; the first such leaf is named.
+    """
+    damages = []
+    for step in reversed(steps(directory)):
+        try:
+            leaves = _load(directory / str(step), like)
+        except Damaged as damage:
+            damages.append(str(damage))
+            continue
+        for message in damages:
+            warnings.warn(f"{message}; going back to step {step}", stacklevel=2)
+        return jax.tree.unflatten(jax.tree.structure(like), leaves), step
+    if damages:
+        raise Damaged(f"no good checkpoint: {'; '.join(damages)}")
+    return None
+
+
+def steps(directory: Path) -> list[int]:
+    """Numbers of the complete checkpoints, in ascending order."""
+    if not directory.is_dir():
+        return []
+    return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
+
+
+def _load(folder: Path, like: PyTree) -> list[Any]:
+    manifest = _verified_manifest(folder)
+    templates = _named_leaves(like, shapes_only=True)
+    _check_structure(folder, manifest["leaves"], templates)
+    try:
+        arrays = _checkpointer().restore(folder.resolve() / "state")
+    except Exception as error:
+        raise Damaged(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
+    loaded = []
+    for i, (template, (_, shape)) in enumerate(zip(jax.tree.leaves(like), templates, strict=True)):
+        array = arrays[str(i)] if str(i) in arrays else np.zeros(shape.shape, shape.dtype)
+        loaded.append(_placed(array, template))
+    return loaded
+
+
+def _verified_manifest(folder: Path) -> dict[str, Any]:
+    path = folder / "manifest"
+    checksum, _, text = (path.read_bytes() if path.is_file() else b"").partition(b"\n")
+    if hashlib.sha256(text).hexdigest().encode() != checksum:
+        raise Damaged(f"{path} is damaged" if path.is_file() else f"{path} is missing")
+    manifest = json.loads(text)
+    for file, checksum in manifest["files"].items():
+        if not (folder / file).is_file():
+            raise Damaged(f"{folder / file} is missing")
+        if _sha256(folder / file) != checksum:
+            raise Damaged(f"{folder / file} is damaged")
+    return manifest
+
+
+def _check_structure(folder: Path, stored: list[Any], templates: list[tuple[str, Any]]) -> None:
+    expected = [[name, list(leaf.shape), np.dtype(leaf.dtype).name] for name, leaf in templates]
+    for have, want in zip(stored, expected, strict=False):
+        if have != want:
+            raise ValueError(f"{folder} does not fit: it holds {_describe(have)} where {_describe(want)} is expected")
+    if len(stored) != len(expected):
+        longer = max(stored, expected, key=len)
+        owner = "only the checkpoint" if longer is stored else "the checkpoint does not"
+        raise ValueError(f"{folder} does not fit: {owner} has {_describe(longer[min(len(stored), len(expected))])}")
+
+
+def _describe(leaf: list[Any]) -> str:
+    name, shape, dtype = leaf
+    return f"{name} {dtype}{shape}"
+
+
+def _named_leaves(tree: PyTree, shapes_only: bool = False) -> list[tuple[str, Any]]:
+    """Leaves with their paths; a PRNG key as its data."""
+
+    def plain(leaf: Any) -> Any:
+        if _is_key(leaf):
+            leaf = jax.eval_shape(jax.random.key_data, leaf) if shapes_only else jax.random.key_data(leaf)
+        return leaf if shapes_only and hasattr(leaf, "dtype") else np.asarray(leaf)
+
+    return [(jax.tree_util.keystr(path), plain(leaf)) for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]]
+
+
+def _is_key(leaf: Any) -> bool:
+    return hasattr(leaf, "dtype") and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+
+
+def _placed(array: np.ndarray, template: Any) -> jax.Array:
+    sharding = getattr(template, "sharding", None)
+    if _is_key(template):
+        impl = jax.random.key_impl(jnp.empty((), template.dtype))
+        keys = jax.random.wrap_key_data(jax.device_put(array), impl=impl)
+        return jax.device_put(keys, sharding)
+    return jax.device_put(array, sharding)
+
+
+def _files(folder: Path) -> list[str]:
+    return sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
+    """The first line is the checksum of the rest: whoever guards the others must be guarded too."""
+    text = json.dumps(manifest, indent=1) + "\n"
+    with path.open("w") as file:
+        file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@cache
+def _checkpointer() -> Any:
+    import orbax.checkpoint as ocp  # costs half a second, so only those pay who save
+
+    return ocp.Checkpointer(ocp.StandardCheckpointHandler())

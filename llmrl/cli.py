@@ -1,0 +1,196 @@
+"""The command line: every subcommand is a Hydra application, and an error for the user is one line.
+
+What a command needs is imported when it runs, so that ``--help`` and ``--cfg job`` wait neither for jax nor for gymnax.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from llmrl.errors import unknown
+
+if TYPE_CHECKING:
+    from llmrl.config import Config
+
+USAGE = """\
+usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key=value ...]
+
+  train      train agents that learn how far to trust their auxiliary reward
+  evaluate   evaluate the agents of a finished run
+  bench      measure throughput, and what a hypergradient costs
+
+`llmrl <command> --help` lists a command's groups and keys. For a start:
+
+  llmrl train env=cartpole aux=harmful method=implicit
+"""
+
+_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher"}
+"""Overrides that a run's name already has, or that change nothing about its result."""
+
+
+class Refused(Exception):
+    """A message for the user, from a job that may have run in another process."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """The console script ``llmrl``; exits with 0, with 2 for an error of the user, with 130 when interrupted."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE, end="")
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        from llmrl import __version__
+
+        print(f"llmrl {__version__}")
+        sys.exit(0)
+    command, *rest = arguments
+    if command not in COMMANDS:
+        _fail(str(unknown("command", command, COMMANDS)))
+    try:
+        _run_application(command, rest)
+    except KeyboardInterrupt:
+        print("llmrl: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
+        sys.exit(141)
+    except Exception as error:
+        if _debugging() or not _is_for_user(error):
+            raise
+        _fail(_message(error))
+
+
+def _run_application(command: str, arguments: list[str]) -> None:
+    import hydra
+
+    from llmrl.overrides import config_dir, register_schemas
+
+    # Hydra would print its own errors, over several lines and with exit code 1; this makes it raise them.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = [f"llmrl {command}", *arguments]
+    register_schemas()
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(COMMANDS[command])()
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _job(task: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Words errors where they happen: from another process, a launcher brings an exception without its traceback."""
+
+    @functools.wraps(task)
+    def job(node: Any) -> None:
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        try:
+            task(node)
+        except Exception as error:
+            if _debugging() or not _is_for_user(error):
+                raise
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise Refused(_message(error)) from None
+            _fail(_message(error))  # and not raise, since Hydra would print a second line of its own
+
+    return job
+
+
+@_job
+def train(node: Any) -> None:
+    """Trains, shows a table, and says where everything is."""
+    from llmrl.overrides import to_config
+
+    config = to_config(node)
+    config = replace(config, run_dir=config.run_dir or _default_run_dir(config))
+
+    from llmrl.progress import show_summary
+    from llmrl.train import train as run
+
+    result = run(config)
+    show_summary(result.summary, title=str(config.run_dir))
+
+
+@_job
+def evaluate(node: Any) -> None:
+    """Evaluates the agents of a run and shows a table."""
+    from llmrl.overrides import to_evaluation
+
+    request = to_evaluation(node)
+
+    from llmrl.evaluate import evaluate as run
+    from llmrl.progress import show_summary
+
+    env = request.env if request.env.name else None
+    show_summary(run(request.run_dir, env, request.episodes, request.seed), title=request.run_dir)
+
+
+@_job
+def bench(node: Any) -> None:
+    """Measures, shows a table for each suite, and keeps every measurement in a file."""
+    from llmrl.overrides import to_bench
+
+    request = to_bench(node)
+
+    from llmrl.bench.suites import bench as run
+
+    run(request, command=" ".join(sys.argv))
+
+
+COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "bench": bench}
+"""Subcommands by name; each has a config file and a schema of the same name."""
+
+
+def _default_run_dir(config: Config) -> str:
+    """``runs/<env>-<aux>-<method>-s<seed>``, and every other override after it: two different runs never share one."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task
+    others = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in _NOT_IN_A_NAME]
+    aux = [*config.aux.sources, *(["function"] if config.aux.function else [])] or ["none"]
+    parts = [config.env.name, *aux, config.method.name, f"s{config.seed}", *sorted(others)]
+    name = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-+") for part in parts)
+    if len(name) > 150:
+        name = f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return os.path.join("runs", name)
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def _debugging() -> bool:
+    return os.environ.get("LLMRL_DEBUG", "") not in ("", "0")
+
+
+def _is_for_user(error: BaseException) -> bool:
+    """Whether one line says enough: errors of configs and of the disk, and those that llmrl raises on purpose.
+
+    Anything else is a bug, ours or a user function's, and keeps its traceback.
+    """
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    if isinstance(error, Refused | OSError | HydraException | OmegaConfBaseException):
+        return True
+    frames = traceback.extract_tb(error.__traceback__)
+    innermost = traceback.walk_tb(error.__traceback__)
+    module = [frame.f_globals.get("__name__", "") for frame, _ in innermost][-1] if frames else ""
+    return module.split(".")[0] == "llmrl" and (frames[-1].line or "").startswith("raise ")
+
+
+def _message(error: BaseException) -> str:
+    from llmrl.overrides import explain
+
+    return explain(error)
+
+
+def _fail(message: str) -> NoReturn:
+    print(f"llmrl: {message}", file=sys.stderr)
+    sys.exit(2)

@@ -1,0 +1,443 @@
+"""Every setting, typed and frozen; defaults live here and nowhere else. Importing this never imports jax.
+
+Floats may later become traced arrays (``train`` vmaps over them), so nothing here computes with them; ``validate``
+checks plain values once, at the door.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from llmrl.errors import unknown
+
+SURROGATES = ("ratio", "dice", "log_prob")
+DATA = ("fresh", "previous", "window")
+SCHEDULES = ("online", "converged")
+CURVATURES = ("hessian", "fisher")
+SOLVERS = (
+    "neumann",
+    "neumann_finite_difference",
+    "conjugate_gradient",
+    "diagonal",
+    "sherman_morrison",
+    "identity",
+    "dense",
+)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment. A key left at None keeps the environment's own default; one it does not know is refused.
+
+    Attributes:
+        name: environment, see ``llmrl.envs.ENVIRONMENTS``.
+        id: gymnax id, for ``name=gymnax``.
+        horizon: time limit in steps.
+        reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
+        size: side of the grid, for ``gridworld``.
+        observation: ``one_hot`` or ``coordinates``, for ``gridworld``.
+        force: largest force in newton, for ``cartpole_continuous``.
+        params: gymnax parameters by name, for ``name=gymnax``.
+    """
+
+    name: str = "cartpole"
+    id: str | None = None
+    horizon: int | None = None
+    reward: str | None = None
+    size: int | None = None
+    observation: str | None = None
+    force: float | None = None
+    params: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AuxConfig:
+    """The auxiliary reward sources.
+
+    Attributes:
+        sources: names of the environment's sources, each with a factor of its own.
+        scale: factor on all of them.
+        function: dotted path (``package.module:function``) of a user's ``(state, action, next_state) -> [m]``.
+        options: options of a source's factory, e.g. ``{seed: 1}`` for ``random``.
+    """
+
+    sources: dict[str, float] = field(default_factory=dict)
+    scale: float = 1.0
+    function: str | None = None
+    options: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The inner level: proximal policy optimisation (Schulman et al. 2017).
+
+    Attributes:
+        num_envs: environments stepped side by side, N.
+        num_steps: steps of each per iteration, T.
+        num_epochs: passes over a rollout.
+        num_minibatches: minibatches per pass.
+        learning_rate: Adam's step size, for actor and critic.
+        anneal: whether the learning rate falls linearly to 0 over the run.
+        discount: gamma.
+        gae_lambda: lambda of generalised advantage estimation.
+        clip: range of the importance ratio.
+        entropy: c_H, part of L_aux and so of its curvature.
+        value_coefficient: weight of the critics' loss.
+        max_gradient_norm: the joint gradient is clipped to this norm.
+        hidden: widths of the tanh layers, of actor and critic alike.
+        initial_log_std: of the Gaussian policy.
+    """
+
+    num_envs: int = 16
+    num_steps: int = 128
+    num_epochs: int = 4
+    num_minibatches: int = 4
+    learning_rate: float = 3e-4
+    anneal: bool = False
+    discount: float = 0.99
+    gae_lambda: float = 0.95
+    clip: float = 0.2
+    entropy: float = 0.01
+    value_coefficient: float = 0.5
+    max_gradient_norm: float = 0.5
+    hidden: tuple[int, ...] = (64, 64)
+    initial_log_std: float = -0.5
+
+    @property
+    def batch_size(self) -> int:
+        return self.num_envs * self.num_steps
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """How the inverse curvature is applied; see ``llmrl.solvers``.
+
+    Attributes:
+        name: one of ``SOLVERS``.
+        num_terms: terms of a Neumann series, or steps of conjugate gradients.
+        step_size: of the series; ``auto`` takes min(max_step_size, 0.9 / |lambda|_max).
+        max_step_size: see ``step_size``.
+        power_iterations: products spent on estimating an extreme eigenvalue.
+        relative: for finite differences: difference step relative to the direction's length.
+        tolerance: where conjugate gradients stop, relative to the right-hand side.
+        num_probes: for ``diagonal``, where no better diagonal is at hand.
+        damping: added to the curvature; ``auto`` lifts the lowest eigenvalue above 0.
+        max_ratio: the solution is cut back to this many times the right-hand side's norm.
+        curvature: ``hessian`` of L_aux, or the policy's ``fisher`` information.
+        curvature_fraction: share of the batch, drawn at random, on which curvature is computed.
+    """
+
+    name: str = "neumann"
+    num_terms: int = 20
+    step_size: Any = "auto"
+    max_step_size: float = 0.5
+    power_iterations: int = 4
+    relative: bool = False
+    tolerance: float = 1e-5
+    num_probes: int = 8
+    damping: Any = 0.1
+    max_ratio: float = 10.0
+    curvature: str = "fisher"
+    curvature_fraction: float = 0.25
+
+
+@dataclass(frozen=True)
+class WeightConfig:
+    """The learned weight of each source, w_m(s, a; phi), and what else is learned with it.
+
+    Attributes:
+        scalar: whether each source has a number of its own that moves fast.
+        network: whether a state-action-dependent part is learned.
+        bound: w = bound * tanh(.); None leaves the weight unbounded.
+        initial: w_0.
+        hidden: widths of the weight network.
+        sees_aux: whether the network also sees the auxiliary values.
+        offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
+        discount: whether gamma_eta = sigmoid(eta) is learned.
+    """
+
+    scalar: bool = True
+    network: bool = True
+    bound: float | None = 1.0
+    initial: float = 0.0
+    hidden: tuple[int, ...] = (32,)
+    sees_aux: bool = False
+    offset: bool = False
+    discount: bool = False
+
+
+@dataclass(frozen=True)
+class TrustConfig:
+    """Trust that asks for evidence: each part a switch (design, section 2).
+
+    Attributes:
+        cross_fitting: estimate on two halves of the environments, each the other's evidence.
+        gate: multiply each group's step by the agreement of its two estimates.
+        units: scale a source so that its discounted sum does not outgrow the task's.
+        prior: weight of a source while the task has given no signal at all.
+        prior_decay: share of the prior's uninformedness lost per iteration even without a signal.
+        ceiling: lower the largest allowed weight while the task's return is below its best.
+        ceiling_fall: share lost per iteration of a setback.
+        ceiling_rise: share regained per iteration otherwise.
+        setback: how far below its best (as a share of its range) the return must be to count as a setback.
+    """
+
+    cross_fitting: bool = True
+    gate: bool = True
+    units: bool = True
+    prior: float = 1.0
+    prior_decay: float = 0.02
+    ceiling: bool = True
+    ceiling_fall: float = 0.1
+    ceiling_rise: float = 0.002
+    setback: float = 0.1
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    """The outer level: how phi follows its hypergradient.
+
+    Attributes:
+        gradient: ``implicit`` or ``unrolled``.
+        unroll_steps: inner updates that ``unrolled`` differentiates through.
+        unroll_learning_rate: their step size (plain gradient descent).
+        surrogate: one of ``SURROGATES``.
+        data: one of ``DATA``.
+        window: rollouts kept for ``data=window``.
+        max_importance_ratio: truncation of importance ratios on old data.
+        schedule: one of ``SCHEDULES``.
+        every: outer step every so many inner updates (``online``), or at most so many inner updates between two
+            (``converged``).
+        converged_kl: the inner level counts as converged when a PPO update moves the policy by less (``converged``).
+        optimiser: ``amsgrad``, ``adam`` or ``sgd``.
+        learning_rate: for the networks.
+        scalar_learning_rate: for each source's own number.
+        discount_learning_rate: for eta.
+        max_gradient_norm: each hypergradient is clipped to this norm.
+        scale_decay: decay per iteration of the running largest deviation that divides the task's advantages.
+        weight_penalty: lambda_phi.
+        discount_penalty: lambda_gamma; may have either sign.
+    """
+
+    gradient: str = "implicit"
+    unroll_steps: int = 1
+    unroll_learning_rate: float = 0.1
+    surrogate: str = "ratio"
+    data: str = "fresh"
+    window: int = 4
+    max_importance_ratio: float = 2.0
+    schedule: str = "online"
+    every: int = 1
+    converged_kl: float = 1e-3
+    optimiser: str = "amsgrad"
+    learning_rate: float = 2e-3
+    scalar_learning_rate: float = 3e-2
+    discount_learning_rate: float = 1e-2
+    max_gradient_norm: float = 1.0
+    scale_decay: float = 0.998
+    weight_penalty: float = 0.0
+    discount_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Which method, and the settings of its learned reward (ignored by methods that learn none).
+
+    Attributes:
+        name: see ``llmrl.methods.METHODS``.
+        weight: the learned weight.
+        outer: the outer level.
+        trust: trust that asks for evidence.
+    """
+
+    name: str = "implicit"
+    weight: WeightConfig = field(default_factory=WeightConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+        env: the environment.
+        aux: the auxiliary sources.
+        method: the method.
+        solver: the inverse-curvature solver of bi-level methods.
+        ppo: the inner level.
+        seed: base seed; run i of ``seeds`` folds i into it.
+        seeds: independent runs, vmapped.
+        total_steps: environment steps of one seed.
+        num_chunks: compiled pieces the run is cut into; between two, metrics and checkpoints are written.
+        devices: ``auto`` shards seeds over jax's devices, on a plain CPU over one simulated device per core; 1 keeps
+            to one.
+        run_dir: where results go; None keeps them in memory.
+        resume: whether an unfinished run of the same config in ``run_dir`` goes on.
+        progress: whether to show a progress bar.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    aux: AuxConfig = field(default_factory=AuxConfig)
+    method: MethodConfig = field(default_factory=MethodConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    seed: int = 0
+    seeds: int = 8
+    total_steps: int = 200_000
+    num_chunks: int = 20
+    devices: Any = "auto"
+    run_dir: str | None = None
+    resume: bool = True
+    progress: bool = True
+
+    @property
+    def num_iterations(self) -> int:
+        return max(1, round(self.total_steps / self.ppo.batch_size))
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def _between(low: float, high: float, **values: float) -> None:
+    for name, value in values.items():
+        if not low <= value <= high:
+            raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+
+
+def _one_of(choices: tuple[str, ...], **values: str) -> None:
+    for name, value in values.items():
+        if value not in choices:
+            raise unknown(name, value, choices)
+
+
+def _validate_ppo(ppo: PPOConfig) -> None:
+    _positive(
+        **{
+            "ppo.num_envs": ppo.num_envs,
+            "ppo.num_steps": ppo.num_steps,
+            "ppo.num_epochs": ppo.num_epochs,
+            "ppo.num_minibatches": ppo.num_minibatches,
+            "ppo.learning_rate": ppo.learning_rate,
+            "ppo.clip": ppo.clip,
+            "ppo.max_gradient_norm": ppo.max_gradient_norm,
+        }
+    )
+    _between(0.0, 1.0, **{"ppo.discount": ppo.discount, "ppo.gae_lambda": ppo.gae_lambda})
+    _between(0.0, float("inf"), **{"ppo.entropy": ppo.entropy, "ppo.value_coefficient": ppo.value_coefficient})
+    if ppo.batch_size % ppo.num_minibatches:
+        raise ValueError(
+            f"ppo.num_minibatches must divide num_envs * num_steps = {ppo.batch_size}, got {ppo.num_minibatches}"
+        )
+    if not ppo.hidden or min(ppo.hidden) <= 0:
+        raise ValueError(f"ppo.hidden needs at least one positive width, got {list(ppo.hidden)}")
+
+
+def _validate_solver(solver: SolverConfig) -> None:
+    _one_of(SOLVERS, **{"solver.name": solver.name})
+    _one_of(CURVATURES, **{"solver.curvature": solver.curvature})
+    _between(0, 100_000, **{"solver.num_terms": solver.num_terms, "solver.power_iterations": solver.power_iterations})
+    _between(1e-3, 1.0, **{"solver.curvature_fraction": solver.curvature_fraction})
+    _positive(**{"solver.max_ratio": solver.max_ratio, "solver.num_probes": solver.num_probes})
+    for name in ("step_size", "damping"):
+        value = getattr(solver, name)
+        if isinstance(value, str) and value != "auto":
+            raise ValueError(f"solver.{name} must be a number or 'auto', got {value!r}")
+        if not isinstance(value, (str, int, float)) or isinstance(value, bool):
+            raise ValueError(f"solver.{name} must be a number or 'auto', got {value!r}")
+    if not isinstance(solver.step_size, str):
+        _positive(**{"solver.step_size": solver.step_size})
+    if not isinstance(solver.damping, str):
+        _between(0.0, float("inf"), **{"solver.damping": solver.damping})
+
+
+def _validate_method(method: MethodConfig, num_envs: int) -> None:
+    outer, trust, weight = method.outer, method.trust, method.weight
+    _one_of(("implicit", "unrolled"), **{"method.outer.gradient": outer.gradient})
+    _one_of(SURROGATES, **{"method.outer.surrogate": outer.surrogate})
+    _one_of(DATA, **{"method.outer.data": outer.data})
+    _one_of(SCHEDULES, **{"method.outer.schedule": outer.schedule})
+    _one_of(("amsgrad", "adam", "sgd"), **{"method.outer.optimiser": outer.optimiser})
+    _positive(
+        **{
+            "method.outer.unroll_steps": outer.unroll_steps,
+            "method.outer.window": outer.window,
+            "method.outer.every": outer.every,
+            "method.outer.max_gradient_norm": outer.max_gradient_norm,
+            "method.outer.max_importance_ratio": outer.max_importance_ratio,
+        }
+    )
+    _between(
+        0.0,
+        1.0,
+        **{
+            "method.outer.scale_decay": outer.scale_decay,
+            "method.trust.prior_decay": trust.prior_decay,
+            "method.trust.ceiling_fall": trust.ceiling_fall,
+            "method.trust.ceiling_rise": trust.ceiling_rise,
+            "method.trust.setback": trust.setback,
+        },
+    )
+    if weight.bound is not None:
+        _positive(**{"method.weight.bound": weight.bound})
+        if abs(weight.initial) >= weight.bound:
+            raise ValueError(
+                f"method.weight.initial must lie inside (-bound, bound) = +-{weight.bound}, got {weight.initial}"
+            )
+    if not (weight.scalar or weight.network):
+        raise ValueError("method.weight needs scalar=true or network=true (or both), got neither")
+    if trust.cross_fitting and num_envs % 2:
+        raise ValueError(
+            f"method.trust.cross_fitting splits the environments in halves: ppo.num_envs={num_envs} is odd"
+        )
+
+
+def validate(config: Config) -> Config:
+    """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
+    if config.env.name == "gymnax" and not config.env.id:
+        raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1")
+    if config.aux.function == "":
+        raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
+    _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
+    if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
+        raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")
+    _validate_ppo(config.ppo)
+    _validate_solver(config.solver)
+    _validate_method(config.method, config.ppo.num_envs)
+    return config
+
+
+def _build(cls: type, values: Any, path: str) -> Any:
+    if not is_dataclass(cls):
+        return values
+    known = {f.name: f for f in fields(cls)}
+    built = {}
+    for name, value in values.items():
+        if name not in known:
+            raise unknown("key", f"{path}{name}", [f"{path}{other}" for other in known])
+        built[name] = _build(_SECTIONS.get((cls, name), object), value, f"{path}{name}.")
+        if isinstance(built[name], list):
+            built[name] = tuple(built[name])
+    return cls(**built)
+
+
+_SECTIONS: dict[tuple[type, str], type] = {
+    (Config, "env"): EnvConfig,
+    (Config, "aux"): AuxConfig,
+    (Config, "method"): MethodConfig,
+    (Config, "solver"): SolverConfig,
+    (Config, "ppo"): PPOConfig,
+    (MethodConfig, "weight"): WeightConfig,
+    (MethodConfig, "outer"): OuterConfig,
+    (MethodConfig, "trust"): TrustConfig,
+}
+
+
+def from_dict(values: dict[str, Any]) -> Config:
+    """A validated ``Config`` from nested dictionaries, as a config file or Hydra gives them; unknown keys are
+    refused."""
+    return validate(_build(Config, values, ""))

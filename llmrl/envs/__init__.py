@@ -1,0 +1,142 @@
+"""Environments as pure functions, with auxiliary sources of every quality; a name becomes a function here."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from llmrl.envs import cartpole as _cartpole
+from llmrl.envs import gridworld as _gridworld
+from llmrl.envs.base import (
+    AuxFunction,
+    checked_aux,
+    clip_action,
+    dotted_name,
+    load_function,
+    step_with_reset,
+    time_step,
+    with_aux,
+)
+from llmrl.envs.gymnax_env import from_gymnax
+from llmrl.errors import unknown
+from llmrl.types import Environment
+
+ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
+    "cartpole": _cartpole.cartpole,
+    "cartpole_continuous": _cartpole.cartpole_continuous,
+    "gridworld": _gridworld.gridworld,
+}
+"""Our own environments by name; ``make`` also takes every id that gymnax knows."""
+
+AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
+    "cartpole": _cartpole.AUX_SOURCES,
+    "cartpole_continuous": _cartpole.AUX_SOURCES,
+    "gridworld": _gridworld.AUX_SOURCES,
+}
+"""Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
+
+
+def make(
+    name: str,
+    aux: str | Sequence[str] | Mapping[str, Any] = ("harmful",),
+    aux_scale: Any = 1.0,
+    aux_function: str | AuxFunction | None = None,
+    aux_options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> Environment:
+    """An environment with its auxiliary sources.
+
+    Args:
+        name: a key of ``ENVIRONMENTS`` or a gymnax id.
+        aux: names of the environment's own sources, in the order of ``TimeStep.aux``; may be empty. A mapping gives
+            each a factor of its own, [].
+        aux_scale: factor on all sources, [], beside their own.
+        aux_function: a source of one's own, as a function or its dotted path; it comes last and is called by its name.
+        aux_options: options of the sources, each given to every chosen source that has it.
+        **kwargs: parameters of the environment.
+
+    Returns:
+        The environment.
+
+    Raises:
+        ValueError: a name or a parameter does not exist (the nearest are named), or as ``checked_aux``.
+        ImportError: the dotted path's module cannot be imported.
+        TypeError: as ``checked_aux``.
+    """
+    env = _build(name, kwargs)
+    chosen = (aux,) if isinstance(aux, str) else tuple(aux)
+    factors = aux if isinstance(aux, Mapping) else {}
+    functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
+    if aux_function is not None:
+        function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
+        functions.append((dotted_name(function).rpartition(".")[2].strip("<>"), function))
+    # One by one, since a mapping would silently lose the first of two equal names that ``with_aux`` complains of.
+    for source, function in functions:
+        env = with_aux(env, {source: function}, aux_scale * factors.get(source, 1.0))
+    return env
+
+
+def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
+    if name in ENVIRONMENTS:
+        _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(ENVIRONMENTS[name]).parameters)
+        return ENVIRONMENTS[name](**kwargs)
+    import gymnax  # costs seconds, so only those pay who use it
+
+    # Not exported above: a function of its module's name would hide the module from `import llmrl.envs.gymnax_env`.
+    from llmrl.envs.gymnax_env import gymnax_env
+
+    if name in gymnax.registered_envs:
+        return gymnax_env(name, **kwargs)
+    raise unknown("environment", name, [*ENVIRONMENTS, *gymnax.registered_envs])
+
+
+def _sources(
+    name: str, chosen: Sequence[str], options: Mapping[str, Any], kwargs: Mapping[str, Any]
+) -> list[tuple[str, AuxFunction]]:
+    factories = AUX_SOURCES.get(name, {})
+    if chosen and not factories:
+        raise ValueError(
+            f"{name} has no auxiliary sources of its own, got aux={chosen}; pass aux=() and perhaps an aux_function"
+        )
+    for source in chosen:
+        if source not in factories:
+            raise unknown(f"auxiliary source of {name}", source, factories)
+    accepted = {source: set(inspect.signature(factories[source]).parameters) for source in chosen}
+    settings = _settings(name, kwargs) if chosen else {}
+    own = set().union(*accepted.values()) - set(settings)
+    _refuse_unknown(f"option of the auxiliary sources {list(chosen)}", options, sorted(own))
+    given = {**settings, **options}
+    return [
+        (source, factories[source](**{option: given[option] for option in given.keys() & accepted[source]}))
+        for source in chosen
+    ]
+
+
+def _settings(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """What the environment was built with, its defaults included."""
+    bound = inspect.signature(ENVIRONMENTS[name]).bind(**kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+def _refuse_unknown(kind: str, given: Mapping[str, Any], known: Any) -> None:
+    for name in given:
+        if name not in known:
+            raise unknown(kind, name, known)
+
+
+__all__ = [
+    "AUX_SOURCES",
+    "ENVIRONMENTS",
+    "AuxFunction",
+    "checked_aux",
+    "clip_action",
+    "dotted_name",
+    "from_gymnax",
+    "load_function",
+    "make",
+    "step_with_reset",
+    "time_step",
+    "with_aux",
+]

@@ -1,0 +1,276 @@
+"""What every environment needs: a plain ``TimeStep``, auxiliary sources, and a reset that loses nothing."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+
+from llmrl.errors import unknown
+from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
+
+AuxFunction: TypeAlias = Callable[[EnvState, Array, EnvState], Array]
+"""``(state, action, next_state) -> [] or [m]``, for one instance: what a source says of a step, before any reset."""
+
+_EXPECTED = (
+    "a function (state, action, next_state) of one environment instance, written in jax, "
+    "that returns one float array of shape [] or [m]"
+)
+
+
+# --- steps ----------------------------------------------------------------------------------------------------------
+
+
+def time_step(obs: Any, reward: Any, terminated: Any, truncated: Any, success: Any = False) -> TimeStep:
+    """A ``TimeStep`` in the library's own dtypes, without auxiliary sources and without captions.
+
+    Args:
+        obs: observation before any reset, [*obs].
+        reward: the task's own reward, [].
+        terminated: ended by the rules, [].
+        truncated: ended by the time limit, [].
+        success: the goal was reached, [].
+
+    Returns:
+        The step, with ``aux`` of shape [0] and both captions 0.
+    """
+    return TimeStep(
+        obs=jnp.asarray(obs, jnp.float32),
+        reward=jnp.asarray(reward, jnp.float32),
+        terminated=jnp.asarray(terminated, jnp.bool_),
+        truncated=jnp.asarray(truncated, jnp.bool_),
+        success=jnp.asarray(success, jnp.bool_),
+        aux=jnp.zeros((0,), jnp.float32),
+        state_key=jnp.zeros((), jnp.uint32),
+        event=jnp.zeros((), jnp.int32),
+    )
+
+
+def step_with_reset(
+    env: Environment,
+    key: PRNGKeyArray,
+    state: EnvState,
+    action: Shaped[Array, "*a"],
+    fresh_state: EnvState,
+    fresh_obs: Float[Array, "*obs"],
+) -> tuple[EnvState, Float[Array, "*obs"], TimeStep]:
+    """Steps once and, where the episode ended, goes on from a fresh start that the caller provides.
+
+    Unlike the usual auto-reset the fresh start is an argument: a world that is dear to generate can be drawn once for
+    many environments. And nothing is overwritten: ``TimeStep.obs`` stays the observation before the reset, as a
+    truncated episode needs it for its bootstrap value.
+
+    Args:
+        env: the environment.
+        key: randomness of the step.
+        state: state of one instance.
+        action: action in that state, [] or [a].
+        fresh_state: state to go on from where the episode ends.
+        fresh_obs: its observation, [*obs].
+
+    Returns:
+        The state and the observation to act on next, and what the step itself gave.
+    """
+    next_state, result = env.step(key, state, action)
+    done = result.terminated | result.truncated
+    next_state, next_obs = jax.tree.map(
+        lambda fresh, reached: jnp.where(done, fresh, reached), (fresh_state, fresh_obs), (next_state, result.obs)
+    )
+    return next_state, next_obs, result
+
+
+def clip_action(space: Discrete | Box, action: Shaped[Array, "*a"]) -> Shaped[Array, "*a"]:
+    """The action an environment really performs: a Gaussian policy samples beyond the bounds of a ``Box``.
+
+    Args:
+        space: the action space.
+        action: [] or [a].
+
+    Returns:
+        Float32 within the bounds for a ``Box``, the action itself for ``Discrete``.
+    """
+    if isinstance(space, Discrete):
+        return action
+    return jnp.clip(action.astype(jnp.float32), space.low, space.high)
+
+
+def strongly_typed(tree: PyTree) -> PyTree:
+    """The same numbers as arrays of a fixed dtype, so that a state can be carried through a scan.
+
+    Args:
+        tree: arrays and Python numbers, as other libraries' states hold them.
+
+    Returns:
+        A pytree of arrays, none of them weakly typed.
+    """
+
+    def strong(x: Any) -> Array:
+        # Random keys have no such attribute.
+        if isinstance(x, jax.Array) and not getattr(x, "weak_type", False):
+            return x
+        return jnp.asarray(x, dtype=jnp.result_type(x))
+
+    return jax.tree.map(strong, tree)
+
+
+def require_positive_int(name: str, value: object) -> None:
+    """Refuses what cannot be a count of steps or cells.
+
+    Raises:
+        ValueError: the value is no integer, or is below 1.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+
+
+# --- auxiliary sources ----------------------------------------------------------------------------------------------
+
+
+def with_aux(env: Environment, functions: Mapping[str, AuxFunction], scale: Any = 1.0) -> Environment:
+    """The same environment with more auxiliary sources, after those it has.
+
+    Every function is checked by ``checked_aux`` first. It sees the action as performed (clipped to the space) and the
+    state before any reset.
+
+    Args:
+        env: the environment.
+        functions: a name for each function; one that returns [m] makes m sources, called ``name_0``, ``name_1``, ...
+        scale: factor on all the new sources, [].
+
+    Returns:
+        An environment whose ``spec.aux_names`` and ``TimeStep.aux`` hold the sources in the same order.
+
+    Raises:
+        ValueError: a source's name is taken; or as ``checked_aux``.
+        TypeError: as ``checked_aux``.
+    """
+    names = list(env.spec.aux_names)
+    for name, function in functions.items():
+        shape = checked_aux(env, function)
+        names += [name] if shape == () else [f"{name}_{index}" for index in range(shape[0])]
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
+        raise ValueError(f"auxiliary sources need different names, got {repeated} more than once among {names}")
+
+    def step(key: PRNGKeyArray, state: EnvState, action: Shaped[Array, "*a"]) -> tuple[EnvState, TimeStep]:
+        next_state, result = env.step(key, state, action)
+        performed = clip_action(env.spec.action, action)
+        values = [function(state, performed, next_state) for function in functions.values()]
+        scaled = [jnp.asarray(scale, jnp.float32) * jnp.asarray(value, jnp.float32).reshape(-1) for value in values]
+        return next_state, result._replace(aux=jnp.concatenate([result.aux, *scaled]))
+
+    return env._replace(spec=replace(env.spec, aux_names=tuple(names)), step=step)
+
+
+def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
+    """Tries an auxiliary function on the environment's shapes alone, before any training and without running it.
+
+    Args:
+        env: the environment it is meant for.
+        function: the ``AuxFunction`` to try, whatever it turns out to be.
+
+    Returns:
+        The shape it returns, () or (m,).
+
+    Raises:
+        TypeError: it is not callable, cannot be traced, takes other arguments, or returns something that is no float
+            array.
+        ValueError: it raises anything else, or returns a shape other than [] or [m].
+    """
+    name = dotted_name(function)
+    if not callable(function):
+        raise TypeError(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
+    state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], _action_shape(env.spec.action)
+    try:
+        returned = jax.eval_shape(function, state, action, state)
+    except Exception as error:
+        # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"auxiliary function {name} failed: {_first_line(error)}; expected {_EXPECTED}{_hint(error)}"
+        ) from error
+
+    if not isinstance(returned, jax.ShapeDtypeStruct):
+        raise TypeError(f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}")
+    if not jnp.issubdtype(returned.dtype, jnp.floating):
+        raise TypeError(
+            f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}. "
+            "`.astype(jnp.float32)` makes a reward of it"
+        )
+    if len(returned.shape) > 1 or 0 in returned.shape:
+        raise ValueError(f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}")
+    return returned.shape
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The function at a dotted path, as in ``my_package.hints.push_right``.
+
+    Args:
+        path: module and name, joined by dots.
+
+    Returns:
+        The function, not yet called.
+
+    Raises:
+        ValueError: the path has no dot, or the module has no such name (the nearest are named).
+        ImportError: the module cannot be imported.
+        TypeError: what stands there cannot be called.
+    """
+    module_name, _, name = path.rpartition(".")
+    if not module_name:
+        raise ValueError(f"aux_function {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        where = " (is its folder on PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
+        raise ImportError(
+            f"aux_function {path!r}: importing {module_name} failed: {_first_line(error)}{where}"
+        ) from error
+    if not hasattr(module, name):
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise unknown(f"function in {module_name}", name, public)
+    function = getattr(module, name)
+    if not callable(function):
+        raise TypeError(f"aux_function {path!r} is {function!r}; expected {_EXPECTED}")
+    return function
+
+
+def dotted_name(function: Any) -> str:
+    """Where a function comes from, as in ``my_package.hints.push_right``.
+
+    Args:
+        function: any callable; of a partial application the function inside is named.
+
+    Returns:
+        Module and qualified name.
+    """
+    while isinstance(function, functools.partial):
+        function = function.func
+    owner = function if hasattr(function, "__qualname__") else type(function)
+    return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _action_shape(space: Discrete | Box) -> jax.ShapeDtypeStruct:
+    if isinstance(space, Discrete):
+        return jax.ShapeDtypeStruct((), jnp.int32)
+    return jax.ShapeDtypeStruct((space.dim,), jnp.float32)
+
+
+def _first_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+def _hint(error: BaseException) -> str:
+    untraceable = isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError)
+    return ". Use jnp.where instead of `if`, and jnp instead of numpy or float(...)" if untraceable else ""
+
+
+def _describe(returned: Any) -> str:
+    if isinstance(returned, jax.ShapeDtypeStruct):
+        return f"{returned.dtype.name}{list(returned.shape)}"
+    return f"a {type(returned).__name__} ({returned!r})"

@@ -1,0 +1,26 @@
+"""Errors that tell the reader what she probably meant."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
+    """A ``ValueError`` for a name that is not among the choices, naming the nearest ones; the caller raises it.
+
+    Args:
+        kind: what the name should have been, as in "environment".
+        name: the value received.
+        choices: the names that exist.
+
+    Returns:
+        An error that reads "unknown environment 'cartpol'; nearest: 'cartpole' (one of 'cartpole', 'gridworld')".
+    """
+    choices = tuple(choices)
+    # Upper and lower case are the commonest slip, and difflib counts each changed letter as a wrong one.
+    by_lower_case = {choice.lower(): choice for choice in choices}
+    close = get_close_matches(str(name).lower(), by_lower_case, n=3)
+    nearest = "; nearest: " + ", ".join(repr(by_lower_case[match]) for match in close) if close else ""
+    existing = "one of " + ", ".join(map(repr, choices)) if choices else "there are none to choose from"
+    return ValueError(f"unknown {kind} {name!r}{nearest} ({existing})")

@@ -1,0 +1,153 @@
+"""Evaluation: a run's policies play whole episodes, in their own environment or in another one of the same shape."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, PyTree
+
+from llmrl import metrics, runs
+from llmrl.config import AuxConfig, Config, EnvConfig
+from llmrl.nets import Policy
+from llmrl.ops.distributions import sampling_noise
+from llmrl.train import make_environment, make_trainer, policy_of, seed_keys, use_compilation_cache
+from llmrl.types import Environment
+
+STYLES = {"": False, "greedy_": True}
+"""Prefix of a metric -> whether the policy's mode is played; without a prefix actions are sampled, as in training."""
+
+
+class Episodes(NamedTuple):
+    """What was played, under the names of the training's own metrics.
+
+    Attributes:
+        episode_return: undiscounted sum of the task's own reward.
+        episode_length: in steps.
+        success_rate: 1 where the goal was reached, else 0.
+    """
+
+    episode_return: Float[Array, "*batch"]
+    episode_length: Float[Array, "*batch"]
+    success_rate: Float[Array, "*batch"]
+
+
+def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 100, seed: int = 0) -> dict[str, Any]:
+    """Plays whole episodes with the policies of a run, and notes the result in its ``evaluation.json``.
+
+    Every seed's policy meets the same episodes (starts and randomness), with sampled actions and once more greedily.
+
+    Args:
+        run_dir: the run's directory; an unfinished run is evaluated as far as it is.
+        env: where to play; None plays in the run's own environment.
+        episodes: episodes of each seed.
+        seed: of the episodes.
+
+    Returns:
+        ``final``: metric -> mean over seeds, the ends of its 95 % interval, every seed's own; what the policies' modes
+        reached begins with ``greedy_``. Beside it what was evaluated, and where.
+
+    Raises:
+        ValueError: there is no run or nothing of it was saved yet, the environment's observations or actions are
+            of another shape than the policies', or ``episodes`` is not positive.
+    """
+    if episodes < 1:
+        raise ValueError(f"episodes must be positive, got {episodes}")
+    use_compilation_cache()
+    run = runs.load_run(run_dir)
+    chosen = run.config.env if env is None else env
+    policy, place = _policy_and_place(run.config, chosen)
+    actors, iterations = _trained_actors(run)
+
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(episodes))
+    final: dict[str, Any] = {}
+    for prefix, greedy in STYLES.items():
+        played = _play_all(place, policy, actors, keys, greedy)
+        for name, values in played._asdict().items():
+            final[f"{prefix}{name}"] = metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
+    found = {
+        "env": {key: value for key, value in asdict(chosen).items() if value not in (None, {})},
+        "seeds": run.config.seeds,
+        "iterations": iterations,
+        "episodes": episodes,
+        "seed": seed,
+        "final": final,
+    }
+    metrics.write_summary(run.evaluation_path, found)
+    return found
+
+
+def play(env: Environment, policy: Policy, params: PyTree, key: PRNGKeyArray, greedy: bool = False) -> Episodes:
+    """One episode to its own end, never reset; arrays of shape [].
+
+    Args:
+        env: the environment.
+        policy: the policy.
+        params: its parameters.
+        key: draws the start, the environment's randomness and, where not greedy, the actions.
+        greedy: whether to play the distribution's mode.
+    """
+    reset_key, play_key = jax.random.split(key)
+
+    def running(carry) -> Bool[Array, ""]:
+        *_, played, done = carry
+        # A world that forgets its own time limit must not hold us for ever.
+        return ~done & (played.episode_length < env.spec.horizon)
+
+    def step(carry):
+        key, state, obs, played, _ = carry
+        key, action_key, step_key = jax.random.split(key, 3)
+        distribution = policy.distribution(params, obs)
+        noise = sampling_noise(action_key, env.spec.action, ())
+        action = distribution.mode() if greedy else distribution.sample(noise)
+        state, result = env.step(step_key, state, action)
+        played = Episodes(
+            played.episode_return + result.reward,
+            played.episode_length + 1.0,
+            jnp.maximum(played.success_rate, result.success.astype(jnp.float32)),
+        )
+        return key, state, result.obs, played, result.terminated | result.truncated
+
+    nothing = Episodes(*(jnp.zeros(()) for _ in Episodes._fields))
+    start = (play_key, *env.reset(reset_key), nothing, jnp.zeros((), jnp.bool_))
+    return jax.lax.while_loop(running, step, start)[3]
+
+
+def _play_all(
+    env: Environment, policy: Policy, actors: PyTree, keys: Key[Array, " episodes"], greedy: bool
+) -> Episodes:
+    """Every seed's policy through the same episodes, [seeds, episodes]."""
+
+    def episode(params, key):
+        return play(env, policy, params, key, greedy)
+
+    return jax.jit(jax.vmap(jax.vmap(episode, in_axes=(None, 0)), in_axes=(0, None)))(actors, keys)
+
+
+def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Environment]:
+    """The run's policy, with the observation scale it was trained with, and where it is to play; nobody hears the
+    sources."""
+    home = make_environment(replace(config, aux=AuxConfig())).spec
+    place = make_environment(replace(config, env=chosen, aux=AuxConfig()))
+    for what, needed, given in (
+        ("observations of shape", home.obs_shape, place.spec.obs_shape),
+        ("actions", home.action, place.spec.action),
+    ):
+        if needed != given:
+            raise ValueError(
+                f"policies trained in {home.name} know {what} {needed}, but {place.spec.name} has {given}: "
+                "choose an environment that shares them"
+            )
+    return policy_of(config, home), place
+
+
+def _trained_actors(run: runs.Run) -> tuple[PyTree, int]:
+    """Every seed's actor, [seeds, ...], and the iterations behind it."""
+    trainer = make_trainer(run.config)
+    like = jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(run.config))
+    states, iterations = runs.load_state(run, like)
+    return states.params.actor, iterations

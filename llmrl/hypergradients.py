@@ -1,0 +1,184 @@
+"""Gradients of an outer loss through the solution, or the solving, of an inner problem.
+
+    phi* = argmin_phi outer(theta*(phi), phi)    with    theta*(phi) = argmin_theta inner(theta, phi)
+
+Losses are any scalar functions of two pytrees; nothing here knows of reinforcement learning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PRNGKeyArray, PyTree
+
+from llmrl.ops import trees
+from llmrl.solvers.base import Number, checked_integer, checked_number
+from llmrl.solvers.bounded import bounded
+from llmrl.solvers.neumann import neumann
+from llmrl.solvers.operators import damped, hessian, is_automatic
+from llmrl.types import HypergradientInfo, LinearOperator, MetaGradient, MetaProblem, Scalar, Solver
+
+AUTO_DAMPING_PRODUCTS = 10
+"""Products spent on the spectrum when the damping is to be found automatically."""
+
+DEFAULT_SOLVER = neumann(num_terms=20)
+
+Loss: TypeAlias = Callable[[PyTree, PyTree], Scalar]
+"""``(theta, phi) -> scalar``."""
+
+
+def implicit_gradient(
+    inner_loss: Loss,
+    outer_loss: Loss,
+    theta: PyTree,
+    phi: PyTree,
+    *,
+    solver: Solver = DEFAULT_SOLVER,
+    damping: Number | str = 0.0,
+    key: PRNGKeyArray,
+    operator: Callable[[PyTree, PyTree], LinearOperator] | None = None,
+    max_ratio: Number | None = 10.0,
+) -> tuple[PyTree, HypergradientInfo]:
+    """d outer(theta*(phi), phi) / d phi at ``theta = theta*(phi)``, by the implicit function theorem.
+
+        x ~ (H + damping I)^-1 g,    g = grad_theta outer,    H = grad_theta^2 inner
+        gradient = grad_phi outer - grad_phi <grad_theta inner(theta, phi), x>
+
+    As the optimum moves with phi so that ``grad_theta inner`` stays zero. Neither H nor the mixed derivative is formed:
+    the solver takes products, and the last term is one vector-Jacobian product, or, where the solver asks for it
+    (``mixed_by_difference``, Algorithm 1 of the seed paper), the difference ``grad_phi inner(theta + x, phi) -
+    grad_phi inner(theta, phi)``, undivided because x has the length to be multiplied by.
+
+    Args:
+        inner_loss: ``(theta, phi) -> scalar``, to be minimised over theta.
+        outer_loss: ``(theta, phi) -> scalar``, to be minimised over phi. A direct dependence on phi is included.
+        theta: (near) a minimiser of the inner loss; any pytree of floats.
+        phi: any pytree of floats.
+        solver: see ``llmrl.solvers``.
+        damping: at least 0, shape [], or "auto": enough to make the operator positive definite, see ``damped``.
+        key: for solvers that draw, and for automatic damping.
+        operator: ``(theta, phi) -> LinearOperator`` in place of H, such as a ``fisher``; None means H.
+        max_ratio: the bound on |x| / |g|, above 0, shape []; None means none. See ``bounded``.
+
+    Returns:
+        The gradient, structured like ``phi``, and how the solve went. ``info.residual_norm`` is relative to the damped
+        operator: what the damping itself costs is not in it.
+
+    Raises:
+        ValueError: a setting is out of range.
+        TypeError: the solver needs what the operator lacks.
+
+    Reference: the seed paper, equations 6 and 12; Lorraine, Vicol and Duvenaud (2020), theorem 1.
+    """
+    damping_key, solver_key = jax.random.split(key)
+    g, direct = jax.grad(outer_loss, argnums=(0, 1))(theta, phi)
+    curvature = hessian(lambda t: inner_loss(t, phi), theta) if operator is None else operator(theta, phi)
+    curvature, used_damping = damped(curvature, damping, damping_key, g, AUTO_DAMPING_PRODUCTS)
+    guarded = solver if max_ratio is None else bounded(solver, max_ratio)
+    found = guarded(curvature, g, solver_key)
+    mixed_product = _difference_product if solver.mixed_by_difference else _exact_product
+    gradient = optax.tree.sub(direct, mixed_product(inner_loss, theta, phi, found.x))
+
+    g_norm = trees.norm(g)
+    return gradient, HypergradientInfo(
+        residual_norm=found.residual_norm,
+        num_matvecs=found.num_matvecs + jnp.int32(AUTO_DAMPING_PRODUCTS if is_automatic(damping) else 0),
+        was_cut=found.was_cut,
+        damping=jnp.asarray(used_damping).astype(g_norm.dtype),
+        solution_norm=trees.norm(found.x) / jnp.where(g_norm > 0, g_norm, 1),
+        outer_gradient_norm=g_norm,
+    )
+
+
+def implicit(
+    solver: Solver = DEFAULT_SOLVER,
+    damping: Number | str = 0.0,
+    max_ratio: Number | None = 10.0,
+) -> MetaGradient:
+    """``implicit_gradient`` as a ``MetaGradient``, with the curvature that the problem names.
+
+    Args:
+        solver: see ``llmrl.solvers``.
+        damping: at least 0, shape [], or "auto".
+        max_ratio: the bound on |x| / |g|, above 0, shape []; None means none.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    # Checked here as well, so that a wrong number is refused where it was written and not once training has begun.
+    if not is_automatic(damping):
+        checked_number("damping", damping, at_least=0.0, or_else="'auto'")
+    if max_ratio is not None:
+        checked_number("max_ratio", max_ratio, above=0.0)
+
+    def meta_gradient(
+        problem: MetaProblem, theta: PyTree, phi: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, HypergradientInfo]:
+        return implicit_gradient(
+            problem.inner_loss,
+            problem.outer_loss,
+            theta,
+            phi,
+            solver=solver,
+            damping=damping,
+            key=key,
+            operator=problem.operator,
+            max_ratio=max_ratio,
+        )
+
+    return meta_gradient
+
+
+def unrolled(num_steps: int = 1) -> MetaGradient:
+    """d outer(theta_n(phi), phi) / d phi for theta_n reached from theta by n inner steps, by backpropagation through
+    them.
+
+    With n = 1 the meta-gradient of LIRPG. As n grows, and the steps converge, it goes to the implicit gradient. Each
+    step is computed again on the way back, which keeps one theta per step instead of all of a step's intermediate
+    values.
+
+    Args:
+        num_steps: n, at least 1.
+
+    Returns:
+        A ``MetaGradient`` that ignores its key; of its info only the outer gradient, that at theta_n, applies.
+
+    Raises:
+        ValueError: ``num_steps`` is out of range.
+
+    Reference: Zheng, Oh and Singh (2018), On learning intrinsic rewards for policy gradient methods, equation 7.
+    """
+    num_steps = checked_integer("num_steps", num_steps, at_least=1)
+
+    def meta_gradient(
+        problem: MetaProblem, theta: PyTree, phi: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, HypergradientInfo]:
+        del key
+
+        def solve_inner(p: PyTree) -> PyTree:
+            # Inside a scan nothing can be merged across the recomputation, so no barrier is needed against that.
+            step = jax.checkpoint(lambda t, _: (problem.inner_step(t, p), None), prevent_cse=False)
+            return jax.lax.scan(step, theta, None, length=num_steps)[0]
+
+        theta_n, pull = jax.vjp(solve_inner, phi)
+        g, direct = jax.grad(problem.outer_loss, argnums=(0, 1))(theta_n, phi)
+        g_norm = trees.norm(g)
+        zero = jnp.zeros_like(g_norm)
+        info = HypergradientInfo(zero, jnp.int32(0), zero, zero, zero, outer_gradient_norm=g_norm)
+        return optax.tree.add(direct, pull(g)[0]), info
+
+    return meta_gradient
+
+
+def _exact_product(inner_loss: Loss, theta: PyTree, phi: PyTree, x: PyTree) -> PyTree:
+    _, pull = jax.vjp(lambda p: jax.grad(inner_loss)(theta, p), phi)
+    return pull(x)[0]
+
+
+def _difference_product(inner_loss: Loss, theta: PyTree, phi: PyTree, x: PyTree) -> PyTree:
+    gradient = jax.grad(inner_loss, argnums=1)
+    return optax.tree.sub(gradient(optax.tree.add(theta, x), phi), gradient(theta, phi))

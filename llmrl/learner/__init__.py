@@ -1,0 +1,1 @@
+"""Rollouts, the inner level and the outer level, as pure functions."""

@@ -1,0 +1,170 @@
+"""Reinforcement learning as a bi-level problem: losses, curvature and data, as functions of theta and phi."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from llmrl.learner.streams import Values, blended, signals, stream_advantage, stream_advantages
+from llmrl.nets import Critic, Policy
+from llmrl.ops import surrogates
+from llmrl.ops.losses import held_constant
+from llmrl.ops.surrogates import Surrogate
+from llmrl.rewards.base import task_signal
+from llmrl.solvers import fisher, hessian
+from llmrl.types import LinearOperator, MetaProblem, Rollout, Scalar, Stream
+
+
+class InnerProblem(NamedTuple):
+    """What defines L_aux: everything but theta, phi and data.
+
+    Attributes:
+        streams: the reward streams; stream 0 is the bare task.
+        policy: the policy whose parameters are theta.
+        critic: the critic.
+        discount: gamma of the task.
+        gae_lambda: lambda.
+        entropy: c_H.
+    """
+
+    streams: Sequence[Stream]
+    policy: Policy
+    critic: Critic
+    discount: float | Scalar
+    gae_lambda: float | Scalar
+    entropy: float | Scalar
+
+
+class Evidence(NamedTuple):
+    """A rollout and what the critics say of it."""
+
+    rollout: Rollout
+    values: Values
+
+
+def deviation(x: Array, eps: float = 1e-8) -> Scalar:
+    return held_constant(jnp.std(x) + eps)
+
+
+def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
+    """The blended advantage as a function of phi, in units of its own deviation (held constant, so that phi's scale
+    shows)."""
+    all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
+    advantage = blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
+    return advantage / deviation(advantage)
+
+
+def task_advantage(inner: InnerProblem, data: Evidence) -> Float[Array, "t n"]:
+    """The bare task's advantage, stream 0."""
+    return stream_advantage(task_signal(data.rollout, inner.discount), data.values, 0, data.rollout, inner.gae_lambda)
+
+
+def _subset(data, fraction: float, key: PRNGKeyArray, whole_episodes: bool):
+    """A random part of [t, n] arrays: steps, or whole environments where a surrogate follows episodes."""
+    t, n = data[0].shape[:2]
+    if fraction >= 1.0:
+        return data
+    if whole_episodes:
+        chosen = jax.random.permutation(key, n)[: max(1, round(n * fraction))]
+        return jax.tree.map(lambda x: x[:, chosen], data)
+    size = max(1, round(t * n * fraction))
+    # With replacement: as unbiased as without, and it needs no sort.
+    chosen = jax.random.randint(key, (size,), 0, t * n)
+    return jax.tree.map(lambda x: x.reshape(t * n, *x.shape[2:])[chosen][:, None], data)
+
+
+def policy_objective(inner: InnerProblem, surrogate: Surrogate, max_ratio, with_entropy: bool) -> Callable[..., Scalar]:
+    """``(theta, (obs, action, behaviour_log_prob, advantage, episode_end)) -> loss``."""
+
+    def loss(theta, data):
+        obs, action, behaviour, advantage, episode_end = data
+        distribution = inner.policy.distribution(theta, obs)
+        value = surrogate(distribution.log_prob(action), behaviour, advantage, episode_end, max_ratio)
+        return value - inner.entropy * jnp.mean(distribution.entropy()) if with_entropy else value
+
+    return loss
+
+
+def _arrays(data: Evidence, advantage: Float[Array, "t n"]):
+    steps = data.rollout.steps
+    return steps.obs, steps.action, steps.log_prob, advantage, steps.terminated | steps.truncated
+
+
+def make_problem(
+    inner: InnerProblem,
+    inner_data: Evidence,
+    outer_data: Evidence,
+    states: Sequence[PyTree],
+    outer_scale: Scalar,
+    key: PRNGKeyArray,
+    *,
+    surrogate: str = "ratio",
+    max_importance_ratio: float | Scalar = 2.0,
+    curvature: str = "hessian",
+    curvature_fraction: float = 1.0,
+    unroll_learning_rate: float | Scalar = 0.1,
+    penalty: Callable[[Sequence[PyTree]], Scalar] = lambda phis: jnp.zeros(()),
+) -> MetaProblem:
+    """Reinforcement learning as a bi-level problem over (theta = the actor's parameters, phi = all streams'
+    parameters).
+
+    Args:
+        inner: what defines L_aux.
+        inner_data: experience for L_aux, its curvature and the mixed derivative.
+        outer_data: experience for L_prim.
+        states: the transforms' states.
+        outer_scale: divides the task's advantage.
+        key: draws the part of the batch that curvature is computed on.
+        surrogate: of L_aux; L_prim always uses ``ratio`` (the gradient is the same).
+        max_importance_ratio: truncation for old data.
+        curvature: ``hessian`` or ``fisher``.
+        curvature_fraction: see ``key``.
+        unroll_learning_rate: step size of ``inner_step``.
+        penalty: regulariser of phi, part of L_prim.
+
+    Returns:
+        The problem; its losses are minimised.
+    """
+    inner_objective = policy_objective(inner, surrogates.SURROGATES[surrogate], max_importance_ratio, True)
+    outer_objective = policy_objective(inner, surrogates.ratio, max_importance_ratio, False)
+    advantage_outer = task_advantage(inner, outer_data) / outer_scale
+
+    def inner_loss(theta, phis):
+        return inner_objective(theta, _arrays(inner_data, inner_advantage(inner, phis, states, inner_data)))
+
+    def outer_loss(theta, phis):
+        return outer_objective(theta, _arrays(outer_data, advantage_outer)) + penalty(phis)
+
+    def inner_step(theta, phis):
+        gradient = jax.grad(inner_loss)(theta, phis)
+        return jax.tree.map(lambda p, g: p - unroll_learning_rate * g, theta, gradient)
+
+    def operator(theta, phis) -> LinearOperator:
+        advantage = held_constant(inner_advantage(inner, phis, states, inner_data))
+        part = _subset(_arrays(inner_data, advantage), curvature_fraction, key, surrogate == "dice")
+        obs, action, _, advantage_part, _ = part
+
+        def log_likelihood(point):
+            return inner.policy.distribution(point, obs).log_prob(action).reshape(-1)
+
+        def one_log_likelihood(point, one_obs, one_action):
+            return inner.policy.distribution(point, one_obs).log_prob(one_action)
+
+        def scores():
+            samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, action))
+            return jax.vmap(jax.grad(one_log_likelihood), in_axes=(None, 0, 0))(theta, *samples)
+
+        if curvature == "fisher":
+            return fisher(log_likelihood, theta, scores=scores)
+        # Score outer products alone make the diagonal and the factors (the paper's A.1); the products know the whole
+        # Hessian.
+        products = fisher(log_likelihood, theta, weights=-advantage_part.reshape(-1), scores=scores)
+        return hessian(lambda point: inner_objective(point, part), theta)._replace(
+            diagonal=products.diagonal, factors=products.factors
+        )
+
+    return MetaProblem(inner_loss, outer_loss, inner_step, operator)

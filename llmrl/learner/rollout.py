@@ -1,0 +1,141 @@
+"""Collecting experience: N environments, T steps, auto-reset of our own."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from llmrl.envs.base import step_with_reset
+from llmrl.nets import Policy
+from llmrl.ops.distributions import sampling_noise
+from llmrl.types import Environment, EnvState, Rollout, Scalar, Transition
+
+
+class ActingState(NamedTuple):
+    """Where the environments stand between two rollouts.
+
+    Attributes:
+        env_state: the environments' states, leading axis [n].
+        obs: present observations, [n, *obs].
+        length: steps of the running episodes so far, [n].
+        returned: task return of the running episodes so far, [n].
+        episodes: statistics of the episodes that ended last.
+    """
+
+    env_state: EnvState
+    obs: Float[Array, "n *obs"]
+    length: Float[Array, " n"]
+    returned: Float[Array, " n"]
+    episodes: EpisodeStatistics
+
+
+class EpisodeStatistics(NamedTuple):
+    """Means over the episodes that ended in a rollout; the previous rollout's where none did.
+
+    Attributes:
+        episode_return: undiscounted sum of the task's own reward.
+        episode_length: in steps.
+        success_rate: share of episodes that reached the goal.
+        episodes: how many ended.
+    """
+
+    episode_return: Scalar
+    episode_length: Scalar
+    success_rate: Scalar
+    episodes: Scalar
+
+
+def reset_all(env: Environment, key: PRNGKeyArray, num_envs: int) -> ActingState:
+    """Fresh episodes in every environment."""
+    env_state, obs = jax.vmap(env.reset)(jax.random.split(key, num_envs))
+    zeros = jnp.zeros(num_envs)
+    nothing = EpisodeStatistics(*(jnp.zeros(()) for _ in EpisodeStatistics._fields))
+    return ActingState(env_state, obs, zeros, zeros, nothing)
+
+
+def collect(
+    env: Environment, policy: Policy, params: PyTree, acting: ActingState, key: PRNGKeyArray, num_steps: int
+) -> tuple[ActingState, Rollout]:
+    """Act for ``num_steps`` steps in every environment.
+
+    All randomness and all fresh episodes are drawn before the loop: one wide draw is far cheaper than many narrow ones.
+
+    Args:
+        env: the environment.
+        policy: the policy.
+        params: its parameters.
+        acting: where the environments stand, n of them.
+        key: a key.
+        num_steps: T.
+
+    Returns:
+        Where the environments stand afterwards, and the rollout, [t, n].
+    """
+    num_envs = acting.obs.shape[0]
+    noise_key, reset_key, step_key = jax.random.split(key, 3)
+    noise = sampling_noise(noise_key, env.spec.action, (num_steps + 1, num_envs))
+    fresh = jax.vmap(jax.vmap(env.reset))(jax.random.split(reset_key, (num_steps, num_envs)))
+    step_keys = jax.random.split(step_key, (num_steps, num_envs))
+
+    def one_step(carry, draws):
+        env_state, obs = carry
+        noise_t, (fresh_state, fresh_obs), keys = draws
+        distribution = policy.distribution(params, obs)
+        action = distribution.sample(noise_t)
+        env_state, next_obs, step = jax.vmap(step_with_reset, in_axes=(None, 0, 0, 0, 0, 0))(
+            env, keys, env_state, action, fresh_state, fresh_obs
+        )
+        transition = Transition(
+            obs=obs,
+            action=action,
+            log_prob=distribution.log_prob(action),
+            reward=step.reward,
+            terminated=step.terminated,
+            truncated=step.truncated,
+            success=step.success,
+            next_obs=step.obs,
+            aux=step.aux,
+            state_key=step.state_key,
+            event=step.event,
+        )
+        return (env_state, next_obs), transition
+
+    (env_state, obs), steps = jax.lax.scan(one_step, (acting.env_state, acting.obs), (noise[:-1], fresh, step_keys))
+    final_action = policy.distribution(params, obs).sample(noise[-1])
+    length, returned, episodes = _episode_statistics(acting, steps)
+    return ActingState(env_state, obs, length, returned, episodes), Rollout(steps, final_action)
+
+
+def _episode_statistics(acting: ActingState, steps: Transition):
+    """Follow every environment's running episode through the rollout."""
+
+    def follow(carry, now):
+        length, returned = carry
+        reward, done = now
+        length, returned = length + 1.0, returned + reward
+        kept = 1.0 - done
+        return (length * kept, returned * kept), (length, returned)
+
+    done = (steps.terminated | steps.truncated).astype(jnp.float32)
+    (length, returned), (lengths, returns) = jax.lax.scan(
+        follow, (acting.length, acting.returned), (steps.reward, done)
+    )
+    ended = jnp.sum(done)
+
+    def mean_of_ended(x, before):
+        return jnp.where(ended > 0, jnp.sum(x * done) / jnp.maximum(ended, 1.0), before)
+
+    last = acting.episodes
+    return (
+        length,
+        returned,
+        EpisodeStatistics(
+            episode_return=mean_of_ended(returns, last.episode_return),
+            episode_length=mean_of_ended(lengths, last.episode_length),
+            success_rate=mean_of_ended(steps.success.astype(jnp.float32), last.success_rate),
+            episodes=ended,
+        ),
+    )

@@ -1,0 +1,75 @@
+"""K reward streams to K advantages: every stream has its own signal and its own critic head."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from llmrl.nets import Critic
+from llmrl.ops.losses import held_constant
+from llmrl.ops.returns import generalized_advantage
+from llmrl.rewards.base import task_signal
+from llmrl.types import Rollout, Scalar, Signal, Stream
+
+
+class Values(NamedTuple):
+    """Critic heads on a rollout; nobody differentiates them.
+
+    Attributes:
+        now: of the observations acted on, [t, n, k].
+        next: of the observations after the step, before any reset, [t, n, k].
+    """
+
+    now: Float[Array, "t n k"]
+    next: Float[Array, "t n k"]
+
+
+def value_rollout(critic: Critic, params: PyTree, rollout: Rollout) -> Values:
+    """Evaluate all heads on a rollout."""
+    steps = rollout.steps
+    return Values(held_constant(critic.value(params, steps.obs)), held_constant(critic.value(params, steps.next_obs)))
+
+
+def signals(
+    streams: Sequence[Stream],
+    phis: Sequence[PyTree],
+    states: Sequence[PyTree],
+    rollout: Rollout,
+    discount: float | Scalar,
+) -> list[Signal]:
+    """What each stream makes of the task's signal."""
+    bare = task_signal(rollout, discount)
+    return [
+        stream.transform.apply(bare, phi, state, rollout)
+        for stream, phi, state in zip(streams, phis, states, strict=True)
+    ]
+
+
+def stream_advantage(signal: Signal, values: Values, head: int, rollout: Rollout, gae_lambda) -> Float[Array, "t n"]:
+    """Generalised advantage of one stream, by its own head."""
+    steps = rollout.steps
+    return generalized_advantage(
+        signal.reward,
+        signal.discount,
+        values.now[..., head],
+        values.next[..., head],
+        steps.terminated | steps.truncated,
+        gae_lambda,
+    )
+
+
+def stream_advantages(
+    all_signals: Sequence[Signal], values: Values, rollout: Rollout, gae_lambda
+) -> Float[Array, "t n k"]:
+    """Generalised advantages of all streams."""
+    return jnp.stack(
+        [stream_advantage(s, values, head, rollout, gae_lambda) for head, s in enumerate(all_signals)], axis=-1
+    )
+
+
+def blended(advantages: Float[Array, "t n k"], streams: Sequence[Stream]) -> Float[Array, "t n"]:
+    """The advantage that the inner level follows: the streams' weighted sum."""
+    return sum(advantages[..., i] * stream.weight for i, stream in enumerate(streams))  # pyright: ignore

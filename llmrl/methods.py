@@ -1,0 +1,167 @@
+"""The paper's table as code: a name, the reward streams it learns from, and how (if at all) it learns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from llmrl import hypergradients, solvers
+from llmrl.config import Config, OuterConfig, SolverConfig
+from llmrl.errors import unknown
+from llmrl.learner.meta import Meta, make_meta, outer_optimizer
+from llmrl.learner.problem import InnerProblem
+from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task
+from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream
+
+
+class Method(NamedTuple):
+    """A recipe: what to learn from, and how to learn it.
+
+    Attributes:
+        streams: reward streams; stream 0 is the bare task.
+        meta: ``inner problem -> outer level``, or None where nothing is learned about the reward.
+    """
+
+    streams: tuple[Stream, ...]
+    meta: Callable[[InnerProblem], Meta] | None = None
+
+
+def make_solver(config: SolverConfig) -> Solver:
+    """The solver that a config names."""
+    factories: dict[str, Callable[[], Solver]] = {
+        "neumann": lambda: solvers.neumann(
+            config.num_terms, config.step_size, config.power_iterations, config.max_step_size
+        ),
+        "neumann_finite_difference": lambda: solvers.neumann_finite_difference(
+            config.num_terms, 0.05 if config.step_size == "auto" else config.step_size, relative=config.relative
+        ),
+        "conjugate_gradient": lambda: solvers.conjugate_gradient(config.num_terms, config.tolerance),
+        "diagonal": lambda: solvers.diagonal(config.num_probes),
+        "sherman_morrison": lambda: solvers.sherman_morrison(),
+        "identity": solvers.identity,
+        "dense": solvers.dense,
+    }
+    if config.name not in factories:
+        raise unknown("solver", config.name, factories)
+    return factories[config.name]()
+
+
+def make_gradient(outer: OuterConfig, solver: SolverConfig) -> MetaGradient:
+    """The hypergradient that a config names."""
+    if outer.gradient == "unrolled":
+        return hypergradients.unrolled(outer.unroll_steps)
+    return hypergradients.implicit(make_solver(solver), damping=solver.damping, max_ratio=solver.max_ratio)
+
+
+def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
+    """lambda_phi |phi|^2 + lambda_gamma gamma_eta^2 (the paper's eq. 5)."""
+
+    def penalty(phis):
+        total = jnp.zeros(())
+        for phi in phis:
+            weights = {group: value for group, value in phi.items() if group != "discount"}
+            total = total + outer.weight_penalty * optax.tree.norm(weights, squared=True)
+            if "discount" in phi:
+                total = total + outer.discount_penalty / jnp.square(1.0 + jnp.exp(-phi["discount"]))
+        return total
+
+    return penalty
+
+
+def learned(config: Config) -> Callable[[InnerProblem], Meta]:
+    """The outer level that a config describes, for whatever streams have parameters."""
+    outer, trust, solver = config.method.outer, config.method.trust, config.solver
+    rates = {
+        "scalar": outer.scalar_learning_rate,
+        "network": outer.learning_rate,
+        "offset": outer.learning_rate,
+        "discount": outer.discount_learning_rate,
+    }
+    return lambda inner: make_meta(
+        inner,
+        make_gradient(outer, solver),
+        outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm),
+        cross_fitting=trust.cross_fitting,
+        gate=trust.gate,
+        data=outer.data,
+        window=outer.window,
+        schedule=outer.schedule,
+        every=outer.every,
+        converged_kl=outer.converged_kl,
+        scale_decay=outer.scale_decay,
+        surrogate=outer.surrogate,
+        max_importance_ratio=outer.max_importance_ratio,
+        curvature=solver.curvature,
+        curvature_fraction=solver.curvature_fraction,
+        unroll_learning_rate=outer.unroll_learning_rate,
+        penalty=_penalty(outer),
+    )
+
+
+def _blend(config: Config, spec: EnvSpec) -> Stream:
+    weight, trust = config.method.weight, config.method.trust
+    weights = make_weights(
+        spec,
+        scalar=weight.scalar,
+        network=weight.network,
+        bound=weight.bound,
+        initial=weight.initial,
+        hidden=weight.hidden,
+        sees_aux=weight.sees_aux,
+        offset=weight.offset,
+        discount=weight.discount,
+    )
+    limits = evidence(
+        len(spec.aux_names),
+        units=trust.units,
+        prior=trust.prior,
+        prior_decay=trust.prior_decay,
+        ceiling=trust.ceiling,
+        ceiling_fall=trust.ceiling_fall,
+        ceiling_rise=trust.ceiling_rise,
+        setback=trust.setback,
+        gae_lambda=config.ppo.gae_lambda,
+    )
+    return Stream(mixture(spec, weights, limits), 1.0)
+
+
+def ppo(config: Config, spec: EnvSpec) -> Method:
+    """Ignore the auxiliary sources."""
+    return Method((Stream(task(), 1.0),))
+
+
+def trusting(config: Config, spec: EnvSpec) -> Method:
+    """Trust the auxiliary sources: add them with weight 1."""
+    return Method((Stream(task(), 0.0), Stream(add(), 1.0)))
+
+
+def implicit(config: Config, spec: EnvSpec) -> Method:
+    """Learn how far to trust each source, state by state, along the implicit gradient (Place 2023)."""
+    return Method((Stream(task(), 0.0), _blend(config, spec)), learned(config))
+
+
+def lirpg(config: Config, spec: EnvSpec) -> Method:
+    """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
+    return Method((Stream(task(), 0.0), Stream(intrinsic(spec), 1.0)), learned(config))
+
+
+METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
+    "ppo": ppo,
+    "add": trusting,
+    "implicit": implicit,
+    "implicit_paper": implicit,
+    "scalar": implicit,
+    "lirpg": lirpg,
+}
+"""Recipes by name; presets of one recipe differ by their yaml alone."""
+
+
+def make_method(config: Config, spec: EnvSpec) -> Method:
+    """The method that a config names."""
+    if config.method.name not in METHODS:
+        raise unknown("method", config.method.name, METHODS)
+    return METHODS[config.method.name](config, spec)

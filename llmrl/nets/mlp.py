@@ -1,0 +1,126 @@
+"""Multi-layer perceptrons: a policy, a critic with several heads, and nets over (observation, action)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+
+from llmrl.ops.distributions import Categorical, DiagonalGaussian
+from llmrl.types import Box, Discrete, EnvSpec
+
+
+class Policy(NamedTuple):
+    """``init(key) -> params``; ``distribution(params, obs [..., *obs]) -> Categorical | DiagonalGaussian``."""
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    distribution: Callable[[PyTree, Float[Array, "..."]], Categorical | DiagonalGaussian]
+
+
+class Critic(NamedTuple):
+    """``init(key) -> params``; ``value(params, obs [..., *obs]) -> [..., k]``."""
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    value: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... k"]]
+
+
+class RewardNet(NamedTuple):
+    """``init(key) -> params``; ``apply(params, obs, action, aux) -> [..., outputs]``, 0 everywhere at the start."""
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    apply: Callable[..., Float[Array, "... outputs"]]
+
+
+def _kernel(gain: float):
+    """Independent normal weights of variance gain^2 / inputs.
+
+    Orthogonal matrices are the custom, but need a factorisation: a library call that waits on a thread pool, which the
+    programs of several simulated CPU devices share, until they wait for each other for ever.
+    """
+    return nn.initializers.variance_scaling(gain**2, "fan_in", "normal") if gain else nn.initializers.zeros_init()
+
+
+class _MLP(nn.Module):
+    widths: Sequence[int]
+    outputs: int
+    output_gain: float
+
+    @nn.compact
+    def __call__(self, x):
+        for width in self.widths:
+            x = nn.tanh(nn.Dense(width, kernel_init=_kernel(np.sqrt(2.0)))(x))
+        return nn.Dense(self.outputs, kernel_init=_kernel(self.output_gain))(x)
+
+
+def _functions(net: _MLP, num_inputs: int) -> tuple[Callable[[PRNGKeyArray], PyTree], Callable[[PyTree, Array], Array]]:
+    """A module's ``init(key)`` and ``apply(params, x)``, for inputs of shape [..., num_inputs]."""
+
+    def apply(params: PyTree, x: Array) -> Array:
+        out = net.apply(params, x)
+        assert isinstance(out, jax.Array)  # flax would give a pair if asked for the module's variables too
+        return out
+
+    return lambda key: net.init(key, jnp.zeros(num_inputs)), apply
+
+
+def _features(spec: EnvSpec, obs: Float[Array, "..."]) -> Float[Array, "... features"]:
+    scaled = obs / jnp.asarray(spec.obs_scale, obs.dtype)
+    return scaled.reshape(*obs.shape[: obs.ndim - len(spec.obs_shape)], -1)
+
+
+def _num_features(spec: EnvSpec) -> int:
+    return int(np.prod(spec.obs_shape))
+
+
+def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | Array = -0.5) -> Policy:
+    """A tanh network to logits, or to the mean of a Gaussian whose deviations are parameters of their own."""
+    outputs = spec.action.num if isinstance(spec.action, Discrete) else spec.action.dim
+    init_net, apply_net = _functions(_MLP(tuple(hidden), outputs, 0.01), _num_features(spec))
+
+    def init(key):
+        params: dict[str, PyTree] = {"net": init_net(key)}
+        if isinstance(spec.action, Box):
+            params["log_std"] = jnp.full(spec.action.dim, initial_log_std, jnp.float32)
+        return params
+
+    def distribution(params, obs):
+        out = apply_net(params["net"], _features(spec, obs))
+        if isinstance(spec.action, Discrete):
+            return Categorical(jax.nn.log_softmax(out))
+        return DiagonalGaussian(out, jnp.broadcast_to(params["log_std"], out.shape))
+
+    return Policy(init, distribution)
+
+
+def make_critic(spec: EnvSpec, hidden: Sequence[int], num_heads: int) -> Critic:
+    """A tanh network with one output per reward stream; the streams share their features."""
+    init, apply = _functions(_MLP(tuple(hidden), num_heads, 1.0), _num_features(spec))
+    return Critic(init, lambda params, obs: apply(params, _features(spec, obs)))
+
+
+def encode_action(spec: EnvSpec, action: Shaped[Array, "..."]) -> Float[Array, "... a"]:
+    """A one-hot vector, or the vector that the environment will see."""
+    if isinstance(spec.action, Discrete):
+        return jax.nn.one_hot(action, spec.action.num)
+    return jnp.clip(action, spec.action.low, spec.action.high)
+
+
+def make_reward_net(spec: EnvSpec, hidden: Sequence[int], num_outputs: int, sees_aux: bool = False) -> RewardNet:
+    """A network over (s, a), and over the auxiliary values if asked.
+
+    Its last layer starts at 0, so that whatever it modifies starts unmodified.
+    """
+    num_actions = spec.action.num if isinstance(spec.action, Discrete) else spec.action.dim
+    num_inputs = _num_features(spec) + num_actions + (len(spec.aux_names) if sees_aux else 0)
+    init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0), num_inputs)
+
+    def apply(params, obs, action, aux):
+        parts = [_features(spec, obs), encode_action(spec, action)] + ([aux] if sees_aux else [])
+        return apply_net(params, jnp.concatenate(parts, axis=-1))
+
+    return RewardNet(init, apply)

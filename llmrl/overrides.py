@@ -1,0 +1,214 @@
+"""From overrides to a ``Config``: Hydra meets the library here and in ``cli.py`` only. Importing needs no jax."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, is_dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from hydra import compose as compose_with_hydra
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from llmrl.config import Config, EnvConfig, from_dict
+from llmrl.errors import unknown
+
+GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward"}
+"""What a config group's choices are called in errors, where its own name does not say it."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``llmrl evaluate`` is asked.
+
+    Attributes:
+        run_dir: a run's directory.
+        env: environment to evaluate in; without a name it is the run's own.
+        episodes: episodes per seed.
+        seed: base seed of the evaluation.
+    """
+
+    run_dir: str = MISSING
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
+    episodes: int = 100
+    seed: int = 0
+
+
+BENCH_SUITES = ("ppo", "methods", "meta")
+BENCH_RIVALS = ("rejax",)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What ``llmrl bench`` is asked.
+
+    Attributes:
+        suites: which of ``BENCH_SUITES``.
+        against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
+        rejax_python: the Python of an environment that has rejax.
+        rounds: measurements of each program; programs take turns.
+        seeds: numbers of seeds to try.
+        envs: numbers of environments to try, for ``ppo``.
+        steps: environment steps of one seed in one measurement.
+        quick: less of everything: a look, not a result.
+        out: file for all measurements, JSON; None keeps none.
+    """
+
+    suites: tuple[str, ...] = BENCH_SUITES
+    against: str | None = None
+    rejax_python: str = ".venv-rejax/bin/python"
+    rounds: int = 5
+    seeds: tuple[int, ...] = (1, 8)
+    envs: tuple[int, ...] = (4, 16)
+    steps: int = 131_072
+    quick: bool = False
+    out: str | None = "bench.json"
+
+
+SCHEMAS: dict[str, type] = {"train": Config, "evaluate": Evaluation, "bench": Bench}
+"""The typed settings behind each primary config file."""
+
+
+def config_dir() -> Path:
+    """The config files: inside an installed package, beside it in a checkout."""
+    package = Path(__file__).resolve().parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def register_schemas() -> None:
+    """Makes the dataclasses known to Hydra, so that types and keys are checked while it composes."""
+    for name, schema in SCHEMAS.items():
+        ConfigStore.instance().store(f"schema_{name}", _writable(OmegaConf.structured(schema)))
+
+
+def _writable(node: DictConfig) -> DictConfig:
+    """OmegaConf makes a frozen dataclass read-only, and then refuses the very files that are to fill it."""
+    OmegaConf.set_readonly(node, None)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig) and not child._is_none():
+            _writable(child)
+    return node
+
+
+def compose(*overrides: str) -> Config:
+    """The config that ``llmrl train`` would run with these overrides, for notebooks and scripts.
+
+    Args:
+        *overrides: as on the command line, e.g. ``"env=cartpole", "aux=[harmful,beneficial]", "seeds=4"``.
+
+    Returns:
+        A validated config; ``run_dir`` stays None, in memory, unless it is among the overrides.
+
+    Raises:
+        ValueError: an override names something that does not exist or a value out of range.
+    """
+    register_schemas()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            return to_config(compose_with_hydra("train", list(overrides)))
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ValueError(explain(error)) from error
+
+
+def to_config(node: DictConfig) -> Config:
+    """A validated ``Config`` from what Hydra composed."""
+    return from_dict(_container(node))
+
+
+def to_evaluation(node: DictConfig) -> Evaluation:
+    """An ``Evaluation`` from what Hydra composed."""
+    values = _container(node)
+    evaluation = Evaluation(**{**values, "env": EnvConfig(**values["env"])})
+    if evaluation.episodes < 1:
+        raise ValueError(f"episodes must be positive, got {evaluation.episodes}")
+    if not evaluation.env.name and evaluation.env != Evaluation().env:
+        raise ValueError("the environment of a run is evaluated as it is; choose one with env=... to set its keys")
+    return evaluation
+
+
+def to_bench(node: DictConfig) -> Bench:
+    """A ``Bench`` from what Hydra composed."""
+    values = _container(node)
+    for name in ("suites", "seeds", "envs"):
+        values[name] = tuple(values[name])
+    bench = Bench(**values)
+    for suite in bench.suites:
+        if suite not in BENCH_SUITES:
+            raise unknown("suite", suite, BENCH_SUITES)
+    if bench.against is not None and bench.against not in BENCH_RIVALS:
+        raise unknown("library to bench against", bench.against, BENCH_RIVALS)
+    for name in ("rounds", "steps", "seeds", "envs"):
+        value = getattr(bench, name)
+        if min(value if isinstance(value, tuple) else [value], default=1) < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
+    return bench
+
+
+def _container(node: DictConfig) -> dict[str, Any]:
+    values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+# --- errors -----------------------------------------------------------------------------------------------------------
+
+
+def explain(error: BaseException) -> str:
+    """One line for the reader of a terminal: what was wrong and, where there is one, the nearest right thing."""
+    cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+        group, _, choice = error.missing_cfg_file.rpartition("/")
+        return str(unknown(GROUP_KINDS.get(group, group), choice, error.options))
+    if isinstance(cause, MissingMandatoryValue):
+        key = _first_line(cause).rpartition(" ")[2]
+        return f"{key} has no value yet: give one with {key}=..."
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
+        return _unknown_key(
+            cause.full_key, cause.object_type() if cause.object_type in (Evaluation, Bench) else Config()
+        )
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return f"{cause.full_key}: {_first_line(cause)}"
+    if isinstance(error, OverrideParseException):
+        return f"cannot read the override {error.override!r}; expected key=value or group=choice"
+    if str(error).startswith("Ambiguous value"):
+        override = str(error).partition("'")[2].partition("'")[0]
+        key, _, values = override.partition("=")
+        return f"{override} is several values: add --multirun to run each, or write {key}=[{values}] for a list"
+    if isinstance(error, HydraException):
+        return " ".join(str(error).split())
+    return _first_line(error) or type(error).__name__
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().partition("\n")[0]
+
+
+def _unknown_key(key: str, settings: Config | Evaluation | Bench) -> str:
+    if key.startswith(("aux.sources.", "aux.options.", "env.params.")):
+        return f"unknown key {key!r}: a new entry is added with a plus, +{key}=..."
+    keys = list(_dotted_keys(settings))
+    parent, _, name = key.rpartition(".")
+    siblings = [other for other in keys if other.rpartition(".")[0] == parent]
+    namesakes = [other for other in keys if other.rpartition(".")[2] == name]
+    return str(unknown("key", key, namesakes or siblings or get_close_matches(key, keys, n=5)))
+
+
+def _dotted_keys(section: Any, prefix: str = "") -> Iterator[str]:
+    for entry in fields(section):
+        yield prefix + entry.name
+        value = getattr(section, entry.name)
+        if is_dataclass(value):
+            yield from _dotted_keys(value, f"{prefix}{entry.name}.")

@@ -1,0 +1,174 @@
+"""What a person watching sees: a bar that moves in a terminal, plain lines in a log, and a table at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, TypeAlias
+
+import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+Update: TypeAlias = Callable[[int, Mapping[str, np.ndarray]], None]
+"""``(iterations done, metrics of the last chunk)``, called between two chunks."""
+
+SHOWN = {"episode_return": "return", "weight_mean_active": "weight", "discount": "discount"}
+"""Metrics beside the bar, where a run has them."""
+
+TABLED = (
+    "episode_return",
+    "episode_length",
+    "success_rate",
+    "greedy_episode_return",
+    "greedy_episode_length",
+    "greedy_success_rate",
+    "discount",
+    "entropy",
+    "meta_residual",
+)
+"""Metrics in the table; every active weight comes after them."""
+
+
+@contextmanager
+def progress(total: int, start: int = 0, enabled: bool = True, console: Console | None = None) -> Iterator[Update]:
+    """Shows how far training is: iterations, return, weight, time left.
+
+    Args:
+        total: iterations of the run.
+        start: iterations that an earlier process has done.
+        enabled: False shows nothing.
+        console: where to; standard error where not given.
+
+    Yields:
+        The function to call between two chunks. The first chunk contains the compilation, so time left is told from the
+        second on.
+    """
+    console = console or _console(stderr=True)
+    if not enabled:
+        yield lambda done, metrics: None
+    elif console.is_terminal:
+        with _bar(console) as bar:
+            yield _moving(bar, total, start)
+    else:
+        yield _lines(console, total)
+
+
+def note(message: str) -> None:
+    """Tells the user, in one line on standard error, what was decided for her."""
+    _console(stderr=True).print(Text(message), soft_wrap=True)
+
+
+def show_summary(summary: Mapping[str, Any], title: str, console: Console | None = None) -> None:
+    """Prints the table of a run's final numbers, or of an evaluation's.
+
+    Args:
+        summary: as ``llmrl.metrics.summary`` or ``llmrl.evaluate.evaluate`` makes it.
+        title: what it is about, e.g. the run's directory.
+        console: where to; standard output where not given.
+    """
+    console = console or _console(stderr=False)
+    final, area = summary["final"], summary.get("area", {})
+    weights = [name for name in final if name.startswith("weight_mean_active/")] or ["weight_mean_active"]
+    table = Table(caption=_costs(summary), caption_justify="left", box=SIMPLE_HEAD)
+    table.add_column("last tenth of training" if area else "evaluation", no_wrap=True)
+    for heading in ("mean", "95 % interval", "worst seed", "best seed", *(["whole training"] if area else [])):
+        table.add_column(heading, justify="right")
+    for name in [name for name in (*TABLED, *weights) if name in final]:
+        row = final[name]
+        scores = [score for score in row["by_seed"] if score is not None]
+        if scores:
+            interval = f"{_number(row['low'])} .. {_number(row['high'])}"
+            whole = [_number(area[name]["mean"])] if name in area else []
+            table.add_row(name, _number(row["mean"]), interval, _number(min(scores)), _number(max(scores)), *whole)
+    console.print(Text(title), soft_wrap=True)
+    console.print(table)
+
+
+def _console(stderr: bool) -> Console:
+    """A log has no width of its own, and rich would wrap tables to 80 columns there."""
+    console = Console(stderr=stderr)
+    return console if console.is_terminal else Console(stderr=stderr, width=120)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (
+        BarColumn(bar_width=30),
+        MofNCompleteColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    return Progress(*columns, console=console)
+
+
+def _moving(bar: Progress, total: int, start: int) -> Update:
+    task = bar.add_task("compiling", total=total, completed=start, left="")
+    left = _clock(total)
+
+    def update(done: int, metrics: Mapping[str, np.ndarray]) -> None:
+        bar.update(task, completed=done, description=_shown(metrics), left=left(done))
+
+    return update
+
+
+def _lines(console: Console, total: int) -> Update:
+    left = _clock(total)
+
+    def update(done: int, metrics: Mapping[str, np.ndarray]) -> None:
+        console.print(Text(f"iteration {done}/{total}  {_shown(metrics)}  {left(done)}".rstrip()), soft_wrap=True)
+
+    return update
+
+
+def _clock(total: int) -> Callable[[int], str]:
+    """Time left, from the speed since the end of the first chunk."""
+    began: list[tuple[int, float]] = []
+
+    def left(done: int) -> str:
+        began.append((done, time.monotonic()))
+        (first, at_first), (_, now) = began[0], began[-1]
+        if done == first or done >= total:
+            return ""
+        seconds = round((now - at_first) / (done - first) * (total - done))
+        return f"{seconds // 3600}:{seconds // 60 % 60:02}:{seconds % 60:02} left"
+
+    return left
+
+
+def _shown(metrics: Mapping[str, np.ndarray]) -> str:
+    return "  ".join(f"{label} {_number(_latest(metrics[name]))}" for name, label in SHOWN.items() if name in metrics)
+
+
+def _latest(curves: np.ndarray) -> float | None:
+    """Mean over seeds of the newest iteration that has values."""
+    for column in np.asarray(curves, np.float64).T[::-1]:
+        known = column[~np.isnan(column)]
+        if known.size:
+            return float(known.mean())
+    return None
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
+def _costs(summary: Mapping[str, Any]) -> str:
+    if "episodes" in summary:
+        return (
+            f"{summary['seeds']} seeds x {summary['episodes']} episodes in {summary['env']['name']}, "
+            f"after {summary['iterations']} iterations of training"
+        )
+    if "seconds" not in summary:
+        return ""
+    seconds, speed = summary["seconds"], summary["steps_per_second"]
+    trained = f"trained in {seconds['run']:.0f} s after {seconds['compile']:.0f} s of compilation"
+    return f"{summary['seeds']} seeds x {summary['env_steps']:,} steps, {trained}" + (
+        f", {speed:,.0f} steps/s on {summary['device']}" if speed else ""
+    )

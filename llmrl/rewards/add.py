@@ -1,0 +1,18 @@
+"""Trust: the auxiliary sources added as they are."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llmrl.rewards.base import stateless
+from llmrl.types import RewardTransform
+
+
+def add(coefficient: float | Float[Array, ""] = 1.0) -> RewardTransform:
+    """r = r_p + coefficient * sum_m r_m."""
+    return stateless(
+        lambda signal, rollout: signal._replace(
+            reward=signal.reward + coefficient * jnp.sum(rollout.steps.aux, axis=-1)
+        )
+    )

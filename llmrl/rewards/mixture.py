@@ -1,0 +1,146 @@
+"""The learned blend of task and auxiliary sources: r_phi = r_p + sum_m w_m(s, a; phi) r_m + eps(s, a; phi)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from llmrl.nets import make_reward_net
+from llmrl.rewards.trust import Trust, TrustState, no_trust
+from llmrl.types import EnvSpec, RewardTransform, Rollout, Signal
+
+INITIAL_ETA = 4.6
+"""sigmoid(4.6) = 0.990."""
+
+
+class Weights(NamedTuple):
+    """The learned part of the blend, before trust's own limits.
+
+    Attributes:
+        init: ``key -> phi``.
+        weight: ``(phi, rollout) -> w``, [t, n, m].
+        offset: ``(phi, rollout) -> eps``, [t, n].
+    """
+
+    init: Callable[[PRNGKeyArray], dict[str, PyTree]]
+    weight: Callable[[PyTree, Rollout], Float[Array, "t n m"]]
+    offset: Callable[[PyTree, Rollout], Float[Array, "t n"]]
+
+
+def make_weights(
+    spec: EnvSpec,
+    *,
+    scalar: bool = True,
+    network: bool = True,
+    bound: float | None = 1.0,
+    initial: float | Float[Array, ""] = 0.0,
+    hidden: Sequence[int] = (32,),
+    sees_aux: bool = False,
+    offset: bool = False,
+    discount: bool = False,
+) -> Weights:
+    """w = bound * tanh(b_m + net_m(s, a)), or b_m + net_m(s, a) where ``bound`` is None.
+
+    Args:
+        spec: the environment, for shapes.
+        scalar: whether b_m is learned; it starts so that w = ``initial``.
+        network: whether net_m is learned; it starts at 0.
+        bound: largest |w|.
+        initial: w_0.
+        hidden: widths of the network.
+        sees_aux: whether the network sees the auxiliary values too.
+        offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
+        discount: whether eta of gamma_eta = sigmoid(eta) is learned.
+
+    Returns:
+        Functions of phi, a dict with the groups ``scalar`` [m], ``network``, ``offset``, ``discount`` [] that are
+        learned.
+    """
+    num_aux = len(spec.aux_names)
+    start = initial if bound is None else jnp.arctanh(jnp.asarray(initial / bound, jnp.float32))
+    weight_net = make_reward_net(spec, hidden, num_aux, sees_aux)
+    offset_net = make_reward_net(spec, hidden, 1, sees_aux)
+
+    def init(key):
+        weight_key, offset_key = jax.random.split(key)
+        phi: dict[str, PyTree] = {}
+        if scalar:
+            phi["scalar"] = jnp.full(num_aux, start, jnp.float32)
+        if network:
+            phi["network"] = weight_net.init(weight_key)
+        if offset:
+            phi["offset"] = offset_net.init(offset_key)
+        if discount:
+            phi["discount"] = jnp.asarray(INITIAL_ETA, jnp.float32)
+        return phi
+
+    def weight(phi, rollout):
+        steps = rollout.steps
+        raw = jnp.zeros_like(steps.aux) + (phi["scalar"] if scalar else start)
+        if network:
+            raw = raw + weight_net.apply(phi["network"], steps.obs, steps.action, steps.aux)
+        return raw if bound is None else bound * jnp.tanh(raw)
+
+    def offset_of(phi, rollout):
+        steps = rollout.steps
+        if not offset:
+            return jnp.zeros_like(steps.reward)
+        return jnp.tanh(offset_net.apply(phi["offset"], steps.obs, steps.action, steps.aux)[..., 0])
+
+    return Weights(init, weight, offset_of)
+
+
+def _active_mean(weight: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:
+    active = (aux != 0).astype(weight.dtype)
+    return jnp.sum(weight * active, axis=(0, 1)) / jnp.maximum(jnp.sum(active, axis=(0, 1)), 1.0)
+
+
+def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> RewardTransform:
+    """The blend with weights that are learned by somebody else's outer step.
+
+    Args:
+        spec: the environment; it must have at least one auxiliary source or the weights an offset.
+        weights: the learned part.
+        trust: what limits and releases them (design: trust that asks for evidence); None applies them as they are.
+
+    Returns:
+        A transform; its phi is the weights', its state is trust's.
+
+    Reference: Place 2023, eq. 5.
+    """
+    limits = trust if trust is not None else no_trust(len(spec.aux_names))
+
+    def effective(phi, state: TrustState, rollout: Rollout) -> Float[Array, "t n m"]:
+        return limits.limit(state, weights.weight(phi, rollout))
+
+    def apply(signal: Signal, phi, state, rollout):
+        paid = jnp.sum(effective(phi, state, rollout) * state.scale * rollout.steps.aux, axis=-1)
+        reward = signal.reward + paid + weights.offset(phi, rollout)
+        if "discount" not in phi:
+            return signal._replace(reward=reward)
+        return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
+
+    def report(phi, state, rollout):
+        weight = effective(phi, state, rollout) * state.scale
+        active = _active_mean(weight, rollout.steps.aux)
+        metrics = {
+            "weight_mean": jnp.mean(weight),
+            "weight_mean_active": jnp.mean(active),
+            "weight_size": jnp.mean(jnp.abs(weight)),
+            **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
+            **limits.report(state),
+        }
+        if "discount" in phi:
+            metrics["discount"] = jax.nn.sigmoid(phi["discount"])
+        return metrics
+
+    return RewardTransform(
+        init=lambda key: (weights.init(key), limits.init()),
+        apply=apply,
+        observe=lambda state, phi, signal, rollout, advantage: limits.observe(state, signal, rollout, advantage),
+        report=report,
+    )

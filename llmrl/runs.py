@@ -1,0 +1,232 @@
+"""A run's directory: who may write there, what it holds, and how an interrupted run goes on. Host only.
+
+    config.yaml      the settings, complete
+    metrics.csv      every seed's curves, see ``llmrl.metrics``
+    checkpoints/     see ``llmrl.checkpoint``
+    summary.json     final numbers; there once the run is finished
+    curves.png       the picture of them
+    evaluation.json  what the last evaluation found, where there was one
+    .lock            which process holds the directory
+
+A process opens the directory, restores, records after every chunk, and finishes.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from jaxtyping import PyTree
+
+from llmrl import checkpoint, metrics
+from llmrl.analysis import plots
+from llmrl.config import Config, from_dict
+
+NOT_COMPARED = ("run_dir", "resume", "progress")
+"""Settings that change nothing about a run's numbers."""
+
+
+class Run(NamedTuple):
+    """An open run directory.
+
+    Attributes:
+        path: the directory.
+        config: its settings.
+        finished: whether a summary says that all iterations are done.
+    """
+
+    path: Path
+    config: Config
+    finished: bool
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def checkpoints_path(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def summary_path(self) -> Path:
+        return self.path / "summary.json"
+
+    @property
+    def evaluation_path(self) -> Path:
+        return self.path / "evaluation.json"
+
+
+@contextmanager
+def open_run(config: Config) -> Iterator[Run]:
+    """Holds ``config.run_dir`` for this process, creating it where there is none.
+
+    Args:
+        config: the run's settings, with a ``run_dir``.
+
+    Yields:
+        The run: new, unfinished (``restore`` tells how far it is) or finished.
+
+    Raises:
+        ValueError: the directory holds a run of another config (the first setting that differs is named), or any run
+            where ``config.resume`` is false, or files that are no run's, or another process is at work there.
+    """
+    if config.run_dir is None:
+        raise ValueError("run_dir must name a directory, got None")
+    path = Path(config.run_dir)
+    path.mkdir(parents=True, exist_ok=True)
+    with _locked(path):
+        _claim(path, config)
+        yield Run(path, config, (path / "summary.json").exists())
+
+
+def load_run(run_dir: str | Path) -> Run:
+    """A run's directory for reading alone, without holding it.
+
+    Raises:
+        ValueError: there is no run.
+    """
+    path = Path(run_dir)
+    if not (path / "config.yaml").is_file():
+        raise ValueError(f"{path} holds no run: config.yaml is missing")
+    return Run(path, from_dict(_read_config(path)), (path / "summary.json").exists())
+
+
+def restore(run: Run, like: PyTree) -> tuple[PyTree, int] | None:
+    """The state to go on from; ``metrics.csv`` is cut off where that state was saved.
+
+    Args:
+        run: an open run.
+        like: a state of the same structure, e.g. the initial one.
+
+    Returns:
+        The state and how many iterations it has behind it, or None where nothing was saved yet.
+    """
+    restored = checkpoint.restore(run.checkpoints_path, like)
+    metrics.truncate(run.metrics_path, restored[1] if restored else 0)
+    return restored
+
+
+def load_state(run: Run, like: PyTree) -> tuple[PyTree, int]:
+    """The last state of a run, for reading alone; arguments and errors as for ``restore``.
+
+    Raises:
+        ValueError: nothing was saved yet.
+    """
+    restored = checkpoint.restore(run.checkpoints_path, like)
+    if restored is None:
+        raise ValueError(f"{run.path} holds no checkpoint yet")
+    return restored
+
+
+def record(run: Run, state: PyTree, chunk: metrics.Metrics, first_iteration: int) -> None:
+    """Notes a chunk of training: its metrics first, then the state, so that a kill in between loses no row.
+
+    Args:
+        run: an open run.
+        state: the state after the chunk.
+        chunk: name -> [seeds, iterations of the chunk].
+        first_iteration: number of the chunk's first iteration, from 0.
+    """
+    config = run.config
+    metrics.append(run.metrics_path, chunk, first_iteration, config.ppo.batch_size)
+    checkpoint.save(run.checkpoints_path, first_iteration + next(iter(chunk.values())).shape[1], state)
+
+
+def finish(run: Run, *, compile_seconds: float, run_seconds: float, run_iterations: int) -> dict[str, Any]:
+    """Writes ``curves.png`` and ``summary.json``, which marks the run as finished.
+
+    Args:
+        run: an open run whose iterations are all recorded.
+        compile_seconds, run_seconds, run_iterations: as for ``llmrl.metrics.summary``.
+
+    Returns:
+        The summary.
+    """
+    curves = metrics.read(run.metrics_path)
+    values = metrics.summary(
+        curves,
+        steps_per_iteration=run.config.ppo.batch_size,
+        compile_seconds=compile_seconds,
+        run_seconds=run_seconds,
+        run_iterations=run_iterations,
+    )
+    plots.curves(curves, run.path / "curves.png", title=describe(run.config))
+    metrics.write_summary(run.summary_path, values)
+    return values
+
+
+def read_summary(run: Run) -> dict[str, Any]:
+    """The summary of a finished run."""
+    return json.loads(run.summary_path.read_text())
+
+
+def describe(config: Config) -> str:
+    """A run in one line, for titles."""
+    aux = " + ".join([*config.aux.sources, *([config.aux.function] if config.aux.function else [])]) or "none"
+    return f"{config.env.id or config.env.name}, auxiliary reward: {aux}, method: {config.method.name}"
+
+
+def _claim(path: Path, config: Config) -> None:
+    if not (path / "config.yaml").exists():
+        # The second is what a process leaves that was killed while it wrote its first file.
+        ours = (".lock", ".config.yaml.tmp")
+        strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
+        if strangers:
+            raise ValueError(f"run_dir={path} holds files that are no run's, such as {strangers[0]!r}; choose another")
+    elif checkpoint.steps(path / "checkpoints"):
+        return _refuse_another_config(path, config)
+    # Before the first checkpoint there is nothing to lose, so a run that failed at once may be started differently.
+    metrics.replace_file(path / "config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
+
+
+def _refuse_another_config(path: Path, config: Config) -> None:
+    if not config.resume:
+        raise ValueError(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
+    stored, given = _flat(_read_config(path)), _flat(_plain(asdict(config)))
+    for key in sorted({*stored, *given}):
+        if key not in NOT_COMPARED and stored.get(key) != given.get(key):
+            raise ValueError(
+                f"run_dir={path} holds a run with {key}={stored.get(key)}, got {key}={given.get(key)}; "
+                "choose another run_dir or remove it"
+            )
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    return yaml.safe_load((path / "config.yaml").read_text())
+
+
+def _plain(value: Any) -> Any:
+    """Only what YAML has words for."""
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return [_plain(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds the directory. The kernel lets go of the lock when the process ends, however it ends."""
+    with (path / ".lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise ValueError(f"run_dir={path} is in use by {file.read().strip() or 'another process'}") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -1,0 +1,438 @@
+"""Training: the only scan over iterations, and the host loop around compiled chunks of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
+
+from llmrl import metrics as metrics_file
+from llmrl import runs
+from llmrl.config import Config, validate
+from llmrl.envs import make as make_env
+from llmrl.learner.optimizers import own_promotion
+from llmrl.learner.ppo import Batch, Params, make_update
+from llmrl.learner.problem import InnerProblem
+from llmrl.learner.rollout import ActingState, collect, reset_all
+from llmrl.learner.streams import blended, signals, stream_advantage, stream_advantages, value_rollout
+from llmrl.methods import make_method
+from llmrl.nets import Policy, make_critic, make_policy
+from llmrl.progress import note, progress
+from llmrl.rewards import task_signal
+from llmrl.types import Environment, EnvSpec, Scalar
+
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs to go on, of one seed.
+
+    Attributes:
+        key: the seed's key.
+        params: actor and critic.
+        opt_state: of the inner optimiser.
+        acting: where the environments stand.
+        phis: parameters of the streams' transforms.
+        transform_states: what the transforms have noted.
+        meta_state: of the outer level; empty where there is none.
+        last_kl: how far the last inner update moved the policy.
+        iteration: iterations done.
+    """
+
+    key: PRNGKeyArray
+    params: Params
+    opt_state: PyTree
+    acting: ActingState
+    phis: tuple[PyTree, ...]
+    transform_states: tuple[PyTree, ...]
+    meta_state: PyTree
+    last_kl: Scalar
+    iteration: Array
+
+
+class Trainer(NamedTuple):
+    """A run as pure functions of one seed; ``jax.vmap`` makes it many.
+
+    Attributes:
+        env: the environment.
+        init: ``(key, numbers) -> TrainState``.
+        run: ``(state, numbers, num_iterations, first) -> (state, metrics)``, metrics [num_iterations] each; the
+            length is static, ``first`` is the number of the first iteration, [].
+        numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
+    """
+
+    env: Environment
+    init: Callable[[PRNGKeyArray, dict[str, Any]], TrainState]
+    run: Callable[..., tuple[TrainState, Metrics]]
+    numbers: dict[str, float]
+
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial"}
+"""Floats that decide shapes, or that are used before anything is traced."""
+
+
+def numbers_of(config: Any, path: str = "") -> dict[str, float]:
+    """The plain floats of a config by dotted name, without those that decide shapes."""
+    found: dict[str, float] = {}
+    for field in dataclasses.fields(config):
+        name, value = f"{path}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            found |= numbers_of(value, f"{name}.")
+        elif field.type == "float" and name not in _STATIC:
+            found[name] = float(value)
+    return found
+
+
+def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
+    """``config`` with its floats replaced by possibly traced ones."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        name, value = f"{path}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = with_numbers(value, numbers, f"{name}.")
+        elif name in numbers:
+            changes[field.name] = numbers[name]
+    return dataclasses.replace(config, **changes)
+
+
+# --- one iteration ----------------------------------------------------------------------------------------------------
+
+
+def make_environment(config: Config) -> Environment:
+    """The environment and sources that a config names."""
+    name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
+    options = {
+        field.name: value
+        for field in dataclasses.fields(config.env)
+        if field.name not in ("name", "id", "params") and (value := getattr(config.env, field.name)) is not None
+    }
+    return make_env(
+        name,
+        aux=config.aux.sources,
+        aux_scale=config.aux.scale,
+        aux_function=config.aux.function,
+        aux_options=config.aux.options,
+        **options,
+        **config.env.params,
+    )
+
+
+def policy_of(config: Config, spec: EnvSpec) -> Policy:
+    """The policy that a config trains in an environment."""
+    return make_policy(spec, config.ppo.hidden, config.ppo.initial_log_std)
+
+
+def _optimizer(config: Config) -> optax.GradientTransformation:
+    ppo = config.ppo
+    updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
+    rate = optax.linear_schedule(ppo.learning_rate, 0.0, updates) if ppo.anneal else ppo.learning_rate
+    return own_promotion(optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5)))
+
+
+class _Parts(NamedTuple):
+    inner: InnerProblem
+    optimizer: optax.GradientTransformation
+    update: Callable
+    meta: Any
+
+
+def _build(config: Config, env: Environment) -> _Parts:
+    """Everything that the numbers of a config may touch; called inside the traced functions."""
+    ppo, spec = config.ppo, env.spec
+    method = make_method(config, spec)
+    policy = policy_of(config, spec)
+    critic = make_critic(spec, ppo.hidden, len(method.streams))
+    inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy)
+    optimizer = _optimizer(config)
+    update = make_update(
+        policy,
+        critic,
+        optimizer,
+        clip=ppo.clip,
+        entropy=ppo.entropy,
+        value_coefficient=ppo.value_coefficient,
+        num_epochs=ppo.num_epochs,
+        num_minibatches=ppo.num_minibatches,
+    )
+    return _Parts(inner, optimizer, update, method.meta(inner) if method.meta is not None else None)
+
+
+def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
+    parts = _build(config, env)
+    key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
+    params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
+    phi_keys = jax.random.split(phi_key, len(parts.inner.streams))
+    started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
+    phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
+    acting = reset_all(env, env_key, config.ppo.num_envs)
+    meta_state: PyTree = ()
+    if parts.meta is not None:
+        # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
+        _, rollout = collect(env, parts.inner.policy, params.actor, acting, rollout_key, config.ppo.num_steps)
+        meta_state = parts.meta.init(phis, rollout)
+    return TrainState(
+        key=key,
+        params=params,
+        opt_state=parts.optimizer.init(params),
+        acting=acting,
+        phis=phis,
+        transform_states=states,
+        meta_state=meta_state,
+        last_kl=jnp.asarray(jnp.inf, jnp.float32),
+        iteration=jnp.zeros((), jnp.int32),
+    )
+
+
+def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array):
+    """Collect, let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
+    inner = parts.inner
+    key, rollout_key, meta_key, update_key = jax.random.split(state.key, 4)
+    acting, rollout = collect(env, inner.policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
+
+    bare = task_signal(rollout, inner.discount)
+    values = value_rollout(inner.critic, state.params.critic, rollout)
+    advantage = stream_advantage(bare, values, 0, rollout, inner.gae_lambda)
+    states = tuple(
+        stream.transform.observe(noted, phi, bare, rollout, advantage)
+        for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
+    )
+    phis, meta_state, metrics = state.phis, state.meta_state, {}
+    if parts.meta is not None:
+        phis, meta_state, metrics = parts.meta.update(
+            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl
+        )
+
+    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
+    advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
+    batch = Batch(
+        obs=rollout.steps.obs,
+        action=rollout.steps.action,
+        log_prob=rollout.steps.log_prob,
+        advantage=blended(advantages, inner.streams),
+        target=advantages + values.now,
+    )
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    params, opt_state, info = parts.update(state.params, state.opt_state, batch, update_key)
+
+    for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
+        metrics = metrics | stream.transform.report(phi, noted, rollout)
+    metrics = acting.episodes._asdict() | metrics | info._asdict()
+    new_state = TrainState(
+        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, state.iteration + 1
+    )
+    return new_state, metrics
+
+
+def make_trainer(config: Config) -> Trainer:
+    """Compose a run from a validated config.
+
+    Returns:
+        A ``Trainer`` of pure functions; nothing is compiled yet.
+    """
+    env = make_environment(config)
+
+    def init(key, numbers):
+        return _init(with_numbers(config, numbers), env, key)
+
+    def run(state, numbers, num_iterations, first=0):
+        live = with_numbers(config, numbers)
+        parts = _build(live, env)
+
+        def body(state, offset):
+            return _iteration(live, env, parts, state, offset)
+
+        # The index is scanned, not carried: it stays one number under vmap over seeds.
+        return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
+
+    return Trainer(env, init, run, numbers_of(config))
+
+
+# --- many seeds on many devices ---------------------------------------------------------------------------------------
+
+
+def use_cores(config: Config) -> None:
+    """On a plain CPU machine, one simulated device per core when there are several seeds.
+
+    XLA runs programs as small as these on one core; two devices are two programs. Nothing happens once jax has
+    started, or where the number of devices was chosen by hand.
+    """
+    cores = min(os.cpu_count() or 1, config.seeds)
+    by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if config.devices != "auto" or cores < 2 or by_hand or jax.config.values["jax_num_cpu_devices"] > 1:
+        return
+    # Too late once a backend is up: then there are the devices that there are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs from one run to the next, unless jax was told where (or told not to)."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "llmrl" / "xla"))
+
+
+def seed_mesh(config: Config) -> Mesh:
+    """The devices that share the seeds: as many as divide them evenly."""
+    devices = jax.devices()
+    allowed = len(devices) if config.devices == "auto" else min(config.devices, len(devices))
+    count = max(n for n in range(1, allowed + 1) if config.seeds % n == 0)
+    return jax.make_mesh((count,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def seed_keys(config: Config) -> Key[Array, " seeds"]:
+    """One key per seed: number i among eight is number i alone."""
+    base = jax.random.key(config.seed)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(config.seeds))
+
+
+def initial_states(trainer: Trainer, config: Config, mesh: Mesh) -> TrainState:
+    """Every seed's first state, [seeds], spread over the mesh."""
+    states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
+    return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
+
+
+def compiled_run(trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int) -> Callable:
+    """``(states, first) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own seeds,
+    nothing is exchanged."""
+    spec = PartitionSpec("seed")
+
+    def many(states, first):
+        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first))(states)
+
+    # Seeds never meet, so there is nothing for the check of replicated values to find.
+    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)
+    return jax.jit(sharded).lower(states, np.int32(0)).compile()
+
+
+# --- the host loop ----------------------------------------------------------------------------------------------------
+
+
+class Result(NamedTuple):
+    """A finished run.
+
+    Attributes:
+        config: its settings.
+        metrics: name -> [seeds, iterations], as in ``metrics.csv``.
+        state: the last states, [seeds].
+        summary: as in ``summary.json``.
+    """
+
+    config: Config
+    metrics: dict[str, np.ndarray]
+    state: TrainState
+    summary: dict[str, Any]
+
+
+def chunk_lengths(num_iterations: int, num_chunks: int) -> list[int]:
+    """Lengths of the compiled pieces, equal where a length near the wished one divides the whole: each costs a
+    compilation."""
+    wished = -(-num_iterations // num_chunks)
+    nearest = -(-wished // 2)  # shorter ones would be more than twice as many
+    even = [n for n in range(wished, nearest - 1, -1) if num_iterations % n == 0]
+    length = even[0] if even else wished
+    whole, rest = divmod(num_iterations, length)
+    return [length] * whole + ([rest] if rest else [])
+
+
+class _Store(NamedTuple):
+    """Where chunks go: a run directory, or nowhere but memory."""
+
+    restore: Callable[[TrainState], tuple[TrainState, int] | None]
+    record: Callable[[TrainState, dict[str, np.ndarray], int], None]
+    run: runs.Run | None
+
+
+@contextlib.contextmanager
+def _store(config: Config) -> Iterator[_Store]:
+    if config.run_dir is None:
+        yield _Store(lambda like: None, lambda state, chunk, first: None, None)
+        return
+    with runs.open_run(config) as run:
+        yield _Store(
+            lambda like: runs.restore(run, like), lambda state, chunk, first: runs.record(run, state, chunk, first), run
+        )
+
+
+def train(config: Config) -> Result:
+    """Train all seeds of a config; with a ``run_dir``, keep everything there and go on where an earlier process
+    stopped.
+
+    Args:
+        config: from ``llmrl.compose`` or built by hand.
+
+    Returns:
+        Metrics, states and summary.
+
+    Raises:
+        ValueError: a setting is out of range, or the run directory is another run's.
+    """
+    validate(config)
+    use_compilation_cache()
+    use_cores(config)
+    trainer = make_trainer(config)
+    mesh = seed_mesh(config)
+    with _store(config) as store:
+        if config.progress and mesh.size > 1:
+            note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
+        states = initial_states(trainer, config, mesh)
+        restored = store.restore(states)
+        start = 0
+        if restored is not None:
+            states, start = restored
+            states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
+        return _train_chunks(config, trainer, mesh, states, start, store)
+
+
+def _train_chunks(
+    config: Config, trainer: Trainer, mesh: Mesh, states: TrainState, start: int, store: _Store
+) -> Result:
+    """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
+    programs: dict[int, Callable] = {}
+    chunks: list[dict[str, np.ndarray]] = []
+    compile_seconds, run_seconds, done = 0.0, 0.0, 0
+    with progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show:
+        for length in chunk_lengths(config.num_iterations, config.num_chunks):
+            done += length
+            if done <= start:
+                continue
+            began = time.monotonic()
+            if length not in programs:
+                programs[length] = compiled_run(trainer, states, mesh, length)
+            compiled = time.monotonic()
+            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length)))
+            chunk = {name: np.asarray(curve) for name, curve in chunk.items()}
+            compile_seconds += compiled - began
+            run_seconds += time.monotonic() - compiled
+            store.record(states, chunk, done - length)
+            chunks.append(chunk)
+            show(done, chunk)
+    seconds = {
+        "compile_seconds": compile_seconds,
+        "run_seconds": run_seconds,
+        "run_iterations": config.num_iterations - start,
+    }
+    return _result(config, states, chunks, store.run, seconds)
+
+
+def _result(config: Config, states: TrainState, chunks: list[dict[str, np.ndarray]], run: runs.Run | None, seconds):
+    if run is not None:
+        finished = run.finished and not chunks
+        summary = runs.read_summary(run) if finished else runs.finish(run, **seconds)
+        return Result(config, metrics_file.read(run.metrics_path), states, summary)
+    curves = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in chunks[0]}
+    summary = metrics_file.summary(curves, steps_per_iteration=config.ppo.batch_size, **seconds)
+    return Result(config, metrics_file.index(curves, config.ppo.batch_size) | curves, states, summary)

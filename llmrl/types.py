@@ -1,0 +1,302 @@
+"""The central types: who carries arrays, who carries configuration, and in which shape.
+
+Axes are named once, here, and everywhere time-major:
+
+    t  steps of a rollout        n  environments stepped side by side
+    m  auxiliary reward sources  k  reward streams (one critic head each)
+    a  dimensions of an action (continuous) or number of actions (discrete)
+
+A ``NamedTuple`` carries arrays, a frozen dataclass carries configuration; functions are plugged in, never overridden.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
+
+Scalar: TypeAlias = Float[Array, ""]
+"""A float array of shape []."""
+
+
+# --- environments ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Discrete:
+    """Actions are integers 0 .. num - 1, shape []."""
+
+    num: int
+
+
+@dataclass(frozen=True)
+class Box:
+    """Actions are float vectors of shape [dim]; the environment clips them to [low, high]."""
+
+    dim: int
+    low: float = -1.0
+    high: float = 1.0
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """What a learner may know of an environment before it has seen it.
+
+    Attributes:
+        name: the environment's name, as in ``env=...``.
+        obs_shape: shape of one observation, without batch axes.
+        action: the action space.
+        horizon: time limit in steps; reaching it truncates an episode and never terminates it.
+        aux_names: one name per auxiliary source, in the order of ``Transition.aux``'s last axis.
+        obs_scale: divisor per observation component (broadcast against ``obs_shape``), so that networks see numbers
+            near 1.
+        obs_names: a name per observation component, for pictures; empty where there are too many.
+    """
+
+    name: str
+    obs_shape: tuple[int, ...]
+    action: Discrete | Box
+    horizon: int
+    aux_names: tuple[str, ...] = ()
+    obs_scale: tuple[float, ...] | float = 1.0
+    obs_names: tuple[str, ...] = ()
+
+
+class TimeStep(NamedTuple):
+    """What one step of an environment returns; no batch axes, no reset inside.
+
+    Attributes:
+        obs: observation of the state just reached, [*obs].
+        reward: the task's own reward.
+        terminated: the episode ended by the rules of the game.
+        truncated: the time limit was reached (may be true together with ``terminated``; ``terminated`` then decides).
+        success: the step reached the task's goal, if the task has one.
+        aux: one value per auxiliary source, [m].
+        state_key: the caption of the state that was acted in, as an integer.
+        event: what the step did, as an integer.
+    """
+
+    obs: Float[Array, "*obs"]
+    reward: Float[Array, ""]
+    terminated: Bool[Array, ""]
+    truncated: Bool[Array, ""]
+    success: Bool[Array, ""]
+    aux: Float[Array, " m"]
+    state_key: UInt32[Array, ""]
+    event: Int[Array, ""]
+
+
+EnvState: TypeAlias = Any
+"""An environment's own pytree."""
+
+
+class Environment(NamedTuple):
+    """An environment as pure functions of one instance; ``jax.vmap`` makes it many.
+
+    Attributes:
+        spec: the static description.
+        reset: ``key -> (state, obs)``.
+        step: ``(key, state, action) -> (state, TimeStep)``; never resets.
+    """
+
+    spec: EnvSpec
+    reset: Callable[[PRNGKeyArray], tuple[EnvState, Float[Array, "*obs"]]]
+    step: Callable[[PRNGKeyArray, EnvState, Shaped[Array, "*a"]], tuple[EnvState, TimeStep]]
+
+
+# --- experience -----------------------------------------------------------------------------------------------------
+
+
+class Transition(NamedTuple):
+    """Steps of many environments; the leading axes are [n], or [t, n] inside a ``Rollout``.
+
+    Attributes:
+        obs: observation acted on, [..., *obs].
+        action: action taken, int [...] or float [..., a].
+        log_prob: its log-probability under the policy that acted, [...].
+        reward: the task's own reward, [...]; nobody overwrites it.
+        terminated: the episode ended by the rules, [...].
+        truncated: the time limit was reached, [...].
+        success: the goal was reached on this step, [...].
+        next_obs: observation after the step and before any reset, [..., *obs].
+        aux: auxiliary sources, [..., m].
+        state_key: caption of the state acted in, [...].
+        event: what the step did, [...].
+    """
+
+    obs: Float[Array, "*batch_obs"]
+    action: Shaped[Array, "*batch_action"]
+    log_prob: Float[Array, "*batch"]
+    reward: Float[Array, "*batch"]
+    terminated: Bool[Array, "*batch"]
+    truncated: Bool[Array, "*batch"]
+    success: Bool[Array, "*batch"]
+    next_obs: Float[Array, "*batch_obs"]
+    aux: Float[Array, "*batch m"]
+    state_key: UInt32[Array, "*batch"]
+    event: Int[Array, "*batch"]
+
+
+class Rollout(NamedTuple):
+    """T steps of N environments, and the action that would come next (for SARSA-type targets).
+
+    Attributes:
+        steps: transitions, leading axes [t, n].
+        final_action: action drawn in the state after the last step, [n, ...].
+    """
+
+    steps: Transition
+    final_action: Shaped[Array, "n *a"]
+
+
+# --- reward streams -------------------------------------------------------------------------------------------------
+
+
+class Signal(NamedTuple):
+    """A reward and how much of the future counts after it.
+
+    Attributes:
+        reward: [t, n].
+        discount: gamma (1 - terminated), [t, n]; a truncation never zeroes it, its value is bootstrapped.
+    """
+
+    reward: Float[Array, "t n"]
+    discount: Float[Array, "t n"]
+
+
+class RewardTransform(NamedTuple):
+    """A way to turn the task's signal into another one.
+
+    Three owners of numbers, by type: ``phi`` is written only by an outer optimiser, ``state`` only by the transform's
+    own ``observe``, constants by nobody.
+
+    Attributes:
+        init: ``key -> (phi, state)``; phi is a dict, one entry per group of parameters that moves at its own rate.
+        apply: ``(signal, phi, state, rollout) -> signal``; pure, differentiable in phi.
+        observe: ``(state, phi, signal, rollout, advantage) -> state``: what the transform notes of a fresh rollout, once per
+            iteration (running statistics, a predictor's own learning). ``signal`` and
+            ``advantage`` [t, n] are the bare task's.
+        report: ``(phi, state, rollout) -> {metric: scalar}``, what a person should see of it.
+    """
+
+    init: Callable[[PRNGKeyArray], tuple[dict[str, PyTree], PyTree]]
+    apply: Callable[[Signal, PyTree, PyTree, Rollout], Signal]
+    observe: Callable[[PyTree, PyTree, Signal, Rollout, Float[Array, "t n"]], PyTree]
+    report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
+
+
+class Stream(NamedTuple):
+    """A transformed reward, the critic head that values it, and its share in the policy's advantage.
+
+    Attributes:
+        transform: the reward's transform.
+        weight: share of this stream's advantage in the inner objective; the bare task is always stream 0, and counts
+            0 where another stream contains it already.
+    """
+
+    transform: RewardTransform
+    weight: float
+
+
+# --- linear algebra of pytrees ----------------------------------------------------------------------------------------
+
+MatVec: TypeAlias = Callable[[PyTree], PyTree]
+"""A linear map from a pytree of floats to one of the same structure."""
+
+
+class LinearSolution(NamedTuple):
+    """What a solver found, and how well.
+
+    Attributes:
+        x: the approximate solution of ``A x = b``, structured like ``b``.
+        residual_norm: |A x - b| / |b|, measured with one more product, never estimated; NaN where not measured.
+        num_matvecs: products with A that were spent, the residual's own not counted.
+        was_cut: 1 where a guard had to cut the solution back, else 0.
+    """
+
+    x: PyTree
+    residual_norm: Scalar
+    num_matvecs: Int[Array, ""]
+    was_cut: Float[Array, ""]
+
+
+class LinearOperator(NamedTuple):
+    """A symmetric linear map, with what some solvers know to use beyond its products. Calling it multiplies.
+
+    Attributes:
+        matvec: ``v -> A v``.
+        gradient: for the Hessian of a loss: ``delta -> grad loss(point + delta)``, so that a solver can difference
+            gradients.
+        diagonal: ``() -> diag(A)`` as a pytree, where it is cheaper or better than probing for it.
+        factors: ``() -> (scores, weights)`` with A = sum_i weights_i scores_i scores_i^T; scores are a pytree with a
+            leading sample axis, weights has shape [samples].
+    """
+
+    matvec: MatVec
+    gradient: Callable[[PyTree], PyTree] | None = None
+    diagonal: Callable[[], PyTree] | None = None
+    factors: Callable[[], tuple[PyTree, Float[Array, " samples"]]] | None = None
+
+    def __call__(self, v: PyTree) -> PyTree:
+        return self.matvec(v)
+
+
+class Solver(NamedTuple):
+    """A way to solve A x = b with few products. Calling it solves.
+
+    Attributes:
+        solve: ``(matvec, b, key) -> LinearSolution``; ``matvec`` is any callable or a ``LinearOperator``.
+        mixed_by_difference: whether the mixed derivative that follows should be a difference of two gradients too (the
+            paper's Algorithm 1) instead of one exact vector-Jacobian product.
+    """
+
+    solve: Callable[[MatVec, PyTree, PRNGKeyArray], LinearSolution]
+    mixed_by_difference: bool = False
+
+    def __call__(self, matvec: MatVec, b: PyTree, key: PRNGKeyArray) -> LinearSolution:
+        return self.solve(matvec, b, key)
+
+
+# --- bi-level problems ------------------------------------------------------------------------------------------------
+
+
+class MetaProblem(NamedTuple):
+    """All that a hypergradient may know about reinforcement learning. Losses are minimised.
+
+    Attributes:
+        inner_loss: ``(theta, phi) -> scalar``, L_aux.
+        outer_loss: ``(theta, phi) -> scalar``, L_prim.
+        inner_step: ``(theta, phi) -> theta``, one optimiser step on L_aux, for unrolled gradients.
+        operator: ``(theta, phi) -> LinearOperator``, the curvature to invert; None means the Hessian of ``inner_loss``.
+    """
+
+    inner_loss: Callable[[PyTree, PyTree], Scalar]
+    outer_loss: Callable[[PyTree, PyTree], Scalar]
+    inner_step: Callable[[PyTree, PyTree], PyTree]
+    operator: Callable[[PyTree, PyTree], LinearOperator] | None = None
+
+
+class HypergradientInfo(NamedTuple):
+    """How well a hypergradient was computed; scalars, 0 where a term does not apply.
+
+    Attributes:
+        residual_norm: relative residual of the inverse-curvature solve.
+        num_matvecs: products spent.
+        was_cut: 1 where the solution was cut back to its bound.
+        damping: the damping used.
+        solution_norm: |x| / |g|.
+        outer_gradient_norm: |g|.
+    """
+
+    residual_norm: Scalar
+    num_matvecs: Int[Array, ""]
+    was_cut: Scalar
+    damping: Scalar
+    solution_norm: Scalar
+    outer_gradient_norm: Scalar
+
+
+MetaGradient: TypeAlias = Callable[[MetaProblem, PyTree, PyTree, PRNGKeyArray], tuple[PyTree, HypergradientInfo]]
+"""``(problem, theta, phi, key) -> (d outer / d phi, info)``."""

@@ -1,0 +1,85 @@
+"""All tests run with shapes and dtypes checked: jaxtyping and beartype on the library, no silent dtype promotion."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+
+# The suite compiles far longer than it computes: without LLVM's optimisations and with XLA's older CPU code generator
+# it takes half the time. A flag that a later XLA does not know would abort it, hence the version.
+if jax.__version_info__ < (0, 11):
+    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+# Rooms without arrays are left out, and config.py too: its floats may be traced, by design.
+CHECKED = (
+    "analysis",
+    "bench",
+    "checkpoint",
+    "envs",
+    "evaluate",
+    "hypergradients",
+    "language",
+    "learner",
+    "methods",
+    "metrics",
+    "nets",
+    "ops",
+    "progress",
+    "rewards",
+    "runs",
+    "solvers",
+    "train",
+    "types",
+)
+install_import_hook([f"llmrl.{room}" for room in CHECKED], "beartype.beartype")
+
+
+def pytest_configure(config):
+    jax.config.update("jax_numpy_dtype_promotion", "strict")
+    # Most of the suite's time is compilation; what the last run compiled is kept with pytest's own cache.
+    if hasattr(config, "cache"):
+        jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+@pytest.fixture(scope="session")
+def random_rollout():
+    """``(spec, num_steps, num_envs, seed, **fields) -> Rollout`` of random numbers, the named fields replaced."""
+    # Imported here, after the hook.
+    from llmrl.types import Discrete, Rollout, Transition
+
+    def make(spec, num_steps=6, num_envs=4, seed=0, **fields):
+        random = np.random.default_rng(seed)
+        shape = (num_steps, num_envs)
+
+        def floats(*more):
+            return random.normal(size=(*shape, *more)).astype(np.float32)
+
+        discrete = isinstance(spec.action, Discrete)
+        actions = random.integers(spec.action.num, size=shape) if discrete else floats(spec.action.dim)
+        steps = {
+            "obs": floats(*spec.obs_shape),
+            "action": actions,
+            "log_prob": -np.abs(floats()),
+            "reward": floats(),
+            "terminated": random.random(shape) < 0.1,
+            "truncated": random.random(shape) < 0.1,
+            "success": random.random(shape) < 0.1,
+            "next_obs": floats(*spec.obs_shape),
+            "aux": floats(len(spec.aux_names)),
+            "state_key": np.zeros(shape, np.uint32),
+            "event": np.zeros(shape, np.int32),
+        }
+        steps = {name: jnp.asarray(fields.get(name, value)) for name, value in steps.items()}
+        return Rollout(Transition(**steps), steps["action"][-1])
+
+    return make

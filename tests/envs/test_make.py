@@ -1,0 +1,161 @@
+"""The one dictionary of names: every environment and source keeps the protocol, every wrong name is explained."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, make, step_with_reset
+from llmrl.errors import unknown
+from llmrl.types import Discrete
+
+KEY = jax.random.key(0)
+
+
+def sample(space, key):
+    if isinstance(space, Discrete):
+        return jax.random.randint(key, (), 0, space.num)
+    return 2.0 * jax.random.normal(key, (space.dim,))
+
+
+def action_is_large(state, action, next_state):
+    return (jnp.abs(action) > 0).astype(jnp.float32).reshape(-1)[0]
+
+
+# --- contract -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_every_environment_with_all_its_sources_at_once(name):
+    """Plain, jitted and vmapped steps agree, in strict promotion, and everything is of the library's dtypes."""
+    env = make(name, aux=tuple(AUX_SOURCES[name]), horizon=3)
+    assert env.spec.aux_names == tuple(AUX_SOURCES[name])
+    step = functools.partial(step_with_reset, env)
+    keys = jax.random.split(KEY, 4)
+    with jax.numpy_dtype_promotion("strict"):
+        states, obs = jax.vmap(env.reset)(keys)
+        actions = jax.vmap(functools.partial(sample, env.spec.action))(keys)
+        many = jax.jit(jax.vmap(step))(keys, states, actions, states, obs)
+        one = [jax.tree.map(lambda x: x[2], tree) for tree in (keys, states, actions, states, obs)]
+        plain, jitted = step(*one), jax.jit(step)(*one)
+
+    for other in (jitted, jax.tree.map(lambda x: x[2], many)):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, other)
+    _, next_obs, result = many
+    assert next_obs.shape == obs.shape == (4, *env.spec.obs_shape) and next_obs.dtype == obs.dtype == jnp.float32
+    assert [leaf.dtype.name for leaf in result] == ["float32"] * 2 + ["bool"] * 3 + ["float32", "uint32", "int32"]
+    assert result.aux.shape == (4, len(env.spec.aux_names)) and bool(jnp.isfinite(result.aux).all())
+
+
+@pytest.mark.parametrize("name", ENVIRONMENTS)
+def test_a_scan_with_resets_carries_the_state(name):
+    env = make(name, horizon=3)
+
+    def step(carry, key):
+        state, obs = carry
+        state, obs, result = step_with_reset(env, key, state, sample(env.spec.action, key), *env.reset(key))
+        return (state, obs), result
+
+    (state, _), result = jax.lax.scan(step, env.reset(KEY), jax.random.split(KEY, 9))
+    assert np.flatnonzero(result.truncated).tolist() == [2, 5, 8] and int(state.time) == 0
+
+
+@pytest.mark.parametrize(("name", "source"), [(name, source) for name in AUX_SOURCES for source in AUX_SOURCES[name]])
+def test_one_source_alone_says_the_same_as_among_all(name, source):
+    env, alone = make(name, aux=tuple(AUX_SOURCES[name])), make(name, aux=source)
+    assert alone.spec.aux_names == (source,)
+    action = sample(env.spec.action, KEY)
+    together = env.step(KEY, env.reset(KEY)[0], action)[1].aux[env.spec.aux_names.index(source)]
+    np.testing.assert_allclose(alone.step(KEY, alone.reset(KEY)[0], action)[1].aux[0], together)
+
+
+# --- putting together -----------------------------------------------------------------------------------------------
+
+
+def test_sources_may_be_none_and_are_harmful_by_default():
+    assert make("gridworld", aux=()).spec.aux_names == ()
+    assert make("gridworld").spec.aux_names == ("harmful",)
+
+
+def test_aux_scale_scales_every_source():
+    chosen = {"aux": ("random", "potential"), "aux_function": action_is_large}
+    small, large = make("gridworld", **chosen), make("gridworld", **chosen, aux_scale=5.0)
+    action = jnp.asarray(1, jnp.int32)
+    values = [env.step(KEY, env.reset(KEY)[0], action)[1].aux for env in (small, large)]
+    np.testing.assert_allclose(5.0 * values[0], values[1], rtol=1e-6)
+    assert small.spec.aux_names == ("random", "potential", "action_is_large") and float(values[0][2]) == 1.0
+
+
+def test_a_mapping_gives_every_source_its_own_factor():
+    action = jnp.asarray(1, jnp.int32)
+    chosen = ("random", "potential"), {"random": 3, "potential": -0.5}
+    envs = [make("gridworld", aux=aux, aux_scale=2.0) for aux in chosen]
+    plain, weighted = (env.step(KEY, env.reset(KEY)[0], action)[1].aux for env in envs)
+    np.testing.assert_allclose(weighted, plain * np.array([3.0, -0.5], np.float32), rtol=1e-6)
+    assert envs[1].spec.aux_names == ("random", "potential")
+
+
+def test_options_go_to_every_source_that_has_them():
+    env = make("gridworld", aux=("random", "potential"), size=3, aux_options={"magnitude": 7.0, "gamma": 0.5})
+    aux = env.step(KEY, env.reset(KEY)[0], jnp.asarray(1, jnp.int32))[1].aux
+    np.testing.assert_allclose(aux[1], 7.0 * (4.0 - 0.5 * 3.0))
+    assert 0.1 < abs(float(aux[0])) <= 7.0
+
+
+def test_a_gymnax_id_with_a_function_of_one_s_own(tmp_path, monkeypatch):
+    (tmp_path / "upright_for_tests.py").write_text(
+        "import jax.numpy as jnp\ndef upright(state, action, next_state):\n    return jnp.cos(next_state.theta)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    env = make("Pendulum-v1", aux=(), aux_function="upright_for_tests.upright", horizon=9)
+    assert (env.spec.name, env.spec.aux_names, env.spec.horizon) == ("Pendulum-v1", ("upright",), 9)
+    _, result = env.step(KEY, env.reset(KEY)[0], jnp.zeros((1,)))
+    np.testing.assert_allclose(result.aux[0], result.obs[0], rtol=1e-6)
+
+
+def test_a_function_that_returns_several_makes_several_sources():
+    env = make("gridworld", aux=(), aux_function=lambda state, action, next_state: jnp.ones((2,)))
+    assert env.spec.aux_names == ("lambda_0", "lambda_1")
+
+
+# --- refusals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "says"),
+    [
+        ({"name": "cartpol"}, "unknown environment 'cartpol'; nearest: 'cartpole'"),
+        ({"name": "PENDULUM-V1"}, "nearest: 'Pendulum-v1'"),
+        ({"name": "cartpole", "aux": ("harmfull",)}, "auxiliary source of cartpole 'harmfull'; nearest: 'harmful'"),
+        ({"name": "gridworld", "aux": ("beneficial",)}, "auxiliary source of gridworld 'beneficial'"),
+        ({"name": "cartpole", "horizn": 3}, "parameter of cartpole 'horizn'; nearest: 'horizon'"),
+        ({"name": "gridworld", "aux": "random", "aux_options": {"sed": 3}}, "'sed'; nearest: 'seed'"),
+        ({"name": "gridworld", "aux": "potential", "aux_options": {"seed": 3}}, "unknown option.*'seed'"),
+        ({"name": "gridworld", "aux": "random", "aux_options": {"size": 3}}, "unknown option.*'size'"),
+        ({"name": "gridworld", "aux": (), "aux_options": {"seed": 3}}, "there are none to choose from"),
+        ({"name": "gridworld", "aux": ("harmful", "harmful")}, "different names"),
+        ({"name": "Pendulum-v1"}, "Pendulum-v1 has no auxiliary sources of its own.*harmful"),
+        ({"name": "Pendulum-v1", "aux": (), "max_sped": 1.0}, "nearest: 'max_speed'"),
+        ({"name": "gridworld", "aux_function": "hints"}, "'hints'.*dotted path"),
+    ],
+)
+def test_a_wrong_name_is_explained(kwargs, says):
+    with pytest.raises(ValueError, match=says):
+        make(**kwargs)
+
+
+def test_unknown_lists_everything_when_nothing_is_near():
+    assert str(unknown("colour", "xyz", ["red", "blue"])) == "unknown colour 'xyz' (one of 'red', 'blue')"
+    assert str(unknown("colour", "RED", ["red"])) == "unknown colour 'RED'; nearest: 'red' (one of 'red')"
+    assert "12" in str(unknown("colour", 12, []))
+
+
+def test_the_grid_does_not_pay_for_gymnax():
+    code = "import sys; from llmrl.envs import make; make('gridworld'); assert 'gymnax' not in sys.modules"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)

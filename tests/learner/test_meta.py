@@ -1,0 +1,403 @@
+"""The outer level: what its problem depends on, which data serve which loss, when it steps, and what stops it."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llmrl.hypergradients import implicit
+from llmrl.learner.meta import (
+    Evidence,
+    InnerProblem,
+    agreement,
+    make_meta,
+    make_problem,
+    outer_optimizer,
+    split_rollout,
+)
+from llmrl.learner.ppo import Params
+from llmrl.learner.streams import value_rollout
+from llmrl.nets import Critic, Policy, make_critic, make_policy
+from llmrl.ops.distributions import Categorical
+from llmrl.rewards import make_weights, mixture, no_trust, task
+from llmrl.solvers import identity
+from llmrl.types import Discrete, EnvSpec, HypergradientInfo, Stream
+
+SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
+T, N = 6, 4
+KEY = jax.random.key(0)
+
+
+def streams(**weights):
+    return (Stream(task(), 0.0), Stream(mixture(SPEC, make_weights(SPEC, hidden=(4,), **weights)), 1.0))
+
+
+# --- the problem ------------------------------------------------------------------------------------------------------
+
+LEARNED = InnerProblem(
+    streams(offset=True, discount=True), make_policy(SPEC, (4,)), make_critic(SPEC, (4,), 2), 0.9, 0.8, 0.05
+)
+TRANSFORM_STATES = ((), no_trust(2).init())
+THETA = jax.tree.map(lambda x: x + 0.3, LEARNED.policy.init(jax.random.key(1)))
+# A network whose last layer is 0 has no gradient in the layers before it.
+PHIS = jax.tree.map(lambda x: x + 0.1, ({}, LEARNED.streams[1].transform.init(KEY)[0]))
+
+
+@pytest.fixture(scope="module")
+def data(random_rollout):
+    rollout = random_rollout(SPEC, T, N)
+    own = LEARNED.policy.distribution(THETA, rollout.steps.obs).log_prob(rollout.steps.action)
+    rollout = rollout._replace(steps=rollout.steps._replace(log_prob=own))
+    return Evidence(rollout, value_rollout(LEARNED.critic, LEARNED.critic.init(KEY), rollout))
+
+
+def problem(data, **settings):
+    return make_problem(LEARNED, data, data, TRANSFORM_STATES, jnp.asarray(2.0), KEY, **settings)
+
+
+@pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
+def test_the_mixed_derivative_reaches_every_group_of_phi(data, surrogate):
+    def along(phis):
+        slope = jax.grad(problem(data, surrogate=surrogate).inner_loss)(THETA, phis)
+        return optax.tree.vdot(slope, jax.tree.map(jnp.ones_like, slope))
+
+    found = jax.jit(jax.grad(along))(PHIS)[1]
+    assert set(found) == {"scalar", "network", "offset", "discount"}
+    for name, group in found.items():
+        assert jnp.isfinite(optax.tree.norm(group)) and optax.tree.norm(group) > 0, name
+    assert jnp.all(found["scalar"] != 0)
+
+
+def test_the_outer_loss_is_the_bare_tasks_and_the_penalty(data):
+    def weights_squared(phis):
+        return 3.0 * optax.tree.norm(phis[1]["scalar"], squared=True)
+
+    slope = jax.grad(lambda p, f: f(THETA, p), argnums=0)
+    assert optax.tree.norm(slope(PHIS, problem(data).outer_loss)) == 0
+    found = slope(PHIS, problem(data, penalty=weights_squared).outer_loss)[1]
+    np.testing.assert_allclose(found["scalar"], 6.0 * PHIS[1]["scalar"], rtol=1e-5)
+    assert optax.tree.norm(found["network"]) == 0
+
+
+def test_the_outer_loss_is_in_units_of_the_outer_scale(data):
+    one, two = (
+        make_problem(LEARNED, data, data, TRANSFORM_STATES, jnp.asarray(s), KEY).outer_loss(THETA, PHIS)
+        for s in (1.0, 2.0)
+    )
+    np.testing.assert_allclose(one, 2.0 * two, rtol=1e-5)
+
+
+def test_the_inner_step_descends_the_inner_loss(data):
+    one = problem(data, unroll_learning_rate=0.3)
+    step = optax.tree.sub(THETA, one.inner_step(THETA, PHIS))
+    slope = jax.grad(one.inner_loss)(THETA, PHIS)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, 0.3 * b, atol=1e-6), step, slope)
+
+
+@pytest.mark.parametrize("curvature", ["hessian", "fisher"])
+def test_curvature_on_a_part_of_the_batch_is_right_in_the_mean(data, curvature):
+    direction = jax.tree.map(jnp.ones_like, THETA)
+
+    def product(key, fraction):
+        part = make_problem(
+            LEARNED,
+            data,
+            data,
+            TRANSFORM_STATES,
+            jnp.ones(()),
+            key,
+            curvature=curvature,
+            curvature_fraction=fraction,
+        )
+        return part.operator(THETA, PHIS)(direction)["net"]["params"]["Dense_1"]["bias"]
+
+    whole = product(KEY, 1.0)
+    parts = jax.jit(jax.vmap(lambda key: product(key, 0.25)))(jax.random.split(KEY, 400))
+    error = jnp.std(parts, axis=0) / 20
+    assert jnp.all(error > 0)
+    assert jnp.all(jnp.abs(jnp.mean(parts, axis=0) - whole) < 3.5 * error)
+
+
+def test_the_fisher_is_that_of_the_policy_whatever_the_reward(data):
+    fisher = problem(data, curvature="fisher").operator
+    other = jax.tree.map(lambda x: x - 1.0, PHIS)
+    direction = jax.tree.map(jnp.ones_like, THETA)
+    first, second = (fisher(THETA, p)(direction) for p in (PHIS, other))
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert optax.tree.vdot(direction, first) > 0
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------
+
+
+def test_agreement_of_scalars_is_that_of_their_signs_each_by_itself():
+    first, second = jnp.asarray([1.0, -2.0, 3.0, 0.0]), jnp.asarray([0.1, -5.0, -3.0, 1.0])
+    assert agreement(first, second, "scalar").tolist() == [1.0, 1.0, 0.0, 0.0]
+
+
+def test_agreement_of_networks_is_their_cosine_and_never_negative():
+    first = {"a": jnp.asarray([3.0, 0.0]), "b": jnp.asarray([[4.0]])}
+    second = {"a": jnp.asarray([0.0, 0.0]), "b": jnp.asarray([[2.0]])}
+    np.testing.assert_allclose(agreement(first, second, "network"), 0.8, rtol=1e-6)
+    assert agreement(first, optax.tree.scale(-1.0, second), "network") == 0
+    assert agreement(first, optax.tree.zeros_like(second), "network") == 0
+    np.testing.assert_allclose(agreement(first, first, "offset"), 1.0, rtol=1e-6)
+
+
+# --- data and schedule: a policy, a critic and a hypergradient that tell what they were given -------------------------
+
+# Logits (0, obs): the entropy of a policy that is asked about a rollout tells which rollout it was.
+TELLING_POLICY = Policy(
+    lambda key: jnp.ones(1),
+    lambda theta, obs: Categorical(jax.nn.log_softmax(jnp.stack([0 * obs[..., 0], theta[0] * obs[..., 0]], axis=-1))),
+)
+NO_CRITIC = Critic(lambda key: (), lambda params, obs: jnp.zeros((*obs.shape[:-1], 2)))
+TELLING = InnerProblem(streams(network=False, bound=None), TELLING_POLICY, NO_CRITIC, 0.9, 0.8, 1.0)
+PARAMS = Params(jnp.ones(1), ())
+START = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
+
+
+def telling_meta(tell, **settings):
+    """An outer level of plain descent, whose estimate is ``tell(problem, theta, phis)`` in every element."""
+
+    def gradient(problem, theta, phis, key):
+        value = tell(problem, theta, phis)
+        info = HypergradientInfo(value * 0, jnp.int32(0), value * 0, value * 0, value * 0, value * 0)
+        return jax.tree.map(lambda x: jnp.zeros_like(x) + value, phis), info
+
+    meta = make_meta(TELLING, gradient, optax.sgd(1.0), **settings)
+
+    def update(state, phis, rollout, index=0, last_kl=1.0):
+        return meta.update(
+            state, phis, TRANSFORM_STATES, PARAMS, rollout, KEY, jnp.asarray(index), jnp.asarray(last_kl, jnp.float32)
+        )
+
+    return meta.init, jax.jit(update)
+
+
+def moved(before, after):
+    """How far descent moved each source's number."""
+    return np.asarray(before[1]["scalar"] - after[1]["scalar"])
+
+
+@pytest.fixture(scope="module")
+def rollout_of(random_rollout):
+    """A rollout that says one number everywhere, and pays nothing unless told otherwise."""
+
+    @functools.cache
+    def make(number, paying=()):
+        paid = np.isin(np.arange(N), paying) * np.ones((T, 1), np.float32)
+        never = np.zeros((T, N), bool)
+        return random_rollout(
+            SPEC,
+            T,
+            N,
+            obs=np.full((T, N, 2), number, np.float32),
+            reward=paid.astype(np.float32),
+            aux=np.stack([paid, 2 * paid], axis=-1).astype(np.float32),
+            terminated=never,
+            truncated=never,
+        )
+
+    return make
+
+
+def entropy_of(number):
+    p = 1 / (1 + np.exp(-number))
+    return -p * np.log(p) - (1 - p) * np.log(1 - p)
+
+
+def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
+    """Advantages are divided by their deviation, which nobody differentiates: twice the weight would be nothing new.
+
+    Where only sources pay, the loss without its entropy is proportional to the weights for the derivative's eyes.
+    """
+    rollout = random_rollout(SPEC, T, N, reward=np.zeros((T, N), np.float32))
+    data = Evidence(rollout, value_rollout(NO_CRITIC, (), rollout))
+    of = make_problem(TELLING, data, data, TRANSFORM_STATES, jnp.ones(()), KEY)
+    loss, slope = jax.value_and_grad(lambda phis: of.inner_loss(PARAMS.actor, phis))(START)
+    entropy = jnp.mean(TELLING_POLICY.distribution(PARAMS.actor, rollout.steps.obs).entropy())
+    assert abs(loss + entropy) > 1e-3
+    np.testing.assert_allclose(optax.tree.vdot(START, slope), loss + entropy, rtol=1e-3)
+
+
+EXPECTED = {
+    "fresh": [(1,), (2,), (3,), (4,)],
+    "previous": [(0,), (1,), (2,), (3,)],
+    "window": [(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4)],
+}
+
+
+@pytest.mark.parametrize("data", EXPECTED)
+@pytest.mark.parametrize("cross_fitting", [True, False], ids=["crossed", "whole"])
+def test_the_inner_level_sees_the_rollouts_it_should(rollout_of, data, cross_fitting):
+    init, update = telling_meta(
+        lambda problem, theta, phis: problem.inner_loss(theta, phis), data=data, window=3, cross_fitting=cross_fitting
+    )
+    phis, state = START, init(START, rollout_of(0))
+    for number, numbers in enumerate(EXPECTED[data], start=1):
+        after, state, metrics = update(state, phis, rollout_of(number))
+        # Nothing was paid, so the loss is minus the entropy.
+        np.testing.assert_allclose(moved(phis, after), -np.mean([entropy_of(n) for n in numbers]), rtol=1e-4)
+        assert metrics["meta_step"] == 1
+        phis = after
+
+
+@pytest.mark.parametrize("data", EXPECTED)
+def test_cross_fitting_never_judges_an_environment_by_itself(rollout_of, data):
+    """Only the first half pays, task and sources alike: one half cannot be both evidence for phi and its judge."""
+
+    def both(problem, theta, phis):
+        inner_pays = optax.tree.norm(jax.grad(lambda p: problem.inner_loss(theta, p))(phis)) > 0
+        outer_pays = jnp.abs(problem.outer_loss(theta, phis)) > 0
+        return inner_pays.astype(jnp.float32), outer_pays.astype(jnp.float32)
+
+    for tell, crossed, whole in (
+        (lambda inner_pays, outer_pays: inner_pays * outer_pays, 0.0, 1.0),
+        (lambda inner_pays, outer_pays: inner_pays + outer_pays, 1.0, 2.0),
+    ):
+        for cross_fitting, expected in ((True, crossed), (False, whole)):
+            init, update = telling_meta(
+                lambda *given, tell=tell: tell(*both(*given)),
+                data=data,
+                window=2,
+                cross_fitting=cross_fitting,
+                gate=False,
+            )
+            rollout = rollout_of(1, (0, 1))
+            after, _, _ = update(init(START, rollout), START, rollout)
+            np.testing.assert_allclose(moved(START, after), expected)
+
+
+def test_halves_are_halves_of_the_environments(random_rollout):
+    rollout = random_rollout(SPEC, T, N)
+    halves = split_rollout(rollout)
+    for half in range(2):
+        envs = slice(half * N // 2, (half + 1) * N // 2)
+        np.testing.assert_array_equal(halves.steps.obs[half], rollout.steps.obs[:, envs])
+        np.testing.assert_array_equal(halves.final_action[half], rollout.final_action[envs])
+
+
+def test_the_gate_lets_only_agreed_steps_pass(rollout_of, random_rollout):
+    """The halves see different numbers, so their estimates differ: in size under one offset, in sign under another."""
+    rollout = jax.tree.map(
+        lambda a, b: jnp.concatenate([a[:, :2], b[:, 2:]], axis=1), *(rollout_of(n).steps for n in (1, 3))
+    )
+    rollout = rollout_of(1)._replace(steps=rollout)
+    low, high = -entropy_of(1), -entropy_of(3)
+    for offset, passed, agreed in ((0.0, -(low + high) / 2, 1.0), (-(low + high) / 2, 0.0, 0.0)):
+        init, update = telling_meta(lambda p, theta, phis, offset=offset: p.inner_loss(theta, phis) + offset)
+        after, _, metrics = update(init(START, rollout), START, rollout)
+        np.testing.assert_allclose(-moved(START, after), passed, atol=1e-5)
+        assert metrics["meta_gate"] == agreed
+
+
+def one(problem, theta, phis):
+    return jnp.ones(())
+
+
+def test_online_steps_at_every_nth_iteration_only(rollout_of):
+    init, update = telling_meta(one, every=3)
+    phis, state, stepped = START, init(START, rollout_of(0)), []
+    for index in range(7):
+        after, state, metrics = update(state, phis, rollout_of(1), index)
+        np.testing.assert_allclose(moved(phis, after), float(metrics["meta_step"]))
+        stepped.append(int(metrics["meta_step"]))
+        phis = after
+    assert stepped == [0, 0, 1, 0, 0, 1, 0]
+
+
+def test_converged_waits_for_the_policy_to_stand_still_but_not_for_ever(rollout_of):
+    init, update = telling_meta(one, schedule="converged", every=3, converged_kl=0.01)
+    phis, state, stepped = START, init(START, rollout_of(0)), []
+    for last_kl in (np.inf, 1.0, 1.0, 1.0, 0.001, 0.001, 1.0, 1.0, 1.0):
+        phis, state, metrics = update(state, phis, rollout_of(1), 0, last_kl)
+        stepped.append(int(metrics["meta_step"]))
+    assert stepped == [0, 0, 1, 0, 1, 1, 0, 0, 1]
+
+
+def test_the_outer_scale_is_a_slowly_forgotten_maximum(rollout_of):
+    init, update = telling_meta(one, scale_decay=0.9)
+    state, scales = init(START, rollout_of(0)), []
+    for paying in ((), (0, 1), (0,), ()):
+        _, state, _ = update(state, START, rollout_of(1, paying))
+        scales.append(float(state.outer_scale))
+    assert 0 < scales[0] < 1e-6 < scales[1]
+    np.testing.assert_allclose(scales[2], max(0.9 * scales[1], scales[2]))
+    np.testing.assert_allclose(scales[3], 0.9 * scales[2], rtol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_estimate_that_is_not_finite_moves_nothing(rollout_of, bad):
+    """And the next one is as good as ever."""
+
+    def tell(problem, theta, phis):
+        # The second half's estimate is fine, the first's is not; the next rollout has no such half.
+        return jnp.where(problem.outer_loss(theta, phis) != 0, bad, 1.0)
+
+    init, update = telling_meta(tell)
+    state, rollout = init(START, rollout_of(0)), rollout_of(1, (0, 1))
+    after, state, metrics = update(state, START, rollout)
+    assert metrics["meta_skipped"] == 1
+    assert after[1]["scalar"].tobytes() == START[1]["scalar"].tobytes()
+    after, state, metrics = update(state, after, rollout_of(1))
+    assert metrics["meta_skipped"] == 0
+    np.testing.assert_allclose(moved(START, after), 1.0)
+
+
+# --- the optimiser ----------------------------------------------------------------------------------------------------
+
+
+def test_every_group_steps_at_its_own_rate_after_a_joint_clip():
+    phis = ({}, {"scalar": jnp.zeros(2), "network": {"w": jnp.zeros(2)}})
+    gradient = ({}, {"scalar": jnp.asarray([3.0, 0.0]), "network": {"w": jnp.asarray([0.0, 4.0])}})
+    rates = {"scalar": 0.5, "network": 0.1, "offset": 7.0}
+    optimizer = outer_optimizer("sgd", rates, 1.0)
+    steps = optimizer.update(gradient, optimizer.init(phis), phis)[0][1]
+    np.testing.assert_allclose(steps["scalar"], [-0.5 * 3 / 5, 0.0], rtol=1e-5)
+    np.testing.assert_allclose(steps["network"]["w"], [0.0, -0.1 * 4 / 5], rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["adam", "amsgrad"])
+def test_amsgrad_steps_shrink_with_the_signal_and_adams_do_not(name):
+    phis = ({"scalar": jnp.zeros(1)},)
+    optimizer = outer_optimizer(name, {"scalar": 1.0}, 1e9)
+
+    def size_after(gradients):
+        def step(state, gradient):
+            steps, state = optimizer.update(({"scalar": gradient[None]},), state, phis)
+            return state, steps[0]["scalar"][0]
+
+        return jnp.abs(jax.lax.scan(step, optimizer.init(phis), gradients)[1][-1])
+
+    strong, weak = jnp.ones(3000), jnp.concatenate([jnp.ones(100), jnp.full(2900, 1e-2)])
+    ratio = size_after(weak) / size_after(strong)
+    assert ratio < 0.05 if name == "amsgrad" else ratio > 0.1
+
+
+# --- together ---------------------------------------------------------------------------------------------------------
+
+
+def test_seeds_step_as_if_each_were_alone(random_rollout):
+    """The first-order hypergradient of a real problem, for two seeds at once and one by one."""
+    inner = LEARNED._replace(streams=streams())
+    phis = ({}, inner.streams[1].transform.init(KEY)[0])
+    rates = {"scalar": 3e-2, "network": 2e-3}
+    meta = make_meta(inner, implicit(identity()), outer_optimizer("amsgrad", rates, 1.0))
+    critic = inner.critic.init(KEY)
+    rollouts = [random_rollout(SPEC, T, N, seed) for seed in range(2)]
+
+    def update(rollout):
+        state = meta.init(phis, rollout)
+        return meta.update(
+            state, phis, TRANSFORM_STATES, Params(THETA, critic), rollout, KEY, jnp.asarray(0), jnp.asarray(1.0)
+        )
+
+    many = jax.jit(jax.vmap(update))(jax.tree.map(lambda *x: jnp.stack(x), *rollouts))
+    alone = jax.jit(update)
+    for seed, rollout in enumerate(rollouts):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a[seed], b, atol=1e-5), many, alone(rollout))
+    assert optax.tree.norm(optax.tree.sub(many[0][1], jax.tree.map(lambda x: jnp.stack([x, x]), phis[1]))) > 0

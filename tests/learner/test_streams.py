@@ -1,0 +1,91 @@
+"""Streams: one signal, one critic head and one advantage each; the bare task is never touched."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmrl.learner.streams import Values, blended, signals, stream_advantage, stream_advantages, value_rollout
+from llmrl.nets import make_critic
+from llmrl.ops.returns import generalized_advantage
+from llmrl.rewards import add, make_weights, mixture, no_trust, task, task_signal
+from llmrl.types import Discrete, EnvSpec, Stream
+
+SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))
+STREAMS = (
+    Stream(task(), 0.25),
+    Stream(add(0.5), 2.0),
+    Stream(mixture(SPEC, make_weights(SPEC, network=False, bound=None)), -1.0),
+)
+PHIS = ({}, {}, {"scalar": jnp.asarray([0.3, -0.7], jnp.float32)})
+STATES = ((), (), no_trust(2).init())
+CRITIC = make_critic(SPEC, (5,), 3)
+PARAMS = CRITIC.init(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def rollout(random_rollout):
+    return random_rollout(SPEC)
+
+
+@pytest.fixture(scope="module")
+def values(rollout):
+    return value_rollout(CRITIC, PARAMS, rollout)
+
+
+def test_values_are_the_critics_and_nobody_differentiates_them(rollout, values):
+    np.testing.assert_allclose(values.now, CRITIC.value(PARAMS, rollout.steps.obs), rtol=1e-5)
+    np.testing.assert_allclose(values.next, CRITIC.value(PARAMS, rollout.steps.next_obs), rtol=1e-5)
+    assert values.now.shape == (6, 4, 3)
+    slope = jax.grad(lambda p: jnp.sum(value_rollout(CRITIC, p, rollout).now))(PARAMS)
+    assert all(jnp.all(x == 0) for x in jax.tree.leaves(slope))
+
+
+def test_signals_are_what_each_transform_makes_of_the_task(rollout):
+    bare, added, mixed = signals(STREAMS, PHIS, STATES, rollout, 0.9)
+    aux = np.asarray(rollout.steps.aux)
+    np.testing.assert_array_equal(bare.reward, rollout.steps.reward)
+    np.testing.assert_allclose(added.reward, rollout.steps.reward + 0.5 * aux.sum(-1), rtol=1e-5)
+    np.testing.assert_allclose(mixed.reward, rollout.steps.reward + aux @ [0.3, -0.7], rtol=1e-4, atol=1e-6)
+    for signal in (bare, added, mixed):
+        np.testing.assert_allclose(signal.discount, 0.9 * ~np.asarray(rollout.steps.terminated))
+
+
+def test_every_stream_has_its_own_advantage_by_its_own_head(rollout, values):
+    steps, all_signals = rollout.steps, signals(STREAMS, PHIS, STATES, rollout, 0.9)
+    found = stream_advantages(all_signals, values, rollout, 0.7)
+    assert found.shape == (6, 4, 3)
+    for head, signal in enumerate(all_signals):
+        ended = steps.terminated | steps.truncated
+        expected = generalized_advantage(*signal, values.now[..., head], values.next[..., head], ended, 0.7)
+        np.testing.assert_array_equal(found[..., head], expected)
+
+
+def test_other_heads_and_other_parameters_do_not_touch_the_task(rollout, values):
+    def task_advantage(phis, other_heads):
+        changed = Values(values.now.at[..., 1:].add(other_heads), values.next)
+        signal = signals(STREAMS, phis, STATES, rollout, 0.9)[0]
+        return stream_advantage(signal, changed, 0, rollout, 0.7)
+
+    moved = ({}, {}, {"scalar": jnp.asarray([5.0, 5.0], jnp.float32)})
+    np.testing.assert_array_equal(task_advantage(PHIS, 0.0), task_advantage(moved, 3.0))
+
+
+def test_blended_is_the_weighted_sum(rollout, values):
+    advantages = stream_advantages(signals(STREAMS, PHIS, STATES, rollout, 0.9), values, rollout, 0.7)
+    np.testing.assert_allclose(blended(advantages, STREAMS), np.asarray(advantages) @ [0.25, 2.0, -1.0], rtol=1e-4)
+
+
+def test_an_advantage_learns_of_phi_as_far_as_lambda_reaches(rollout, values):
+    """d A_t / d w_m is the (gamma lambda)-discounted sum of source m: values are held constant."""
+
+    def mixed_advantage(scalar):
+        phis = ({}, {}, {"scalar": scalar})
+        return stream_advantages(signals(STREAMS, phis, STATES, rollout, 0.9), values, rollout, 0.7)[..., 2]
+
+    slope = jax.jacobian(mixed_advantage)(PHIS[2]["scalar"])
+    zero, ended = jnp.zeros((6, 4)), rollout.steps.terminated | rollout.steps.truncated
+    for source in range(2):
+        paid = rollout.steps.aux[..., source]
+        expected = generalized_advantage(paid, task_signal(rollout, 0.9).discount, zero, zero, ended, 0.7)
+        np.testing.assert_allclose(slope[..., source], expected, rtol=1e-4, atol=1e-6)

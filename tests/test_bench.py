@@ -1,0 +1,197 @@
+import json
+import math
+import subprocess
+import sys
+from dataclasses import asdict, replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from rich.console import Console
+
+from llmrl.bench import meta_gradients, report, throughput
+from llmrl.bench.processes import missing, worker
+from llmrl.bench.suites import SUITES, bench
+from llmrl.bench.timing import interleaved, ratios, repeated, spread
+from llmrl.bench.worker import PROGRAMS
+from llmrl.cli import main
+from llmrl.config import Config, MethodConfig, PPOConfig, from_dict
+from llmrl.overrides import BENCH_RIVALS, BENCH_SUITES, Bench
+
+TINY = PPOConfig(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, hidden=(4,))
+NO_REJAX = "no/such/python"
+
+
+@pytest.fixture
+def cached(monkeypatch):
+    """Other processes keep what they compile where this one does, and not in the user's home."""
+    if directory := jax.config.jax_compilation_cache_dir:
+        monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", directory)
+
+
+# --- statistics -------------------------------------------------------------------------------------------------------
+
+
+def test_spread_is_median_and_extremes():
+    assert spread([3.0, 1.0, 10.0]) == (3.0, 1.0, 10.0)
+    assert spread([2.0]) == (2.0, 2.0, 2.0)
+
+
+def test_ratios_are_of_the_same_round():
+    # Every round twice as slow as the one before, for both: the ratio does not notice.
+    slow = [1.0, 2.0, 4.0]
+    assert ratios([3 * s for s in slow], slow) == [3.0, 3.0, 3.0]
+    with pytest.raises(ValueError, match="2 and 1"):
+        ratios([1.0, 1.0], [1.0])
+
+
+def test_programs_take_turns_and_every_round_starts_with_another():
+    calls = []
+
+    def program(name):
+        def measure():
+            calls.append(name)
+            return float(len(calls))
+
+        return measure
+
+    seconds = interleaved({name: program(name) for name in "abc"}, rounds=3)
+    assert "".join(calls) == "abc" + "abc" + "bca" + "cab"
+    assert seconds == {"a": [4.0, 9.0, 11.0], "b": [5.0, 7.0, 12.0], "c": [6.0, 8.0, 10.0]}
+
+
+def test_something_short_is_repeated_until_the_time_is_filled():
+    calls = []
+    measure = repeated(lambda: calls.append(0) or jnp.zeros(()), wished_seconds=0.02)
+    before = len(calls)
+    seconds = measure()
+    repeats = len(calls) - before
+    assert repeats > 1
+    assert 0 < seconds * repeats < 2.0
+
+
+def test_cosine_of_pytrees():
+    a = {"x": jnp.array([1.0, 0.0]), "y": (jnp.array(0.0),)}
+    b = {"x": jnp.array([1.0, 0.0]), "y": (jnp.array(1.0),)}
+    assert meta_gradients.cosine(a, b) == pytest.approx(0.5**0.5)
+    assert math.isnan(meta_gradients.cosine(a, jax.tree.map(jnp.zeros_like, a)))
+
+
+def test_a_busy_machine_is_mentioned():
+    assert report.busy_warning(None) is None
+    assert report.busy_warning(0.0) is None
+    assert "believe ratios" in (report.busy_warning(1e6) or "")
+
+
+# --- suites -----------------------------------------------------------------------------------------------------------
+
+
+def test_names_are_the_same_everywhere():
+    assert tuple(SUITES) == BENCH_SUITES
+    assert {"llmrl", *BENCH_RIVALS} == set(PROGRAMS)
+
+
+@pytest.mark.parametrize("config", [throughput.PLAIN, *throughput.METHODS.values(), meta_gradients.AIDED])
+def test_settings_survive_the_way_to_another_process(config):
+    assert from_dict(json.loads(json.dumps(asdict(config)))) == config
+
+
+def test_ppo_without_rejax_says_so_and_goes_on(monkeypatch, tmp_path, capsys, cached):
+    monkeypatch.setattr(throughput, "PLAIN", replace(throughput.PLAIN, ppo=TINY))
+    out = tmp_path / "new" / "bench.json"
+    request = Bench(("ppo",), "rejax", NO_REJAX, rounds=1, seeds=(2,), envs=(2,), steps=32, out=str(out))
+    tables = bench(request, command="llmrl bench suites=[ppo]")
+    printed = capsys.readouterr()
+    assert "make bench-rejax" in printed.err
+    assert "2 seeds x 2 envs, llmrl" in printed.out
+    (row,) = tables["ppo"].rows
+    assert len(row.values) == 1 and row.values[0] > 0 and row.ratios == []
+
+    kept = json.loads(out.read_text())
+    assert kept["command"] == "llmrl bench suites=[ppo]"
+    assert kept["machine"]["cores"] >= 1 and "jax" in kept["versions"]
+    assert kept["suites"]["ppo"]["rows"][0]["by_round"]["values"] == row.values
+
+
+def test_methods_are_compared_with_the_first(monkeypatch, cached):
+    tiny = Config(ppo=TINY, aux=throughput.AIDED.aux, method=MethodConfig(name="ppo"))
+    monkeypatch.setattr(throughput, "AIDED", tiny)
+    monkeypatch.setattr(throughput, "METHODS", {"ppo": tiny, "add": replace(tiny, method=MethodConfig(name="add"))})
+    table = throughput.methods(Bench(rounds=2, seeds=(1,), steps=32))
+    reference, other = table.rows
+    assert (table.reference, reference.ratios) == ("ppo", [1.0, 1.0])
+    assert other.ratios == ratios(other.values, reference.values)
+
+
+def test_sizes_that_do_not_fit_are_refused_before_anything_starts():
+    with pytest.raises(ValueError, match="num_minibatches"):
+        throughput.sized(replace(throughput.PLAIN, ppo=replace(TINY, num_minibatches=3)), 1, 2)
+
+
+def test_meta_gradients_in_units_of_a_policy_gradient():
+    whole = meta_gradients.VARIANTS[0]
+    variants = [whole, whole._replace(name="twin", like=whole.name), meta_gradients.VARIANTS[-1]]
+    config = replace(meta_gradients.AIDED, ppo=replace(TINY, num_steps=64))  # long enough for a pole to fall
+    table = meta_gradients.measured(config, variants, 1, rollouts=2, iterations=2, seconds=1e-3)
+    rows = {row.name: row for row in table.rows}
+    assert rows[meta_gradients.UNIT].ratios == [1.0]
+    assert all(row.values[0] > 0 for row in table.rows)
+    assert "cosine with the whole batch's 1.000 (lowest 1.000)" in rows["twin"].note
+    assert "10 products" in rows[whole.name].note
+    report.show(table, Console(width=200, record=True, quiet=True))
+
+
+def test_every_comparison_is_with_a_variant_on_the_whole_batch():
+    variants = {variant.name: variant for variant in meta_gradients.VARIANTS}
+    assert len(variants) == len(meta_gradients.VARIANTS)
+    for variant in variants.values():
+        if variant.like is not None:
+            assert variants[variant.like] == variant._replace(name=variant.like, fraction=1.0, like=None)
+
+
+# --- processes --------------------------------------------------------------------------------------------------------
+
+
+def test_a_process_that_fails_says_why():
+    with (
+        pytest.raises(RuntimeError, match="KeyError: 'nonsense'"),
+        worker("nonsense", asdict(throughput.PLAIN), 1),
+    ):
+        pass
+
+
+def test_missing_packages():
+    assert missing(sys.executable, "json") is None
+    assert "no Python" in (missing(NO_REJAX, "json") or "")
+    assert "ModuleNotFoundError" in (missing(sys.executable, "no_such_package") or "")
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["suites=[ppp]"], "unknown suite 'ppp'; nearest: 'ppo'"),
+        (["against=rejx"], "nearest: 'rejax'"),
+        (["round=3"], "unknown key 'round'; nearest: 'rounds'"),
+        (["rounds=0"], "rounds must be positive, got 0"),
+        (["seeds=[8,0]"], "seeds must be positive"),
+        (["suites=ppo"], "suites: "),
+    ],
+)
+def test_an_error_is_one_line(words, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["bench", *words])
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert message in printed.err and printed.err.count("\n") == 1
+
+
+def test_help_does_not_wait_for_jax():
+    script = (
+        "import sys\nfrom llmrl.cli import main\n"
+        "try:\n    main(['bench', '--help'])\nexcept SystemExit:\n    pass\n"
+        "assert not {'jax', 'rich', 'gymnax'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True, capture_output=True)

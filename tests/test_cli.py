@@ -1,0 +1,293 @@
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+import llmrl
+from llmrl import overrides
+from llmrl.cli import main
+from llmrl.config import SOLVERS, Config, from_dict, validate
+
+GROUPS = ("env", "aux", "method", "solver", "ppo", "launcher", "experiment")
+CHOICES = [
+    (folder.name, file.stem)
+    for folder in sorted(overrides.config_dir().iterdir())
+    if folder.is_dir()
+    for file in sorted(folder.glob("*.yaml"))
+]
+NEEDS = {"gymnax": ("env.id=Acrobot-v1",), "function": ("aux.function=os.path.join",)}
+"""Choices that say nothing without another key."""
+
+
+# --- composing --------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_chosen_is_the_defaults():
+    assert llmrl.compose() == Config()
+
+
+@pytest.mark.parametrize(("group", "name"), CHOICES)
+def test_every_yaml_composes(group, name):
+    assert group in GROUPS
+    if (group, name) == ("launcher", "joblib"):
+        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    config = llmrl.compose(f"{group}={name}", *NEEDS.get(name, ()))
+    assert validate(config) == config
+    if group in ("env", "method", "solver"):
+        assert getattr(config, group).name == name
+    if group == "aux" and name not in ("none", "function"):
+        assert config.aux.sources == {name: 1.0}
+
+
+def test_every_solver_and_method_has_its_yaml():
+    from llmrl.methods import METHODS
+
+    chosen = {group: {name for other, name in CHOICES if other == group} for group in GROUPS}
+    assert chosen["solver"] == set(SOLVERS)
+    assert chosen["method"] == set(METHODS)
+
+
+def test_several_sources():
+    assert llmrl.compose("aux=[harmful,beneficial]").aux.sources == {"harmful": 1.0, "beneficial": 1.0}
+    assert llmrl.compose("aux=harmful", "aux.sources.harmful=0.5", "+aux.sources.mine=2").aux.sources == {
+        "harmful": 0.5,
+        "mine": 2.0,
+    }
+
+
+def test_values_get_the_types_of_the_dataclasses():
+    config = llmrl.compose(
+        "ppo.hidden=[32,16]", "ppo.learning_rate=1e-3", "method.weight.bound=null", "solver.damping=auto", "devices=2"
+    )
+    assert config.ppo.hidden == (32, 16)
+    assert config.ppo.learning_rate == 1e-3
+    assert config.method.weight.bound is None
+    assert (config.solver.damping, config.devices) == ("auto", 2)
+
+
+def test_the_plain_method_has_no_evidence():
+    trust = llmrl.compose("method=implicit_paper").method.trust
+    assert not any((trust.cross_fitting, trust.gate, trust.units, trust.ceiling, trust.prior))
+
+
+ERRORS = [
+    (("env=cartpol",), "unknown environment 'cartpol'; nearest: 'cartpole'"),
+    (("aux=harmfull",), "unknown auxiliary reward 'harmfull'; nearest: 'harmful'"),
+    (("method=implict",), "unknown method 'implict'; nearest: 'implicit'"),
+    (("solver=neuman",), "unknown solver 'neuman'; nearest: 'neumann'"),
+    (("solver.name=neuman",), "unknown solver.name 'neuman'; nearest: 'neumann'"),
+    (("sed=3",), "unknown key 'sed'; nearest: 'seed'"),
+    (("+sed=3",), "unknown key 'sed'; nearest: 'seed'"),
+    (("ppo.learning_rat=3",), "unknown key 'ppo.learning_rat'; nearest: 'ppo.learning_rate'"),
+    (("entropy=3",), "unknown key 'entropy'; nearest: 'ppo.entropy'"),
+    (("pppo.clip=3",), "unknown key 'pppo'; nearest: 'ppo'"),
+    (("method.wieght.bound=3",), "unknown key 'method.wieght'; nearest: 'method.weight'"),
+    (("aux.sources.mine=3",), "+aux.sources.mine="),
+    (("seeds=1.5",), "seeds: Value '1.5'"),
+    (("ppo.num_envs=many",), "ppo.num_envs: Value 'many'"),
+    (("ppo.hidden=3",), "ppo.hidden: "),
+    (("seeds=0",), "seeds must be positive, got 0"),
+    (("ppo.discount=1.5",), "ppo.discount must lie in [0.0, 1.0], got 1.5"),
+    (("ppo.num_minibatches=3",), "ppo.num_minibatches must divide"),
+    (("method.weight.initial=2",), "got 2.0"),
+    (("ppo.num_envs=15", "ppo.num_minibatches=5"), "ppo.num_envs=15 is odd"),
+    (("seeds=1,2",), "add --multirun"),
+    (("env=gymnax",), "env.id"),
+    (("aux=function",), "aux.function"),
+    (("seed==",), "seed"),
+    (("nonsense",), "nonsense"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), ERRORS)
+def test_an_error_is_one_line_with_the_nearest_right_thing(words, message, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", *words])
+    printed = capsys.readouterr()
+    assert exit_.value.code == 2
+    assert printed.out == ""
+    assert message in printed.err
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(("words", "message"), ERRORS)
+def test_python_gets_the_same_error(words, message):
+    with pytest.raises(ValueError) as error:
+        llmrl.compose(*words)
+    assert message in str(error.value)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def trained(monkeypatch, tmp_path):
+    """Configs that a stand-in for training was called with; the working directory is empty."""
+    configs = []
+    row = {"mean": 1.0, "low": 0.5, "high": 1.5, "by_seed": [0.5, 1.5]}
+
+    def train(config):
+        configs.append(config)
+        if config.seed == 13:
+            raise FileNotFoundError("no luck")
+        if config.seed == 14:
+            return [][0]
+        return SimpleNamespace(summary={"final": {"episode_return": row}})
+
+    monkeypatch.setitem(sys.modules, "llmrl.train", SimpleNamespace(train=train))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+    return configs
+
+
+def test_train_names_a_run_after_its_choices(trained, capsys, tmp_path):
+    main(["train", "env=gridworld", "aux=[harmful,random]", "method=add", "seed=3", "progress=false", "seeds=4"])
+    main(["train", "ppo.learning_rate=1e-3", "env.params={}", "+aux.sources.x=1"])
+    main(["train", "run_dir=here"])
+    assert [config.run_dir for config in trained] == [
+        "runs/gridworld-harmful-random-add-s3-seeds-4",
+        "runs/cartpole-x-implicit-s0-aux.sources.x-1-env.params-ppo.learning_rate-1e-3",
+        "here",
+    ]
+    assert replace(trained[0], run_dir=None) == llmrl.compose(
+        "env=gridworld", "aux=[harmful,random]", "method=add", "seed=3", "progress=false", "seeds=4"
+    )
+    assert "episode_return" in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []  # Hydra leaves nothing behind
+
+
+def test_multirun_gives_every_run_its_own_directory(trained, tmp_path):
+    main(["train", "--multirun", "method=ppo,add", "solver.num_terms=1,5"])
+    assert len({config.run_dir for config in trained}) == 4
+    assert {config.method.name for config in trained} == {"ppo", "add"}
+    assert [entry.name for entry in tmp_path.iterdir()] == ["runs"]
+    assert [entry.name for entry in (tmp_path / "runs").iterdir()] == [".sweeps"]
+
+
+def test_multirun_of_an_experiment(trained):
+    main(["train", "--multirun", "experiment=no_regret", "env=cartpole", "aux=harmful", "seeds=2"])
+    assert [config.method.name for config in trained] == ["ppo", "add", "implicit"]
+    assert {config.seeds for config in trained} == {2}
+
+
+def test_one_bad_run_does_not_stop_the_others(trained, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", "--multirun", "seed=12,13,15"])
+    assert exit_.value.code == 2
+    assert [config.seed for config in trained] == [12, 13, 15]
+    printed = capsys.readouterr().err
+    assert "seed=13" in printed
+    assert printed.endswith("llmrl: no luck\n")
+    assert "Traceback" not in printed
+
+
+def test_errors_of_the_disk_are_one_line_and_bugs_keep_their_traceback(trained, capsys, monkeypatch):
+    with pytest.raises(SystemExit):
+        main(["train", "seed=13"])
+    assert capsys.readouterr().err == "llmrl: no luck\n"
+    with pytest.raises(IndexError):
+        main(["train", "seed=14"])
+    monkeypatch.setenv("LLMRL_DEBUG", "1")
+    with pytest.raises(FileNotFoundError):
+        main(["train", "seed=13"])
+
+
+def test_interrupted(trained, capsys, monkeypatch):
+    def interrupted(config):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["llmrl.train"], "train", interrupted)
+    with pytest.raises(SystemExit) as exit_:
+        main(["train"])
+    assert exit_.value.code == 130
+    assert "goes on" in capsys.readouterr().err
+
+
+def test_evaluate_asks_for_the_runs_own_environment_unless_told(monkeypatch, capsys):
+    asked = []
+
+    def evaluate(*request):
+        asked.append(request)
+        return {"final": {}}
+
+    monkeypatch.setitem(sys.modules, "llmrl.evaluate", SimpleNamespace(evaluate=evaluate))
+    main(["evaluate", "run_dir=x"])
+    main(["evaluate", "run_dir=x", "env=gridworld", "env.size=5", "episodes=7", "seed=2"])
+    assert asked[0] == ("x", None, 100, 0)
+    assert (asked[1][1].name, asked[1][1].size, asked[1][2:]) == ("gridworld", 5, (7, 2))
+    for words, message in (
+        (["env=cartpol", "run_dir=x"], "'cartpole'"),
+        ([], "run_dir"),
+        (["run_di=x"], "'run_dir'"),
+        (["run_dir=x", "env.size=3"], "env=..."),
+        (["run_dir=x", "episodes=0"], "episodes"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["evaluate", *words])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["trian"], ["--trian"]])
+def test_unknown_command(words, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    assert "nearest: 'train'" in capsys.readouterr().err
+
+
+# --- starting fast ----------------------------------------------------------------------------------------------------
+
+SLOW = ("jax", "flax", "gymnax", "orbax", "matplotlib", "rich")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--help"],
+        ["--version"],
+        ["train", "--help"],
+        ["train", "--cfg", "job"],
+        ["evaluate", "--help"],
+        ["train", "seeds=0"],
+    ],
+)
+def test_what_only_reads_configs_does_not_import_jax(words):
+    script = (
+        "import sys, json\nfrom llmrl.cli import main\n"
+        f"try:\n    main({words!r})\nexcept SystemExit:\n    pass\n"
+        f"print(json.dumps([name for name in {SLOW!r} if name in sys.modules]))"
+    )
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert json.loads(process.stdout.splitlines()[-1]) == []
+
+
+def test_help_names_groups_and_keys(capsys):
+    with pytest.raises(SystemExit):
+        main(["train", "--help"])
+    printed = capsys.readouterr().out
+    for word in (*GROUPS, "implicit_paper", "learning_rate", "--multirun"):
+        assert word in printed
+
+
+def test_cfg_job_is_a_config(capsys):
+    import yaml
+
+    main(["train", "--cfg", "job", "aux=harmful", "seeds=3"])
+    assert from_dict(yaml.safe_load(capsys.readouterr().out)) == llmrl.compose("aux=harmful", "seeds=3")
+
+
+def test_importing_the_package_is_free_and_its_functions_are_not_hidden_by_modules():
+    script = (
+        "import sys, llmrl\n"
+        "assert 'jax' not in sys.modules and 'hydra' not in sys.modules\n"
+        "import llmrl.train, llmrl.overrides\n"
+        "from llmrl.train import train\n"
+        "assert callable(llmrl.compose) and llmrl.train is train\n"
+        "assert callable(llmrl.implicit_gradient) and callable(llmrl.solvers.neumann) and callable(llmrl.plot)\n"
+        "assert set(llmrl.__all__) <= set(dir(llmrl))\n"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)

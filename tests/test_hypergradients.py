@@ -1,0 +1,313 @@
+"""Hypergradients against closed forms, against differences of solved problems, and against each other."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+
+from llmrl.hypergradients import AUTO_DAMPING_PRODUCTS, implicit, implicit_gradient, unrolled
+from llmrl.solvers import conjugate_gradient, dense, fisher, identity, neumann, neumann_finite_difference
+from llmrl.types import LinearOperator, MetaProblem
+
+KEY = jax.random.key(0)
+
+# Solvers that converge on a definite problem; a new one is one more line.
+CONVERGING = {
+    "dense": dense(),
+    "conjugate_gradient": conjugate_gradient(num_steps=20, tolerance=0.0),
+    "neumann": neumann(num_terms=150),
+    "algorithm_1": neumann_finite_difference(num_terms=150, step_size=0.4),
+}
+
+
+class Quadratic(NamedTuple):
+    """inner = theta' A theta / 2 - theta' (B phi + c);  outer = |theta - t|^2 / 2 + theta' D phi + |phi|^2 / 2."""
+
+    a: np.ndarray
+    b: np.ndarray
+    c: np.ndarray
+    d: np.ndarray
+    t: np.ndarray
+
+    def inner(self, theta, phi):
+        a, b, c = (jnp.asarray(x, theta.dtype) for x in (self.a, self.b, self.c))
+        return 0.5 * theta @ (a @ theta) - theta @ (b @ phi + c)
+
+    def outer(self, theta, phi):
+        d, t = (jnp.asarray(x, theta.dtype) for x in (self.d, self.t))
+        return 0.5 * jnp.sum((theta - t) ** 2) + theta @ (d @ phi) + 0.5 * jnp.sum(phi**2)
+
+    def solution(self, phi):
+        return np.linalg.solve(self.a, self.b @ phi + self.c)
+
+    def outer_gradient(self, phi):
+        """With respect to theta, at the solution."""
+        return self.solution(phi) - self.t + self.d @ phi
+
+    def direct(self, phi):
+        return self.d.T @ self.solution(phi) + phi
+
+    def hypergradient(self, phi):
+        return self.direct(phi) + self.b.T @ np.linalg.solve(self.a, self.outer_gradient(phi))
+
+
+def quadratic(seed=0, low=0.5, high=2.0):
+    random = np.random.default_rng(seed)
+    rotation, _ = np.linalg.qr(random.normal(size=(6, 6)))
+    a = (rotation * np.linspace(low, high, 6)) @ rotation.T
+    return Quadratic(a, random.normal(size=(6, 3)), random.normal(size=6), random.normal(size=(6, 3)), np.ones(6))
+
+
+PHI = np.array([0.3, -0.8, 0.5])
+
+
+def relative_error(found, truth):
+    return np.linalg.norm(np.asarray(found, np.float64) - truth) / np.linalg.norm(truth)
+
+
+def hypergradient(problem, dtype=jnp.float32, phi=PHI, **settings):
+    theta = jnp.asarray(problem.solution(phi), dtype)
+    call = jax.jit(lambda t, p: implicit_gradient(problem.inner, problem.outer, t, p, key=KEY, **settings))
+    return call(theta, jnp.asarray(phi, dtype))
+
+
+@pytest.mark.parametrize("solver", CONVERGING)
+def test_quadratic_closed_form(solver):
+    problem = quadratic()
+    gradient, info = hypergradient(problem, solver=CONVERGING[solver])
+    assert relative_error(gradient, problem.hypergradient(PHI)) < (1e-3 if solver == "algorithm_1" else 1e-4)
+    assert info.was_cut == 0
+    assert info.damping == 0
+    assert info.residual_norm < 1e-3
+    g = problem.outer_gradient(PHI)
+    np.testing.assert_allclose(info.outer_gradient_norm, np.linalg.norm(g), rtol=1e-4)
+    x = np.linalg.solve(problem.a, g)
+    np.testing.assert_allclose(info.solution_norm, np.linalg.norm(x) / np.linalg.norm(g), rtol=1e-3)
+
+
+@pytest.mark.parametrize("solver", CONVERGING)
+def test_quadratic_closed_form_in_float64(solver):
+    problem = quadratic(seed=1)
+    with jax.enable_x64(True):
+        gradient, info = hypergradient(problem, jnp.float64, solver=CONVERGING[solver])
+        assert gradient.dtype == info.residual_norm.dtype == jnp.float64
+        assert relative_error(gradient, problem.hypergradient(PHI)) < 1e-8
+
+
+def ridge():
+    """Ridge regression on half of the data, judged on the other half; theta and phi are pytrees of mixed shapes."""
+    random = np.random.default_rng(2)
+    features = random.normal(size=(2, 30, 4))
+    targets = features @ random.normal(size=(4, 2)) + 0.5 * random.normal(size=(2, 30, 2)) + 1.0
+
+    def error(theta, which):
+        x, y = (jnp.asarray(each[which], theta["bias"].dtype) for each in (features, targets))
+        return 0.5 * jnp.mean(jnp.sum((x @ theta["weights"] + theta["bias"] - y) ** 2, axis=1))
+
+    def inner(theta, phi):
+        penalties = jnp.exp(phi["log_penalty"])[:, None] * theta["weights"] ** 2
+        return error(theta, 0) + 0.5 * jnp.sum(penalties) + 0.5 * phi["bias"][0] ** 2 * jnp.sum(theta["bias"] ** 2)
+
+    def solution(phi):
+        design = np.concatenate([features[0], np.ones((30, 1))], axis=1)
+        penalty = np.append(np.exp(phi["log_penalty"]), phi["bias"][0] ** 2)
+        both = np.linalg.solve(design.T @ design / 30 + np.diag(penalty), design.T @ targets[0] / 30)
+        return {"weights": both[:4], "bias": both[4]}
+
+    def judged(phi):
+        theta = solution(phi)
+        return 0.5 * np.mean(np.sum((features[1] @ theta["weights"] + theta["bias"] - targets[1]) ** 2, axis=1))
+
+    return inner, lambda theta, phi: error(theta, 1), solution, judged
+
+
+RIDGE_PHI = {"log_penalty": np.array([-1.0, 0.0, -2.0, 0.5]), "bias": [np.array(0.4)]}
+
+
+def central_differences(function, phi, step=1e-5):
+    flat, unravel = np.append(phi["log_penalty"], phi["bias"][0]), lambda v: {"log_penalty": v[:4], "bias": [v[4]]}
+    steps = step * np.eye(len(flat))
+    return unravel(np.array([function(unravel(flat + s)) - function(unravel(flat - s)) for s in steps]) / (2 * step))
+
+
+def test_ridge_regression_against_differences_of_the_solved_problem():
+    inner, outer, solution, judged = ridge()
+    truth = central_differences(judged, RIDGE_PHI)
+    for dtype, tolerance in ((jnp.float32, 1e-4), (jnp.float64, 1e-8)):
+        with jax.enable_x64(dtype == jnp.float64):
+            cast = lambda tree, dtype=dtype: jax.tree.map(lambda x: jnp.asarray(x, dtype), tree)  # noqa: E731
+            call = jax.jit(lambda t, p: implicit_gradient(inner, outer, t, p, key=KEY, solver=dense()))
+            gradient, _ = call(cast(solution(RIDGE_PHI)), cast(RIDGE_PHI))
+            assert jax.tree.structure(gradient) == jax.tree.structure(RIDGE_PHI)
+            found = np.append(gradient["log_penalty"], gradient["bias"][0])
+            assert relative_error(found, np.append(truth["log_penalty"], truth["bias"][0])) < tolerance
+
+
+def test_a_pytree_is_its_flat_vector():
+    inner, outer, solution, _ = ridge()
+    theta, phi = (
+        jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), tree) for tree in (solution(RIDGE_PHI), RIDGE_PHI)
+    )
+    (flat_theta, wrap_theta), (flat_phi, wrap_phi) = ravel_pytree(theta), ravel_pytree(phi)
+
+    def flattened(loss):
+        return lambda t, p: loss(wrap_theta(t), wrap_phi(p))
+
+    as_trees, info = jax.jit(lambda t, p: implicit_gradient(inner, outer, t, p, key=KEY))(theta, phi)
+    as_vectors, flat_info = jax.jit(
+        lambda t, p: implicit_gradient(flattened(inner), flattened(outer), t, p, key=KEY),
+    )(flat_theta, flat_phi)
+    np.testing.assert_allclose(ravel_pytree(as_trees)[0], as_vectors, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(info.residual_norm, flat_info.residual_norm, rtol=1e-2)
+
+
+def bent(theta, phi):
+    return jnp.sum(theta**2) + jnp.sum(jnp.sin(theta * phi)) + jnp.sum(phi) * jnp.sum(theta)
+
+
+def far_off(theta, phi):
+    return jnp.sum((theta - 2.0) ** 2) + jnp.sum(phi * theta)
+
+
+def test_algorithm_1_to_the_letter_on_a_loss_that_is_not_quadratic():
+    """The paper's whole loop, its letters kept, mixed product and all."""
+    theta, phi, conditioner, iterations = jnp.array([0.2, -0.5, 0.7]), jnp.array([0.4, 0.3, -0.6]), 0.1, 5
+
+    @jax.jit
+    def paper():
+        by_theta, by_phi = jax.grad(bent, 0), jax.grad(bent, 1)
+        g = jax.grad(far_off, 0)(theta, phi)
+        x = jnp.zeros_like(g)
+        for _ in range(iterations + 1):
+            x = x + g - (by_theta(theta + conditioner * x, phi) - by_theta(theta, phi))
+        mixed = by_phi(theta + conditioner * x, phi) - by_phi(theta, phi)
+        return jax.grad(far_off, 1)(theta, phi) - mixed
+
+    solver = neumann_finite_difference(iterations, conditioner)
+    found, _ = jax.jit(lambda: implicit_gradient(bent, far_off, theta, phi, solver=solver, key=KEY, max_ratio=None))()
+    np.testing.assert_allclose(found, paper(), rtol=1e-5, atol=1e-5)
+
+
+def test_each_part_of_the_formula_is_there():
+    """By an operator of known inverse: direct term, sign, the operator that was asked for, and the damping."""
+    problem = quadratic()
+    for damping in (0.0, 3.0):
+        gradient, info = hypergradient(
+            problem, solver=dense(), damping=damping, operator=lambda t, p: LinearOperator(lambda v: 2 * v)
+        )
+        expected = problem.direct(PHI) + problem.b.T @ problem.outer_gradient(PHI) / (2 + damping)
+        assert relative_error(gradient, expected) < 1e-4
+        assert info.damping == damping
+    gradient, _ = hypergradient(problem, solver=identity())
+    assert relative_error(gradient, problem.direct(PHI) + problem.b.T @ problem.outer_gradient(PHI)) < 1e-4
+
+
+def test_an_indefinite_problem_is_guarded_or_damped_and_says_which():
+    problem = quadratic(seed=3, low=-1.0, high=2.0)
+    long_series = neumann(num_terms=10_000)
+    gradient, info = hypergradient(problem, solver=long_series, max_ratio=10.0)
+    assert np.all(np.isfinite(gradient))
+    assert info.was_cut == 1
+    assert info.solution_norm <= 10.001
+
+    gradient, info = hypergradient(problem, solver=neumann(num_terms=20), damping="auto")
+    assert info.was_cut == 0
+    assert 1.0 < info.damping < 1.4
+    assert info.residual_norm < 1
+    assert info.num_matvecs == 20 + 4 + AUTO_DAMPING_PRODUCTS
+    assert np.all(np.isfinite(gradient))
+
+
+def test_the_guard_can_be_moved_and_switched_off():
+    problem = quadratic(low=0.01, high=2.0)
+    lengths = {
+        max_ratio: hypergradient(problem, solver=dense(), max_ratio=max_ratio)[1].solution_norm
+        for max_ratio in (1.0, 10.0, None)
+    }
+    np.testing.assert_allclose([lengths[1.0], lengths[10.0]], [1.0, 10.0], rtol=1e-4)
+    assert lengths[None] > 10.001
+
+
+def descend(problem, step):
+    return lambda theta, phi: theta - step * jax.grad(problem.inner)(theta, phi)
+
+
+def meta_gradient(method, problem, step=0.4, theta=None, operator=None):
+    at = problem.solution(PHI) if theta is None else theta
+    meta_problem = MetaProblem(problem.inner, problem.outer, descend(problem, step), operator)
+    call = jax.jit(lambda t, p: method(meta_problem, t, p, KEY))
+    return call(jnp.asarray(at, jnp.float32), jnp.asarray(PHI, jnp.float32))
+
+
+def test_unrolling_far_enough_is_implicit():
+    problem = quadratic()
+    far, info = meta_gradient(unrolled(100), problem, theta=np.zeros(6))
+    assert relative_error(far, problem.hypergradient(PHI)) < 1e-4
+    assert relative_error(far, meta_gradient(implicit(conjugate_gradient()), problem)[0]) < 1e-4
+    np.testing.assert_allclose(info.outer_gradient_norm, np.linalg.norm(problem.outer_gradient(PHI)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("num_steps", [1, 7])
+def test_unrolling_from_the_optimum_is_the_truncated_series(num_steps):
+    """n gradient steps backwards are n terms of the von Neumann series with the same step."""
+    problem = quadratic()
+    by_unrolling, _ = meta_gradient(unrolled(num_steps), problem, step=0.3)
+    by_series, _ = meta_gradient(implicit(neumann(num_steps - 1, step_size=0.3)), problem)
+    np.testing.assert_allclose(by_unrolling, by_series, rtol=1e-4, atol=1e-5)
+
+
+def test_one_unrolled_step_away_from_the_optimum_has_its_closed_form():
+    problem, theta, step = quadratic(), np.linspace(-1, 1, 6), 0.3
+    found, _ = meta_gradient(unrolled(1), problem, step, theta)
+    theta_1 = theta - step * (problem.a @ theta - problem.b @ PHI - problem.c)
+    g = theta_1 - problem.t + problem.d @ PHI
+    assert relative_error(found, problem.d.T @ theta_1 + PHI + step * problem.b.T @ g) < 1e-5
+
+
+def test_the_problems_own_operator_is_used():
+    problem = quadratic()
+    gradient, _ = meta_gradient(implicit(dense()), problem, operator=lambda t, p: LinearOperator(lambda v: 4 * v))
+    assert relative_error(gradient, problem.direct(PHI) + problem.b.T @ problem.outer_gradient(PHI) / 4) < 1e-4
+
+
+def test_batching_equals_looping_over_problems_and_settings():
+    problem = quadratic()
+    phis = np.stack([PHI, -PHI, 2 * PHI]).astype(np.float32)
+    thetas = np.stack([problem.solution(phi) for phi in phis]).astype(np.float32)
+    dampings = np.array([0.0, 0.1, 0.2], np.float32)
+
+    def call(theta, phi, damping):
+        return implicit_gradient(problem.inner, problem.outer, theta, phi, key=KEY, damping=damping)
+
+    together = jax.jit(jax.vmap(call))(thetas, phis, dampings)
+    one = jax.jit(call)
+    for i in range(3):
+        alone = one(thetas[i], phis[i], dampings[i])
+        jax.tree.map(lambda x, y, i=i: np.testing.assert_allclose(x[i], y, rtol=1e-3, atol=1e-5), together, alone)
+
+
+def test_what_a_solver_lacks_or_a_setting_breaks_is_named():
+    theta, phi = jnp.ones(3), jnp.ones(3)
+    with pytest.raises(TypeError, match=r"neumann_finite_difference needs .*gradient"):
+        implicit_gradient(
+            bent,
+            far_off,
+            theta,
+            phi,
+            key=KEY,
+            solver=neumann_finite_difference(),
+            operator=lambda t, p: fisher(lambda q: q * p, t),
+        )
+    for build, received in (
+        (lambda: implicit(damping=-0.5), "-0.5"),
+        (lambda: implicit(damping="some"), "some"),
+        (lambda: implicit(max_ratio=-2.0), "-2.0"),
+        (lambda: unrolled(0), "received 0"),
+        (lambda: implicit_gradient(bent, far_off, theta, phi, key=KEY, damping=-0.25), "-0.25"),
+        (lambda: implicit_gradient(bent, far_off, theta, phi, key=KEY, max_ratio=-3.0), "-3.0"),
+    ):
+        with pytest.raises((ValueError, TypeError), match=received):
+            build()

@@ -1,0 +1,76 @@
+from io import StringIO
+
+import numpy as np
+from rich.console import Console
+
+from llmrl.progress import progress, show_summary
+
+
+def console(terminal):
+    return Console(file=StringIO(), force_terminal=terminal, width=120)
+
+
+def chunk(level, **others):
+    return {"episode_return": np.full((2, 3), level, np.float32), **others}
+
+
+def test_a_log_gets_one_plain_line_per_chunk():
+    log = console(terminal=False)
+    with progress(6, console=log) as update:
+        update(3, chunk(1.5, weight_mean_active=np.full((2, 3), -0.25)))
+        update(6, chunk(np.nan))
+    lines = log.file.getvalue().splitlines()
+    assert lines == ["iteration 3/6  return 1.5  weight -0.25", "iteration 6/6  return -"]
+
+
+def test_time_left_is_told_from_the_second_chunk_on():
+    log = console(terminal=False)
+    with progress(9, console=log) as update:
+        for done in (3, 6, 9):
+            update(done, chunk(1.0))
+    told = ["left" in line for line in log.file.getvalue().splitlines()]
+    assert told == [False, True, False]
+
+
+def test_a_terminal_gets_a_bar():
+    terminal = console(terminal=True)
+    with progress(6, start=2, console=terminal) as update:
+        update(4, chunk(1.5))
+        update(6, chunk(2.5))
+    shown = terminal.file.getvalue()
+    assert "6/6" in shown
+    assert "return 2.5" in shown
+
+
+def test_nothing_is_shown_when_nobody_watches(capsys):
+    with progress(6, enabled=False) as update:
+        update(6, chunk(1.0))
+    assert capsys.readouterr() == ("", "")
+
+
+def test_the_newest_iteration_that_has_values_is_shown():
+    log = console(terminal=False)
+    curves = np.array([[1.0, 2.0, np.nan], [3.0, np.nan, np.nan]])
+    with progress(6, console=log) as update:
+        update(3, {"episode_return": curves})
+    assert "return 2" in log.file.getvalue()
+
+
+def test_the_table_has_what_the_run_has():
+    row = {"mean": 1.0, "low": 0.5, "high": 123.456, "by_seed": [0.5, None]}
+    missing = {"mean": None, "low": None, "high": None, "by_seed": [None, None]}
+    summary = {
+        "seeds": 2,
+        "env_steps": 4096,
+        "final": {"episode_return": row, "success_rate": missing, "weight_mean_active/helpful": row},
+        "area": {"episode_return": row},
+        "seconds": {"compile": 1.0, "run": 2.0},
+        "steps_per_second": 4096.0,
+        "device": "2 x cpu",
+    }
+    log = console(terminal=False)
+    show_summary(summary, "runs/x", log)
+    shown = log.file.getvalue()
+    for words in ("runs/x", "episode_return", "weight_mean_active/helpful", "0.5 .. 123.5", "4,096 steps/s on 2 x cpu"):
+        assert words in shown
+    assert "success_rate" not in shown
