@@ -16,12 +16,12 @@ TRAIN ?= env=cartpole aux=harmful method=implicit
 .PHONY: help train test lint format types layers check bench-rejax clean
 
 help:
-	@echo "make train    train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
-	@echo "make test     all tests"
-	@echo "make check    lint, types, layers and tests"
-	@echo "make format   format the code"
-	@echo "make bench-rejax   the environment that \`llmrl bench against=rejax\` compares with"
-	@echo "make clean    remove the environment and caches; runs/ stays"
+	@echo "make train        train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
+	@echo "make test         all tests"
+	@echo "make check        lint, types, layers and tests"
+	@echo "make format       format the code"
+	@echo "make bench-rejax  the environment that \`llmrl bench against=rejax\` compares with"
+	@echo "make clean        remove the environment and caches; runs/ stays"
 
 train: $(READY)
 	$(BIN)/llmrl train $(TRAIN)
@@ -51,8 +51,9 @@ bench-rejax: $(REJAX)/.installed
 # share our environment; jax is ours, so that not its versions are compared.
 $(REJAX)/.installed: $(READY)
 	test -x $(REJAX)/bin/python || $(PYTHON) -m venv $(REJAX)
-	$(REJAX)/bin/python -m pip install --quiet --disable-pip-version-check rejax==0.1.3 gymnax==0.0.9 \
-		$$($(BIN)/python -c 'from importlib.metadata import version; print("jax==" + version("jax"))')
+	jax=$$($(BIN)/python -c 'import jax; print(jax.__version__)') && \
+		$(REJAX)/bin/python -m pip install --quiet --disable-pip-version-check \
+		rejax==0.1.3 gymnax==0.0.9 "jax==$$jax"
 	@touch $@
 
 clean:

@@ -84,7 +84,7 @@ class PPOConfig:
         clip: range of the importance ratio.
         entropy: c_H, part of L_aux and so of its curvature.
         value_coefficient: weight of the critics' loss.
-        max_gradient_norm: the joint gradient is clipped to this norm.
+        max_gradient_norm: the actor's and the critic's gradients are each clipped to this norm.
         hidden: widths of the tanh layers, of actor and critic alike.
         initial_log_std: of the Gaussian policy.
     """
@@ -174,9 +174,13 @@ class TrustConfig:
     Attributes:
         cross_fitting: estimate on two halves of the environments, each the other's evidence.
         gate: multiply each group's step by the agreement of its two estimates.
+        evidence: shrink each learned weight to the share of its hypergradient that both halves have confirmed.
+        evidence_memory: what that record keeps per outer step.
         units: scale a source so that its discounted sum does not outgrow the task's.
-        prior: weight of a source while the task has given no signal at all.
-        prior_decay: share of the prior's uninformedness lost per iteration even without a signal.
+        prior: weight of a source while the task stays silent; 0 because a source that can be farmed is farmed best
+            while nothing else pays (docs/benchmarks.md).
+        patience: silent iterations before the prior is followed.
+        prior_decay: share of it lost per iteration from then on.
         ceiling: lower the largest allowed weight while the task's return is below its best.
         ceiling_fall: share lost per iteration of a setback.
         ceiling_rise: share regained per iteration otherwise.
@@ -185,8 +189,11 @@ class TrustConfig:
 
     cross_fitting: bool = True
     gate: bool = True
+    evidence: bool = True
+    evidence_memory: float = 0.98
     units: bool = True
-    prior: float = 1.0
+    prior: float = 0.0
+    patience: float = 10.0
     prior_decay: float = 0.02
     ceiling: bool = True
     ceiling_fall: float = 0.1
@@ -340,6 +347,11 @@ def _validate_ppo(ppo: PPOConfig) -> None:
 def _validate_solver(solver: SolverConfig) -> None:
     _one_of(SOLVERS, **{"solver.name": solver.name})
     _one_of(CURVATURES, **{"solver.curvature": solver.curvature})
+    if solver.name == "neumann_finite_difference" and solver.curvature != "hessian":
+        raise ValueError(
+            "solver=neumann_finite_difference differences gradients of L_aux: it needs solver.curvature=hessian, "
+            f"got {solver.curvature!r}"
+        )
     _between(0, 100_000, **{"solver.num_terms": solver.num_terms, "solver.power_iterations": solver.power_iterations})
     _between(1e-3, 1.0, **{"solver.curvature_fraction": solver.curvature_fraction})
     _positive(**{"solver.max_ratio": solver.max_ratio, "solver.num_probes": solver.num_probes})

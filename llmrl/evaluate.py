@@ -15,7 +15,7 @@ from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, EnvConfig
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
-from llmrl.train import make_environment, make_trainer, policy_of, seed_keys, use_compilation_cache
+from llmrl.train import make_environment, make_trainer, policy_of, state_shapes, use_compilation_cache
 from llmrl.types import Environment
 
 STYLES = {"": False, "greedy_": True}
@@ -148,6 +148,5 @@ def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Enviro
 def _trained_actors(run: runs.Run) -> tuple[PyTree, int]:
     """Every seed's actor, [seeds, ...], and the iterations behind it."""
     trainer = make_trainer(run.config)
-    like = jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(run.config))
-    states, iterations = runs.load_state(run, like)
+    states, iterations = runs.load_state(run, state_shapes(trainer, run.config))
     return states.params.actor, iterations

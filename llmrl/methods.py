@@ -63,7 +63,7 @@ def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
     def penalty(phis):
         total = jnp.zeros(())
         for phi in phis:
-            weights = {group: value for group, value in phi.items() if group != "discount"}
+            weights = {group: value for group, value in phi.items() if group not in ("discount", "evidence")}
             total = total + outer.weight_penalty * optax.tree.norm(weights, squared=True)
             if "discount" in phi:
                 total = total + outer.discount_penalty / jnp.square(1.0 + jnp.exp(-phi["discount"]))
@@ -80,6 +80,7 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         "network": outer.learning_rate,
         "offset": outer.learning_rate,
         "discount": outer.discount_learning_rate,
+        "evidence": 0.0,
     }
     return lambda inner: make_meta(
         inner,
@@ -87,6 +88,7 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm),
         cross_fitting=trust.cross_fitting,
         gate=trust.gate,
+        evidence_memory=trust.evidence_memory,
         data=outer.data,
         window=outer.window,
         schedule=outer.schedule,
@@ -104,6 +106,11 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
 
 def _blend(config: Config, spec: EnvSpec) -> Stream:
     weight, trust = config.method.weight, config.method.trust
+    if not spec.aux_names and not weight.offset:
+        raise ValueError(
+            f"method={config.method.name} learns weights of auxiliary sources, got none; choose some (aux=harmful) or "
+            "method=ppo"
+        )
     weights = make_weights(
         spec,
         scalar=weight.scalar,
@@ -114,11 +121,13 @@ def _blend(config: Config, spec: EnvSpec) -> Stream:
         sees_aux=weight.sees_aux,
         offset=weight.offset,
         discount=weight.discount,
+        evidence=trust.evidence and trust.cross_fitting,
     )
     limits = evidence(
         len(spec.aux_names),
         units=trust.units,
         prior=trust.prior,
+        patience=trust.patience,
         prior_decay=trust.prior_decay,
         ceiling=trust.ceiling,
         ceiling_fall=trust.ceiling_fall,

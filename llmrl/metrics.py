@@ -128,8 +128,10 @@ def index(metrics: Metrics, steps_per_iteration: int) -> dict[str, np.ndarray]:
     Returns:
         seed, iteration and env_steps, int64 [seeds, iterations].
     """
-    seed, iteration = np.indices(next(iter(metrics.values())).shape)
-    return dict(zip(INDEX, (seed, iteration, (iteration + 1) * steps_per_iteration), strict=True))
+    seeds, iterations = next(iter(metrics.values())).shape
+    seed = np.repeat(np.arange(seeds)[:, None], iterations, axis=1)
+    iteration = np.repeat(np.arange(iterations)[None], seeds, axis=0)
+    return {"seed": seed, "iteration": iteration, "env_steps": (iteration + 1) * steps_per_iteration}
 
 
 def summary(

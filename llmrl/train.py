@@ -25,7 +25,7 @@ from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.ppo import Batch, Params, make_update
 from llmrl.learner.problem import InnerProblem
 from llmrl.learner.rollout import ActingState, collect, reset_all
-from llmrl.learner.streams import blended, signals, stream_advantage, stream_advantages, value_rollout
+from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.progress import note, progress
@@ -139,7 +139,14 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
     ppo = config.ppo
     updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
     rate = optax.linear_schedule(ppo.learning_rate, 0.0, updates) if ppo.anneal else ppo.learning_rate
-    return own_promotion(optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5)))
+    step = optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5))
+
+    def part(params: Params) -> Params:
+        return Params(*(jax.tree.map(lambda _, name=name: name, getattr(params, name)) for name in Params._fields))
+
+    # Each part is clipped by itself: under a joint norm a critic with many heads, surprised by a rare reward, would
+    # shrink the actor's step just where there is something to learn.
+    return own_promotion(optax.multi_transform(dict.fromkeys(Params._fields, step), part))
 
 
 class _Parts(NamedTuple):
@@ -203,10 +210,8 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
     acting, rollout = collect(env, inner.policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
 
     bare = task_signal(rollout, inner.discount)
-    values = value_rollout(inner.critic, state.params.critic, rollout)
-    advantage = stream_advantage(bare, values, 0, rollout, inner.gae_lambda)
     states = tuple(
-        stream.transform.observe(noted, phi, bare, rollout, advantage)
+        stream.transform.observe(noted, phi, bare, rollout)
         for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
     )
     phis, meta_state, metrics = state.phis, state.meta_state, {}
@@ -216,6 +221,7 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
         )
 
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
+    values = value_rollout(inner.critic, state.params.critic, rollout)
     advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
     batch = Batch(
         obs=rollout.steps.obs,
@@ -297,6 +303,11 @@ def seed_keys(config: Config) -> Key[Array, " seeds"]:
     """One key per seed: number i among eight is number i alone."""
     base = jax.random.key(config.seed)
     return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(config.seeds))
+
+
+def state_shapes(trainer: Trainer, config: Config) -> TrainState:
+    """Shapes and dtypes of every seed's state, [seeds], as a checkpoint's reader needs them; nothing is computed."""
+    return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
 
 
 def initial_states(trainer: Trainer, config: Config, mesh: Mesh) -> TrainState:
@@ -388,10 +399,10 @@ def train(config: Config) -> Result:
     with _store(config) as store:
         if config.progress and mesh.size > 1:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
-        states = initial_states(trainer, config, mesh)
-        restored = store.restore(states)
-        start = 0
-        if restored is not None:
+        restored = store.restore(state_shapes(trainer, config))
+        if restored is None:
+            states, start = initial_states(trainer, config, mesh), 0
+        else:
             states, start = restored
             states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
         return _train_chunks(config, trainer, mesh, states, start, store)

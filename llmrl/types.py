@@ -175,15 +175,14 @@ class RewardTransform(NamedTuple):
     Attributes:
         init: ``key -> (phi, state)``; phi is a dict, one entry per group of parameters that moves at its own rate.
         apply: ``(signal, phi, state, rollout) -> signal``; pure, differentiable in phi.
-        observe: ``(state, phi, signal, rollout, advantage) -> state``: what the transform notes of a fresh rollout, once per
-            iteration (running statistics, a predictor's own learning). ``signal`` and
-            ``advantage`` [t, n] are the bare task's.
+        observe: ``(state, phi, signal, rollout) -> state``: what the transform notes of a fresh rollout, once per
+            iteration (running statistics, a predictor's own learning). ``signal`` is the bare task's.
         report: ``(phi, state, rollout) -> {metric: scalar}``, what a person should see of it.
     """
 
     init: Callable[[PRNGKeyArray], tuple[dict[str, PyTree], PyTree]]
     apply: Callable[[Signal, PyTree, PyTree, Rollout], Signal]
-    observe: Callable[[PyTree, PyTree, Signal, Rollout, Float[Array, "t n"]], PyTree]
+    observe: Callable[[PyTree, PyTree, Signal, Rollout], PyTree]
     report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
 
 

@@ -79,7 +79,7 @@ def random_rollout():
             "state_key": np.zeros(shape, np.uint32),
             "event": np.zeros(shape, np.int32),
         }
-        steps = {name: jnp.asarray(fields.get(name, value)) for name, value in steps.items()}
-        return Rollout(Transition(**steps), steps["action"][-1])
+        steps |= fields
+        return jax.tree.map(jnp.asarray, Rollout(Transition(**steps), steps["action"][-1]))
 
     return make

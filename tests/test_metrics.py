@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from llmrl.metrics import append, read, summary, truncate, write_summary
+from llmrl.metrics import append, index, read, summary, truncate, write_summary
 
 
 def chunk(first, iterations, seeds=3):
@@ -28,6 +28,14 @@ def test_what_was_appended_is_read_back_exactly(tmp_path):
     np.testing.assert_array_equal(curves["iteration"][0], np.arange(6))
     np.testing.assert_array_equal(curves["env_steps"][2], 64 * np.arange(1, 7))
     assert curves["episode_return"].dtype == np.float32
+
+
+def test_a_run_in_memory_has_the_same_index(tmp_path):
+    append(tmp_path / "metrics.csv", chunk(0, 5), 0, 64)
+    written = read(tmp_path / "metrics.csv")
+    for name, column in index(chunk(0, 5), 64).items():
+        np.testing.assert_array_equal(column, written[name])
+        assert column.dtype == written[name].dtype
 
 
 def test_every_float32_survives_being_written(tmp_path):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PyTree
 
 from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.problem import Evidence, InnerProblem, deviation, make_problem, task_advantage
@@ -24,12 +24,14 @@ class MetaState(NamedTuple):
         memory: the kept rollouts, [b, ...]; empty for fresh data.
         outer_scale: running largest deviation of the task's advantage.
         since: inner updates since the last outer step.
+        record: per stream and group, how much of the hypergradient both halves confirmed, and how much there was.
     """
 
     opt_state: PyTree
     memory: PyTree
     outer_scale: Scalar
     since: Scalar
+    record: PyTree
 
 
 METRICS = (
@@ -110,13 +112,55 @@ def agreement(first: PyTree, second: PyTree, group: str) -> PyTree:
     return jnp.maximum(0.0, product / jnp.maximum(norms, 1e-12))
 
 
+class Record(NamedTuple):
+    """Running sums of one group's two estimates.
+
+    Attributes:
+        common: of their product: what both say.
+        power: of their mean square: what each says.
+    """
+
+    common: Array
+    power: Array
+
+
+def _products(first: PyTree, second: PyTree, group: str) -> Array:
+    """Inner product of two estimates; for ``scalar`` each source by itself."""
+    return jnp.asarray(first * second if group == "scalar" else optax.tree.vdot(first, second))
+
+
+def _recorded(record: Record, first: PyTree, second: PyTree, group: str, memory) -> Record:
+    power = 0.5 * (_products(first, first, group) + _products(second, second, group))
+    return Record(memory * record.common + _products(first, second, group), memory * record.power + power)
+
+
+def signal_share(record: Record) -> Array:
+    """Share of the averaged estimate's power that is signal, from 0 to 1.
+
+    With independent noise the product of two estimates has the signal's power for its expectation, and their mean
+    square that plus the noise's; averaging halves the noise: 2 c / (c + p).
+    """
+    common = jnp.maximum(record.common, 0.0)
+    return 2.0 * common / jnp.maximum(common + record.power, 1e-20)
+
+
+def _with_evidence(phis, records):
+    """phi with each group's signal share in it, where phi has a place for it."""
+    return tuple(
+        phi | {"evidence": {group: signal_share(record[group]) for group in phi["evidence"]}}
+        if "evidence" in phi
+        else phi
+        for phi, record in zip(phis, records, strict=True)
+    )
+
+
 def _gated(steps: Any, first: Sequence[dict], second: Sequence[dict]):
     """Every group's step times its agreement, and the mean agreement."""
     gated, agreements = [], []
     for step, a, b in zip(steps, first, second, strict=True):
         gates = {group: agreement(a[group], b[group], group) for group in step}
         gated.append({g: jax.tree.map(lambda s, gate=gates[g]: s * gate, step[g]) for g in step})
-        agreements += [jnp.mean(gate) for gate in gates.values()]
+        agreements += [jnp.mean(gate) for group, gate in gates.items() if group != "evidence"]
     return tuple(gated), jnp.mean(jnp.stack(agreements))
 
 
@@ -145,6 +189,7 @@ def make_meta(
     *,
     cross_fitting: bool = True,
     gate: bool = True,
+    evidence_memory: float | Scalar = 0.98,
     data: str = "fresh",
     window: int = 4,
     schedule: str = "online",
@@ -161,6 +206,7 @@ def make_meta(
         optimizer: of phi.
         cross_fitting: estimate the hypergradient twice, on two halves of the environments, each the other's evidence.
         gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
+        evidence_memory: what the record of confirmed hypergradients keeps per outer step.
         data: ``fresh``, ``previous`` (inner level on the rollout that trained theta: the paper's Remark 2) or
             ``window``.
         window: rollouts in a window, the fresh one included.
@@ -174,7 +220,14 @@ def make_meta(
 
     def init(phis, rollout):
         memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (kept, *x.shape)), rollout) if kept else ()
-        return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()))
+        record = tuple(
+            {
+                group: Record(jnp.zeros_like(share), jnp.zeros_like(share))
+                for group, share in phi.get("evidence", {}).items()
+            }
+            for phi in phis
+        )
+        return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record)
 
     def evidence(params, rollout):
         return Evidence(rollout, value_rollout(inner.critic, params.critic, rollout))
@@ -204,11 +257,18 @@ def make_meta(
         finite = jnp.isfinite(optax.tree.norm(mean))
         mean = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), mean)
         steps, opt_state = optimizer.update(mean, state.opt_state, phis)
-        agreed = jnp.ones(())
-        if gate and cross_fitting:
+        agreed, record = jnp.ones(()), state.record
+        if cross_fitting:
             first, second = (jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2))
-            steps, agreed = _gated(steps, first, second)
+            if gate:
+                steps, agreed = _gated(steps, first, second)
+            record = tuple(
+                {group: _recorded(kept[group], a[group], b[group], group, evidence_memory) for group in kept}
+                for kept, a, b in zip(record, first, second, strict=True)
+            )
+            record = jax.tree.map(lambda new, old: jnp.where(finite, new, old), record, state.record)
         steps = jax.tree.map(lambda s: jnp.where(finite, s, 0.0), steps)
+        moved = _with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
         metrics = {
             "meta_residual": jnp.mean(info.residual_norm),
             "meta_matvecs": jnp.sum(info.num_matvecs).astype(jnp.float32),
@@ -220,27 +280,30 @@ def make_meta(
             "meta_gate": agreed,
             "meta_skipped": jnp.where(finite, 0.0, 1.0),
         }
-        return cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), opt_state, metrics
+        return moved, (opt_state, record), metrics
 
     def update(state, phis, states, params, rollout, key, iteration, last_kl):
         newest = _remember(state.memory, rollout) if kept else state.memory
         # ``previous`` still serves the rollout before this one; a window holds the fresh one at once.
         state = state._replace(memory=newest) if data == "window" else state
         now = deviation(task_advantage(inner, evidence(params, rollout)))
-        state = state._replace(outer_scale=jnp.maximum(scale_decay * state.outer_scale, now), since=state.since + 1.0)
+        state = state._replace(
+            outer_scale=jnp.maximum(scale_decay * state.outer_scale, jnp.where(jnp.isfinite(now), now, 0.0)),
+            since=state.since + 1.0,
+        )
         operands = (state, phis, states, params, rollout, key)
 
         def rest(state, phis, *_):
-            return phis, state.opt_state, {name: jnp.zeros(()) for name in METRICS}
+            return phis, (state.opt_state, state.record), {name: jnp.zeros(()) for name in METRICS}
 
         if schedule == "online":
             # The iteration is no batched value, so this stays a branch under vmap and costs nothing when not taken.
             due = (iteration + 1) % every == 0
-            phis, opt_state, metrics = step(*operands) if every == 1 else jax.lax.cond(due, step, rest, *operands)
+            phis, kept_state, metrics = step(*operands) if every == 1 else jax.lax.cond(due, step, rest, *operands)
         else:
             due = (last_kl < converged_kl) | (state.since >= every)
-            phis, opt_state, metrics = jax.lax.cond(due, step, rest, *operands)
-        state = state._replace(opt_state=opt_state, since=jnp.where(due, 0.0, state.since))
+            phis, kept_state, metrics = jax.lax.cond(due, step, rest, *operands)
+        state = state._replace(opt_state=kept_state[0], record=kept_state[1], since=jnp.where(due, 0.0, state.since))
         state = state._replace(memory=newest)
         return phis, state, metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 

@@ -10,8 +10,8 @@ def own_promotion(optimizer: optax.GradientTransformation) -> optax.GradientTran
     """The same optimiser; optax raises floats to an integer count, for which a caller who asked for strictness need
     not answer."""
 
-    def update(gradient, state, params=None):
+    def update(updates, state, params=None):
         with jax.numpy_dtype_promotion("standard"):
-            return optimizer.update(gradient, state, params)
+            return optimizer.update(updates, state, params)
 
     return optax.GradientTransformation(optimizer.init, update)

@@ -55,7 +55,10 @@ def log_prob(
 ) -> Scalar:
     """-E[log pi A] on fixed data.
 
-    Curvature -E[grad^2 log pi A]: exact for the fixed-data objective, without score outer products.
+    Curvature -E[grad^2 log pi A]: exact for the fixed-data objective, without score outer products. Beware: for a
+    softmax
+    policy with true advantages it is 0 in expectation, so at an optimum only the entropy's curvature is left, of the
+    other sign. Damp it, or the hypergradient points the wrong way.
 
     Reference: Gupta et al. 2023, "Behavior alignment via reward function optimization", section 4.
     """

@@ -15,7 +15,7 @@ def stateless(apply: Callable[[Signal, Rollout], Signal]) -> RewardTransform:
     return RewardTransform(
         init=lambda key: ({}, ()),
         apply=lambda signal, phi, state, rollout: apply(signal, rollout),
-        observe=lambda state, phi, signal, rollout, advantage: state,
+        observe=lambda state, phi, signal, rollout: state,
         report=lambda phi, state, rollout: {},
     )
 

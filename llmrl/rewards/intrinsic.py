@@ -29,6 +29,6 @@ def intrinsic(
     return RewardTransform(
         init=lambda key: ({"network": net.init(key)}, ()),
         apply=lambda signal, phi, state, rollout: signal._replace(reward=signal.reward + learned(phi, rollout)),
-        observe=lambda state, phi, signal, rollout, advantage: state,
+        observe=lambda state, phi, signal, rollout: state,
         report=lambda phi, state, rollout: {"intrinsic_mean": jnp.mean(learned(phi, rollout))},
     )

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from llmrl.nets import make_reward_net
+from llmrl.ops.losses import held_constant
 from llmrl.rewards.trust import Trust, TrustState, no_trust
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Signal
 
@@ -42,8 +43,12 @@ def make_weights(
     sees_aux: bool = False,
     offset: bool = False,
     discount: bool = False,
+    evidence: bool = False,
 ) -> Weights:
-    """w = bound * tanh(b_m + net_m(s, a)), or b_m + net_m(s, a) where ``bound`` is None.
+    """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
+
+    e, from 0 to 1, is the share of a group's hypergradient so far that is signal (see ``learner.meta``); 1 where nobody
+    keeps that record.
 
     Args:
         spec: the environment, for shapes.
@@ -55,6 +60,7 @@ def make_weights(
         sees_aux: whether the network sees the auxiliary values too.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
+        evidence: whether the outer level writes e into phi.
 
     Returns:
         Functions of phi, a dict with the groups ``scalar`` [m], ``network``, ``offset``, ``discount`` [] that are
@@ -76,13 +82,22 @@ def make_weights(
             phi["offset"] = offset_net.init(offset_key)
         if discount:
             phi["discount"] = jnp.asarray(INITIAL_ETA, jnp.float32)
+        if evidence:
+            groups = {"scalar": jnp.zeros(num_aux), "network": jnp.zeros(())}
+            phi["evidence"] = {group: share for group, share in groups.items() if group in phi}
         return phi
+
+    def shrunk(phi, group, x):
+        """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it."""
+        if "evidence" not in phi:
+            return x
+        return x + held_constant(phi["evidence"][group] * x - x)
 
     def weight(phi, rollout):
         steps = rollout.steps
-        raw = jnp.zeros_like(steps.aux) + (phi["scalar"] if scalar else start)
+        raw = jnp.zeros_like(steps.aux) + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
         if network:
-            raw = raw + weight_net.apply(phi["network"], steps.obs, steps.action, steps.aux)
+            raw = raw + shrunk(phi, "network", weight_net.apply(phi["network"], steps.obs, steps.action, steps.aux))
         return raw if bound is None else bound * jnp.tanh(raw)
 
     def offset_of(phi, rollout):
@@ -117,23 +132,31 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
     def effective(phi, state: TrustState, rollout: Rollout) -> Float[Array, "t n m"]:
         return limits.limit(state, weights.weight(phi, rollout))
 
+    def scale(phi, state: TrustState) -> Float[Array, " m"]:
+        evidence = phi.get("evidence", {}).get("scalar", jnp.ones(len(spec.aux_names)))
+        return limits.scale(state, held_constant(evidence))
+
     def apply(signal: Signal, phi, state, rollout):
-        paid = jnp.sum(effective(phi, state, rollout) * state.scale * rollout.steps.aux, axis=-1)
+        paid = jnp.sum(effective(phi, state, rollout) * scale(phi, state) * rollout.steps.aux, axis=-1)
         reward = signal.reward + paid + weights.offset(phi, rollout)
         if "discount" not in phi:
             return signal._replace(reward=reward)
         return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
 
     def report(phi, state, rollout):
-        weight = effective(phi, state, rollout) * state.scale
+        factors = scale(phi, state)
+        weight = effective(phi, state, rollout) * factors
         active = _active_mean(weight, rollout.steps.aux)
         metrics = {
             "weight_mean": jnp.mean(weight),
             "weight_mean_active": jnp.mean(active),
             "weight_size": jnp.mean(jnp.abs(weight)),
+            "trust_scale": jnp.mean(factors),
             **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
             **limits.report(state),
         }
+        for group, share in phi.get("evidence", {}).items():
+            metrics[f"evidence_{group}"] = jnp.mean(share)
         if "discount" in phi:
             metrics["discount"] = jax.nn.sigmoid(phi["discount"])
         return metrics
@@ -141,6 +164,6 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
     return RewardTransform(
         init=lambda key: (weights.init(key), limits.init()),
         apply=apply,
-        observe=lambda state, phi, signal, rollout, advantage: limits.observe(state, signal, rollout, advantage),
+        observe=lambda state, phi, signal, rollout: limits.observe(state, signal, rollout),
         report=report,
     )

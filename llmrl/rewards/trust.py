@@ -16,23 +16,22 @@ class TrustState(NamedTuple):
     """What has been seen so far; written only by ``observe``.
 
     Attributes:
-        scale: factor that brings each source to the task's own units, [m], never above 1.
         ceiling: largest weight allowed at present, as a share of the bound, [m].
-        informed: 0 while the task has only ever paid one constant, 1 once it has given a signal.
-        lowest, highest: range of the task's reward so far.
-        task_deviation, source_deviation: running deviations of the task's advantage and of each source's discounted sum,
-            [] and [m].
+        informed: 0 while the task has only ever paid what it usually pays, 1 once it has said anything else.
+        usual: the reward that the task pays for nothing in particular.
+        task_peak, source_peak: largest deviation of a discounted sum from its mean, slowly forgotten, [] and [m].
+        task_spread, source_spread: deviation of the discounted sums in the last rollout, [] and [m].
         level, best, worst, noise: running mean of the task's reward per step, its extremes, its running deviation.
         age: rollouts seen.
     """
 
-    scale: Float[Array, " m"]
     ceiling: Float[Array, " m"]
     informed: Scalar
-    lowest: Scalar
-    highest: Scalar
-    task_deviation: Scalar
-    source_deviation: Float[Array, " m"]
+    usual: Scalar
+    task_peak: Scalar
+    source_peak: Float[Array, " m"]
+    task_spread: Scalar
+    source_spread: Float[Array, " m"]
     level: Scalar
     best: Scalar
     worst: Scalar
@@ -41,25 +40,26 @@ class TrustState(NamedTuple):
 
 
 class Trust(NamedTuple):
-    """Functions of a ``TrustState``: ``init()``, ``observe(state, signal, rollout, advantage)``, ``limit(state, weight)``,
-    ``report``."""
+    """Functions of a ``TrustState``: ``init()``, ``observe(state, signal, rollout)``, ``limit(state, weight)``,
+    ``scale(state, evidence)``, ``report(state)``."""
 
     init: Callable[[], TrustState]
-    observe: Callable[[TrustState, Signal, Rollout, Float[Array, "t n"]], TrustState]
+    observe: Callable[[TrustState, Signal, Rollout], TrustState]
     limit: Callable[[TrustState, Float[Array, "t n m"]], Float[Array, "t n m"]]
+    scale: Callable[[TrustState, Float[Array, " m"]], Float[Array, " m"]]
     report: Callable[[TrustState], dict[str, Scalar]]
 
 
 def _start(num_aux: int) -> TrustState:
     zero, infinity = jnp.zeros(()), jnp.asarray(jnp.inf)
     return TrustState(
-        scale=jnp.ones(num_aux),
         ceiling=jnp.ones(num_aux),
         informed=zero,
-        lowest=infinity,
-        highest=-infinity,
-        task_deviation=zero,
-        source_deviation=jnp.zeros(num_aux),
+        usual=zero,
+        task_peak=zero,
+        source_peak=jnp.zeros(num_aux),
+        task_spread=zero,
+        source_spread=jnp.zeros(num_aux),
         level=zero,
         best=-infinity,
         worst=infinity,
@@ -72,8 +72,9 @@ def no_trust(num_aux: int) -> Trust:
     """No limits and no prior: the learned weight is used as it is."""
     return Trust(
         init=lambda: _start(num_aux),
-        observe=lambda state, signal, rollout, advantage: state,
+        observe=lambda state, signal, rollout: state,
         limit=lambda state, weight: weight,
+        scale=lambda state, evidence: jnp.ones(num_aux),
         report=lambda state: {},
     )
 
@@ -83,71 +84,103 @@ def evidence(
     *,
     units: bool = True,
     prior: float | Scalar = 1.0,
+    patience: float | Scalar = 10.0,
     prior_decay: float | Scalar = 0.02,
     ceiling: bool = True,
     ceiling_fall: float | Scalar = 0.1,
     ceiling_rise: float | Scalar = 0.002,
     setback: float | Scalar = 0.1,
     gae_lambda: float | Scalar = 0.95,
-    memory: float = 0.9,
+    memory: float = 0.998,
 ) -> Trust:
-    """w_effective = prior (1 - informed) + ceiling * w.
+    """w_effective = f + ceiling * w, with f the prior while it is followed and else 0.
+
+    The order is: ignore first; follow once exploring alone has shown nothing for a while; stop as soon as the task
+    itself
+    speaks. Following at once would give up what plain exploration finds by itself, and a source that can be farmed is
+    farmed best while nothing else pays.
 
     Args:
         num_aux: number of sources, m.
-        units: scale a source so that its discounted sum deviates no more than the task's advantage.
-        prior: weight while the task has given no signal; 0 ignores a source until then.
-        prior_decay: the prior fades by this share per rollout even without a signal.
+        units: scale a source, down only, to the task's own units. A source without confirmed evidence may not spread
+            its discounted sums wider than the task does now (an optimiser blows whatever is left up to full size once
+            the task is quiet); one with evidence may reach the task's largest ever.
+        prior: weight of a source while the task stays silent; 0 never follows one unlearned.
+        patience: silent rollouts before the prior is followed.
+        prior_decay: from then on it fades by this share per rollout.
         ceiling: lower the limit while the task's return is below its best.
         ceiling_fall: share lost per rollout of a setback.
         ceiling_rise: share regained per rollout otherwise.
         setback: how far below its best, as a share of its range, the return must be (beside its noise).
         gae_lambda: shortens the discounted sums that ``units`` compares, as it shortens the advantages.
-        memory: what running deviations keep per rollout.
+        memory: what the peaks keep per rollout.
     """
 
-    def observe(state, signal, rollout, advantage):
+    def observe(state, signal, rollout):
         state = state._replace(age=state.age + 1.0)
-        state = _note_signal(state, signal, prior_decay)
+        state = _note_signal(state, signal, rollout)
         if units:
-            state = _note_units(state, signal, rollout, advantage, gae_lambda, memory)
+            state = _note_units(state, signal, rollout, gae_lambda, memory)
         if ceiling:
             state = _note_level(state, signal, ceiling_fall, ceiling_rise, setback)
         return state
 
+    def following(state):
+        """How far the prior is followed at present."""
+        waited = state.age - patience
+        fading = (1.0 - prior_decay) ** jnp.maximum(waited, 0.0)
+        return jnp.where((waited > 0) & (state.informed == 0), prior * fading, 0.0)
+
     def limit(state, weight):
-        return prior * (1.0 - state.informed) + state.ceiling * weight
+        return following(state) + state.ceiling * weight
+
+    def scale(state, evidence):
+        if not units:
+            return jnp.ones(num_aux)
+        lenient = _at_most_one(state.task_peak, state.source_peak)
+        strict = jnp.minimum(lenient, _at_most_one(state.task_spread, state.source_spread))
+        confirmed = jnp.clip((evidence - 0.5) / 0.25, 0.0, 1.0)
+        # Without a signal there are no units to bring a source to.
+        return jnp.where(state.informed > 0, strict ** (1.0 - confirmed) * lenient**confirmed, 1.0)
 
     def report(state):
         return {
-            "trust_informed": state.informed,
+            "trust_prior": following(state),
             "trust_ceiling": jnp.mean(state.ceiling),
-            "trust_scale": jnp.mean(state.scale),
         }
 
-    return Trust(lambda: _start(num_aux), observe, limit, report)
+    return Trust(lambda: _start(num_aux), observe, limit, scale, report)
 
 
-def _note_signal(state: TrustState, signal: Signal, prior_decay) -> TrustState:
-    lowest = jnp.minimum(state.lowest, jnp.min(signal.reward))
-    highest = jnp.maximum(state.highest, jnp.max(signal.reward))
-    faded = state.informed + prior_decay * (1.0 - state.informed)
-    return state._replace(lowest=lowest, highest=highest, informed=jnp.where(highest > lowest, 1.0, faded))
+def _note_signal(state: TrustState, signal: Signal, rollout: Rollout) -> TrustState:
+    usual = jnp.where(state.age > 1, state.usual, signal.reward[0, 0])
+    # Where every step pays the same, the end of the pay is the news.
+    news = (signal.reward != usual) | (rollout.steps.terminated & (usual != 0))
+    return state._replace(usual=usual, informed=jnp.maximum(state.informed, jnp.any(news).astype(jnp.float32)))
 
 
-def _note_units(
-    state: TrustState, signal: Signal, rollout: Rollout, advantage: Float[Array, "t n"], gae_lambda, memory: float
-) -> TrustState:
+def _at_most_one(task: Scalar, source: Float[Array, " m"]) -> Float[Array, " m"]:
+    # A little above 0, so that powers of it stay finite.
+    return jnp.clip(task / jnp.maximum(source, 1e-8), 1e-6, 1.0)
+
+
+def _peak(sums: Float[Array, "t n *m"]) -> Float[Array, "*m"]:
+    return jnp.max(jnp.abs(sums - jnp.mean(sums, axis=(0, 1))), axis=(0, 1))
+
+
+def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda, memory: float) -> TrustState:
     steps = rollout.steps
     decay = jnp.where(steps.terminated | steps.truncated, 0.0, signal.discount * gae_lambda)
-    sums = discounted_sum(steps.aux, jnp.broadcast_to(decay[..., None], steps.aux.shape))
-    rate = jnp.maximum(1.0 - memory, 1.0 / state.age)
-    task = state.task_deviation + rate * (jnp.std(advantage) - state.task_deviation)
-    source = state.source_deviation + rate * (jnp.std(sums, axis=(0, 1)) - state.source_deviation)
-    # Without a signal there are no units to bring a source to.
-    informed = state.highest > state.lowest
-    scale = jnp.where(informed, jnp.minimum(1.0, task / jnp.maximum(source, 1e-8)), 1.0)
-    return state._replace(task_deviation=task, source_deviation=source, scale=scale)
+    task = discounted_sum(signal.reward, decay)
+    source = discounted_sum(steps.aux, jnp.broadcast_to(decay[..., None], steps.aux.shape))
+    task_peak = jnp.maximum(memory * state.task_peak, _peak(task))
+    source_peak = jnp.maximum(memory * state.source_peak, _peak(source))
+    return state._replace(
+        task_peak=task_peak,
+        source_peak=source_peak,
+        task_spread=jnp.std(task),
+        source_spread=jnp.std(source, axis=(0, 1)),
+    )
 
 
 def _note_level(state: TrustState, signal: Signal, fall, rise, setback) -> TrustState:

@@ -1,0 +1,340 @@
+"""Reproduces the tables of docs/benchmarks.md: a study is a list of named runs, and a function from results to a table.
+
+    python scripts/study.py no_regret --seeds 30
+
+Every run has its own directory under --out. What is finished there is not trained again, so an interrupted study goes
+on with the same command; the table is printed, and kept beside the runs as table.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+import numpy as np
+
+from llmrl.analysis.statistics import Interval, area_under_curve, last_tenth, mean_interval, ratio_interval
+
+if TYPE_CHECKING:
+    from llmrl.config import Config
+
+
+class Run(NamedTuple):
+    """A name, which is its directory too, and what ``llmrl.compose`` is told."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """What a finished run left: curves by name, [seeds, iterations], and its speed."""
+
+    curves: Mapping[str, np.ndarray]
+    steps_per_second: float | None = None
+
+
+Results: TypeAlias = Mapping[str, Found]
+"""By the runs' names."""
+
+
+class Study(NamedTuple):
+    """Runs, the number of seeds of each, and the table that is made of them (of a part, while a part is finished)."""
+
+    seeds: int
+    runs: tuple[Run, ...]
+    table: Callable[[Results], str]
+
+
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+CARTPOLES = ("cartpole", "cartpole_continuous")
+CARTPOLE = ("total_steps=204800",)
+GRID = ("env=gridworld", "env.horizon=50", "total_steps=122880")
+QUICK = ("ppo=tiny", "total_steps=256", "num_chunks=2")
+"""To see whether a study runs at all."""
+
+SOURCES = {
+    "harmful": ("aux=harmful",),
+    "random": ("aux=random",),
+    "beneficial": ("aux=beneficial",),
+    "harmful_x10": ("aux=harmful", "aux.scale=10"),
+}
+
+PARTS = {
+    "nothing": (),
+    "scalar": ("method.weight.scalar=false",),
+    "network": ("method.weight.network=false",),
+    "cross_fitting_and_gate": ("method.trust.cross_fitting=false", "method.trust.gate=false"),
+    "gate": ("method.trust.gate=false",),
+    "units": ("method.trust.units=false",),
+    "prior": ("method.trust.prior=0",),
+    "ceiling": ("method.trust.ceiling=false",),
+    "fisher": ("solver.curvature=hessian",),
+    "subsampling": ("solver.curvature_fraction=1",),
+    "curvature": ("solver=identity",),
+}
+"""What an ablation leaves out: parts of trust, the Fisher information (for the Hessian), the quarter of the batch that
+curvature is computed on (for all of it), curvature itself."""
+
+SOLVERS = {
+    "identity": ("solver=identity",),
+    "neumann_k1": ("solver=neumann", "solver.num_terms=1"),
+    "neumann_k5": ("solver=neumann", "solver.num_terms=5"),
+    "neumann_k20": ("solver=neumann", "solver.num_terms=20"),
+    "neumann_finite_difference": ("solver=neumann_finite_difference",),
+    "conjugate_gradient": ("solver=conjugate_gradient",),
+    "diagonal": ("solver=diagonal",),
+    "sherman_morrison": ("solver=sherman_morrison",),
+}
+CURVATURES = {"identity": ("none",), "neumann_finite_difference": ("hessian",)}
+"""Of solvers that do not take both: one asks for no curvature, one differences the gradients of a loss."""
+
+
+def no_regret_runs() -> Iterator[Run]:
+    for env in CARTPOLES:
+        yield Run(f"{env}/any/ppo", (f"env={env}", *CARTPOLE, "method=ppo"))
+        for source, chosen in SOURCES.items():
+            for method in ("add", "implicit", "implicit_paper"):
+                yield Run(f"{env}/{source}/{method}", (f"env={env}", *CARTPOLE, *chosen, f"method={method}"))
+
+
+def ablation_cells() -> dict[str, tuple[str, ...]]:
+    cells = {
+        f"{env}/{source}": (f"env={env}", *CARTPOLE, *chosen) for env in CARTPOLES for source, chosen in SOURCES.items()
+    }
+    return cells | {"gridworld/helpful_hackable": (*GRID, "aux=helpful_hackable")}
+
+
+def ablation_runs() -> Iterator[Run]:
+    for cell, setting in ablation_cells().items():
+        for part, without in PARTS.items():
+            yield Run(f"{cell}/{part}", (*setting, "method=implicit", *without))
+
+
+def solver_runs() -> Iterator[Run]:
+    setting = ("env=cartpole", "aux=harmful", "method=implicit", *CARTPOLE)
+    for solver, chosen in SOLVERS.items():
+        for curvature in CURVATURES.get(solver, ("hessian", "fisher")):
+            asked = () if curvature == "none" else (f"solver.curvature={curvature}",)
+            yield Run(f"{solver}/{curvature}", (*setting, *chosen, *asked))
+
+
+def gridworld_runs() -> Iterator[Run]:
+    for size in (10, 15):
+        setting = (*GRID, f"env.size={size}")
+        yield Run(f"{size}/any/ppo", (*setting, "method=ppo"))
+        for source in ("helpful_hackable", "harmful", "random"):
+            for method in ("add", "implicit"):
+                yield Run(f"{size}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
+
+
+# --- tables -----------------------------------------------------------------------------------------------------------
+
+
+def no_regret_table(results: Results) -> str:
+    """Area and end of training; for what learns, compared with ignoring the source and with trusting it."""
+    header = ("environment", "source", "method", "area", "last tenth", "worst seed", "active weight", "largest weight")
+    compared = ("area / better", "end - ppo", "end - add", "no regret")
+    rows = []
+    for name, found in results.items():
+        env, source, method = name.split("/")
+        area, end = scores(found, "episode_length")
+        row = [env, source, method, estimate(mean_interval(area)), number(end.mean()), number(end.min())]
+        if "weight_mean_active" in found.curves:
+            weight = last_tenth(found.curves["weight_mean_active"])
+            row += [number(weight.mean()), number(weight.max())]
+        baselines = [results.get(f"{env}/any/ppo"), results.get(f"{env}/{source}/add")]
+        if method not in ("ppo", "add") and None not in baselines:
+            row += [""] * (len(header) - len(row))
+            row += comparison(area, end, [scores(other, "episode_length") for other in baselines if other is not None])
+        rows.append(row)
+    return markdown((*header, *compared), rows)
+
+
+def comparison(
+    area: np.ndarray, end: np.ndarray, baselines: Sequence[tuple[np.ndarray, np.ndarray]], least: float = 0.97
+) -> list[str]:
+    """Area relative to the better baseline, ends minus the baselines' ends, and whether there is nothing to regret.
+
+    Args:
+        area, end: of the method, [seeds].
+        baselines: area and end of each, on the same seeds.
+        least: share of the better baseline's area that counts as no regret; an end counts where it is not significantly
+            below the baseline's.
+    """
+    better = max((other for other, _ in baselines), key=np.mean)
+    ratio = ratio_interval(area, better)
+    differences = [mean_interval(end - other) for _, other in baselines]
+    kept = ratio.value >= least and all(difference.high >= 0 for difference in differences)
+    return [estimate(ratio), *map(estimate, differences), "yes" if kept else "no"]
+
+
+def ablation_table(results: Results) -> str:
+    """Area and last tenth of each setting (steps survived, success on the grid), one row per part left out."""
+    cells = list(ablation_cells())
+    rows = [[part.replace("_", " "), *(ablated(results, f"{cell}/{part}") for cell in cells)] for part in PARTS]
+    return markdown(("left out", *cells), rows)
+
+
+def ablated(results: Results, name: str) -> str:
+    if name not in results:
+        return ""
+    measure = "success_rate" if name.startswith("gridworld") else "episode_length"
+    return " / ".join(number(values.mean()) for values in scores(results[name], measure))
+
+
+def solver_table(results: Results) -> str:
+    """How well each solver trains, solves and runs."""
+    header = ("solver", "curvature", "last tenth", "area", "residual", "products per outer step", "steps per second")
+    rows = []
+    for name, found in results.items():
+        area, end = scores(found, "episode_length")
+        residual = last_tenth(found.curves["meta_residual"]).mean()
+        speed = "" if found.steps_per_second is None else f"{found.steps_per_second:,.0f}"
+        rows.append(
+            [
+                *name.split("/"),
+                estimate(mean_interval(end)),
+                estimate(mean_interval(area)),
+                number(residual),
+                number(products_per_step(found.curves)),
+                speed,
+            ]
+        )
+    return markdown(header, rows)
+
+
+def products_per_step(curves: Mapping[str, np.ndarray]) -> float:
+    """Products with the curvature that an outer step took, on average over those that were taken."""
+    taken = curves["meta_step"].sum()
+    return float(curves["meta_matvecs"].sum() / taken) if taken else float("nan")
+
+
+def gridworld_table(results: Results) -> str:
+    """Success at the end, whether it fell once reached, and what it is beside plain PPO's."""
+    header = ("size", "source", "method", "success, last tenth", "worst seed", "fall from its best", "end - ppo")
+    rows = []
+    for name, found in results.items():
+        size, source, method = name.split("/")
+        _, end = scores(found, "success_rate")
+        row = [size, source, method, estimate(mean_interval(end)), number(end.min())]
+        row.append(number(fall(found.curves["success_rate"])))
+        ppo = results.get(f"{size}/any/ppo")
+        if method != "ppo" and ppo is not None:
+            row.append(estimate(mean_interval(end - scores(ppo, "success_rate")[1])))
+        rows.append(row)
+    return markdown(header, rows)
+
+
+def fall(curves: np.ndarray, window: int = 5) -> float:
+    """How far the mean over seeds ends below its best, both as means of ``window`` iterations; [seeds, iterations]."""
+    mean = curves.mean(axis=0)
+    window = min(window, len(mean))
+    smooth = np.convolve(mean, np.full(window, 1.0 / window), mode="valid")
+    return float(smooth.max() - smooth[-1])
+
+
+def scores(found: Found, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """Area and last tenth of a measure, [seeds] each."""
+    return area_under_curve(found.curves[measure]), last_tenth(found.curves[measure])
+
+
+def number(value: float) -> str:
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
+
+
+def estimate(interval: Interval) -> str:
+    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table; a row that is too short ends in empty cells."""
+    padded = [[*row, *[""] * (len(header) - len(row))] for row in rows]
+    lines = [header, ["---"] * len(header), *padded]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+STUDIES = {
+    "no_regret": Study(30, tuple(no_regret_runs()), no_regret_table),
+    "ablation": Study(10, tuple(ablation_runs()), ablation_table),
+    "solvers": Study(10, tuple(solver_runs()), solver_table),
+    "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
+}
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def carry_out(study: Study, out: Path, seeds: int, only: str, quick: bool) -> dict[str, Found]:
+    """Trains the runs whose name contains ``only``, as far as they are not finished, and reads all that are."""
+    from llmrl import compose
+    from llmrl.progress import note
+
+    results: dict[str, Found] = {}
+    wanted = [run.name for run in study.runs if only in run.name]
+    began, trained = time.monotonic(), 0
+    for run in study.runs:
+        config = compose(*run.overrides, *(QUICK if quick else ()), f"seeds={seeds}")
+        config = replace(config, run_dir=str(out / run.name), progress=False)
+        found = read_finished(config)
+        if found is None and run.name in wanted:
+            done = wanted.index(run.name)
+            left = (time.monotonic() - began) / trained * (len(wanted) - done) / 60 if trained else None
+            note(f"[{done + 1}/{len(wanted)}] {run.name}" + (f", about {left:.0f} min left" if left else ""))
+            found = train_anew(config)
+            trained += 1
+        if found is not None:
+            results[run.name] = found
+    return results
+
+
+def read_finished(config: Config) -> Found | None:
+    """What a run of these settings left, or None where it is not finished."""
+    from llmrl import metrics, runs
+
+    assert config.run_dir is not None
+    if not (Path(config.run_dir) / "summary.json").exists():
+        return None
+    run = runs.load_run(config.run_dir)
+    # What a run of other settings is, and what to do about it, ``train`` says.
+    uncompared = dict.fromkeys(runs.NOT_COMPARED)
+    if replace(run.config, **uncompared) != replace(config, **uncompared):
+        return None
+    return Found(metrics.read(run.metrics_path), runs.read_summary(run)["steps_per_second"])
+
+
+def train_anew(config: Config) -> Found:
+    import jax
+
+    from llmrl import train
+
+    result = train(config)
+    jax.clear_caches()  # a study is a hundred programs that are never needed again
+    return Found(result.metrics, result.summary["steps_per_second"])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Reproduces the tables of docs/benchmarks.md.")
+    parser.add_argument("study", choices=STUDIES)
+    parser.add_argument("--seeds", type=int, help="seeds of each run; the published number where not given")
+    parser.add_argument("--out", type=Path, help="where runs and table go; runs/studies/<study> where not given")
+    parser.add_argument("--only", default="", help="train only runs whose name contains this")
+    parser.add_argument("--quick", action="store_true", help="seconds instead of results: does everything run?")
+    asked = parser.parse_args()
+
+    study = STUDIES[asked.study]
+    seeds = 2 if asked.quick else asked.seeds or study.seeds
+    out = asked.out or Path("runs/studies") / (f"{asked.study}_quick" if asked.quick else asked.study)
+    table = study.table(carry_out(study, out, seeds, asked.only, asked.quick))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "table.md").write_text(f"    python {' '.join(sys.argv)}\n\n{table}")
+    print(table)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,126 @@
+"""Reinforcement learning as a bi-level problem: what its losses, their mixed derivative and its curvature depend on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llmrl.learner.problem import Evidence, InnerProblem, make_problem
+from llmrl.learner.streams import Values, value_rollout
+from llmrl.nets import make_critic, make_policy
+from llmrl.rewards import make_weights, mixture, no_trust, task
+from llmrl.types import Discrete, EnvSpec, Stream
+
+SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
+T, N = 6, 4
+KEY = jax.random.key(0)
+
+
+def streams(**weights):
+    return (Stream(task(), 0.0), Stream(mixture(SPEC, make_weights(SPEC, hidden=(4,), **weights)), 1.0))
+
+
+LEARNED = InnerProblem(
+    streams(offset=True, discount=True), make_policy(SPEC, (4,)), make_critic(SPEC, (4,), 2), 0.9, 0.8, 0.05
+)
+TRANSFORM_STATES = ((), no_trust(2).init())
+THETA = jax.tree.map(lambda x: x + 0.3, LEARNED.policy.init(jax.random.key(1)))
+# A network whose last layer is 0 has no gradient in the layers before it.
+PHIS = jax.tree.map(lambda x: x + 0.1, ({}, LEARNED.streams[1].transform.init(KEY)[0]))
+
+
+@pytest.fixture(scope="module")
+def data(random_rollout):
+    rollout = random_rollout(SPEC, T, N)
+    own = LEARNED.policy.distribution(THETA, rollout.steps.obs).log_prob(rollout.steps.action)
+    rollout = rollout._replace(steps=rollout.steps._replace(log_prob=own))
+    return Evidence(rollout, value_rollout(LEARNED.critic, LEARNED.critic.init(KEY), rollout))
+
+
+def problem(data, **settings):
+    return make_problem(LEARNED, data, data, TRANSFORM_STATES, jnp.asarray(2.0), KEY, **settings)
+
+
+@pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
+def test_the_mixed_derivative_reaches_every_group_of_phi(data, surrogate):
+    def along(phis):
+        slope = jax.grad(problem(data, surrogate=surrogate).inner_loss)(THETA, phis)
+        return optax.tree.vdot(slope, jax.tree.map(jnp.ones_like, slope))
+
+    found = jax.tree.map(np.asarray, jax.jit(jax.grad(along))(PHIS)[1])
+    assert set(found) == {"scalar", "network", "offset", "discount"}
+    for name, group in found.items():
+        leaves = jax.tree.leaves(group)
+        assert all(np.all(np.isfinite(x)) for x in leaves) and any(np.any(x != 0) for x in leaves), name
+    assert np.all(found["scalar"] != 0)
+
+
+def test_the_outer_loss_is_the_bare_tasks_and_the_penalty(data):
+    def weights_squared(phis):
+        return 3.0 * optax.tree.norm(phis[1]["scalar"], squared=True)
+
+    @jax.jit
+    def slopes(phis):
+        losses = (problem(data).outer_loss, problem(data, penalty=weights_squared).outer_loss)
+        return [jax.grad(lambda p: loss(THETA, p))(phis)[1] for loss in losses]
+
+    without, found = slopes(PHIS)
+    assert all(np.all(x == 0) for x in jax.tree.leaves((without, found["network"])))
+    np.testing.assert_allclose(found["scalar"], 6.0 * PHIS[1]["scalar"], rtol=1e-5)
+
+
+def test_the_outer_loss_is_in_units_of_the_outer_scale(data):
+    @jax.jit
+    def loss(scale):
+        return make_problem(LEARNED, data, data, TRANSFORM_STATES, scale, KEY).outer_loss(THETA, PHIS)
+
+    np.testing.assert_allclose(loss(jnp.ones(())), 2.0 * loss(jnp.full((), 2.0)), rtol=1e-5)
+
+
+def test_the_inner_step_descends_the_inner_loss(data):
+    one = problem(data, unroll_learning_rate=0.3)
+    after, slope = jax.jit(lambda t: (one.inner_step(t, PHIS), jax.grad(one.inner_loss)(t, PHIS)))(THETA)
+    jax.tree.map(lambda t, a, g: np.testing.assert_allclose(t - a, 0.3 * g, atol=1e-6), THETA, after, slope)
+
+
+def test_curvature_on_a_part_of_the_batch_is_right_in_the_mean(data):
+    direction = jax.tree.map(jnp.ones_like, THETA)
+
+    def product(key, fraction):
+        part = make_problem(
+            LEARNED, data, data, TRANSFORM_STATES, jnp.ones(()), key, curvature="hessian", curvature_fraction=fraction
+        )
+        return part.operator(THETA, PHIS)(direction)["net"]["params"]["Dense_1"]["bias"]
+
+    whole = jax.jit(product, static_argnums=1)(KEY, 1.0)
+    parts = np.asarray(jax.jit(jax.vmap(lambda key: product(key, 0.25)))(jax.random.split(KEY, 400)))
+    error = parts.std(axis=0) / 20
+    assert np.all(error > 0)
+    assert np.all(np.abs(parts.mean(axis=0) - whole) < 3.5 * error)
+
+
+def test_the_fisher_is_that_of_the_policy_whatever_the_reward(data):
+    fisher = problem(data, curvature="fisher").operator
+    other = jax.tree.map(lambda x: x - 1.0, PHIS)
+    direction = jax.tree.map(jnp.ones_like, THETA)
+    product = jax.jit(lambda phis: fisher(THETA, phis)(direction))
+    first, second = product(PHIS), product(other)
+    jax.tree.map(np.testing.assert_array_equal, first, second)
+    assert optax.tree.vdot(direction, first) > 0
+
+
+def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
+    """Advantages are divided by their deviation, which nobody differentiates: twice the weight would be nothing new.
+
+    Where only sources pay, the loss without its entropy is proportional to the weights for the derivative's eyes.
+    """
+    rollout = random_rollout(SPEC, T, N, reward=np.zeros((T, N), np.float32))
+    data = Evidence(rollout, Values(*(jnp.zeros((T, N, 2)) for _ in range(2))))
+    inner = LEARNED._replace(streams=streams(network=False, bound=None))
+    phis = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
+    of = make_problem(inner, data, data, TRANSFORM_STATES, jnp.ones(()), KEY)
+    loss, slope = jax.jit(jax.value_and_grad(lambda phis: of.inner_loss(THETA, phis)))(phis)
+    entropy = inner.entropy * jnp.mean(inner.policy.distribution(THETA, rollout.steps.obs).entropy())
+    assert abs(loss + entropy) > 1e-3
+    np.testing.assert_allclose(optax.tree.vdot(phis, slope), loss + entropy, rtol=1e-3)

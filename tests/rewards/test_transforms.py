@@ -1,0 +1,248 @@
+"""Every reward transform keeps one contract (a new one is one more line in ``TRANSFORMS``), and its own promises."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task, task_signal
+from llmrl.types import Box, Discrete, EnvSpec
+
+T, N, M, GAMMA = 6, 4, 2, 0.9
+KEY = jax.random.key(0)
+DISCRETE = EnvSpec("none", (3,), Discrete(4), 10, ("first", "second"))
+CONTINUOUS = EnvSpec("none", (3,), Box(2), 10, ("first", "second"))
+
+
+def blend(spec, trust=None, **weights):
+    return mixture(spec, make_weights(spec, hidden=(4,), **weights), trust)
+
+
+TRANSFORMS = {
+    "task": lambda spec: task(),
+    "add": lambda spec: add(0.5),
+    "intrinsic": lambda spec: intrinsic(spec, hidden=(4,)),
+    "scalar": lambda spec: blend(spec, network=False),
+    "network": lambda spec: blend(spec, scalar=False, bound=None),
+    "everything": lambda spec: blend(spec, sees_aux=True, offset=True, discount=True, evidence=True),
+    "trusted": lambda spec: blend(spec, evidence(M)),
+}
+CASES = [(name, DISCRETE) for name in TRANSFORMS] + [("intrinsic", CONTINUOUS), ("everything", CONTINUOUS)]
+
+
+def contract(make):
+    return pytest.mark.parametrize(
+        ("name", "spec"), CASES, ids=[f"{name}-{type(spec.action).__name__}" for name, spec in CASES]
+    )(make)
+
+
+def paid(transform, rollout, phi=None, state=None):
+    """The signal, with phi and state as at the start unless given."""
+    started = transform.init(KEY)
+    return transform.apply(
+        task_signal(rollout, GAMMA),
+        started[0] if phi is None else phi,
+        started[1] if state is None else state,
+        rollout,
+    )
+
+
+def everywhere(tree, value):
+    return jax.tree.map(lambda x: jnp.full_like(x, value), tree)
+
+
+# --- the contract -----------------------------------------------------------------------------------------------------
+
+
+def everything_of(transform, key, phi_shift, rollout):
+    """All four functions once: (phi, signal, state before, state after, report, slope of the mean reward in phi)."""
+    phi, state = transform.init(key)
+    phi = jax.tree.map(lambda x: x + phi_shift, phi)
+    bare = task_signal(rollout, GAMMA)
+
+    def mean_reward(phi):
+        return jnp.mean(transform.apply(bare, phi, state, rollout).reward)
+
+    after = transform.observe(state, phi, bare, rollout)
+    signal = transform.apply(bare, phi, after, rollout)
+    return phi, signal, state, after, transform.report(phi, after, rollout), jax.grad(mean_reward)(phi)
+
+
+@contract
+def test_contract(random_rollout, name, spec):
+    transform = TRANSFORMS[name](spec)
+    rollouts = [random_rollout(spec, T, N, seed) for seed in range(2)]
+    stacked = jax.tree.map(lambda *x: jnp.stack(x), *rollouts)
+    shifts, keys = jnp.asarray([0.0, 0.1]), jax.random.split(KEY)
+    call = jax.jit(lambda key, shift, rollout: everything_of(transform, key, shift, rollout))
+    many = jax.jit(jax.vmap(lambda key, shift, rollout: everything_of(transform, key, shift, rollout)))(
+        keys, shifts, stacked
+    )
+    for seed, rollout in enumerate(rollouts):
+        phi, signal, before, after, report, slope = call(keys[seed], shifts[seed], rollout)
+        assert signal.reward.shape == signal.discount.shape == (T, N)
+        assert signal.reward.dtype == signal.discount.dtype == jnp.float32
+        assert set(phi) <= {"scalar", "network", "offset", "discount", "evidence"}  # the groups that have rates
+        assert all(value.shape == () for value in report.values())
+        for tree in (signal, report, slope):
+            assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+        # A scan carries the state.
+        assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
+        assert jax.tree.map(lambda x: x.dtype, before) == jax.tree.map(lambda x: x.dtype, after)
+        steps = rollout.steps
+        np.testing.assert_array_equal(signal.discount == 0, steps.terminated)  # and so not where only truncated
+        each = jax.tree.map(lambda x, seed=seed: x[seed], many)
+        jax.tree.map(
+            lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
+            each,
+            (phi, signal, before, after, report, slope),
+        )
+
+
+@contract
+def test_without_sources_only_the_offset_may_pay(random_rollout, name, spec):
+    """A source that says nothing changes nothing, however much it is trusted."""
+    rollout = random_rollout(spec, T, N, aux=np.zeros((T, N, M), np.float32))
+    found = paid(TRANSFORMS[name](spec), rollout)
+    np.testing.assert_allclose(found.reward, rollout.steps.reward, atol=1e-6)
+
+
+# --- each one's own promises ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rollout(random_rollout):
+    return random_rollout(DISCRETE, T, N)
+
+
+def test_the_task_is_left_alone(rollout):
+    found = paid(task(), rollout)
+    np.testing.assert_array_equal(found.reward, rollout.steps.reward)
+    np.testing.assert_allclose(found.discount, GAMMA * ~np.asarray(rollout.steps.terminated))
+
+
+def test_add_adds_every_source(rollout):
+    expected = rollout.steps.reward + 0.5 * jnp.sum(rollout.steps.aux, axis=-1)
+    np.testing.assert_allclose(paid(add(0.5), rollout).reward, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("bound", [None, 1.0, 2.5])
+@pytest.mark.parametrize("network", [True, False])
+def test_a_constant_weight_is_that_weight_added(rollout, bound, network):
+    transform = blend(DISCRETE, bound=bound, initial=0.7, network=network)
+    np.testing.assert_allclose(paid(transform, rollout).reward, paid(add(0.7), rollout).reward, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("parts", [{"network": False}, {"scalar": False}, {}])
+@pytest.mark.parametrize("initial", [-0.9, 0.0, 0.3])
+def test_weights_start_where_asked(rollout, parts, initial):
+    transform = blend(DISCRETE, initial=initial, **parts)
+    report = transform.report(*transform.init(KEY), rollout)
+    for name in ("weight_mean", "weight_mean_active", "weight_mean_active/first", "weight_mean_active/second"):
+        np.testing.assert_allclose(report[name], initial, atol=1e-6)
+
+
+def test_every_source_has_a_weight_of_its_own(rollout):
+    transform = blend(DISCRETE, network=False, bound=None)
+    found = paid(transform, rollout, {"scalar": jnp.asarray([2.0, -3.0])})
+    expected = np.asarray(rollout.steps.reward) + np.asarray(rollout.steps.aux) @ [2.0, -3.0]
+    np.testing.assert_allclose(found.reward, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("extreme", [-50.0, 50.0])
+def test_bounded_weights_are_bounded(rollout, extreme):
+    transform = blend(DISCRETE, bound=1.5)
+    phi, state = transform.init(KEY)
+    weight = transform.report(everywhere(phi, extreme), state, rollout)["weight_mean"]
+    assert abs(weight) <= 1.5 + 1e-6
+    np.testing.assert_allclose(
+        transform.report(phi | {"scalar": jnp.full(M, extreme)}, state, rollout)["weight_mean"],
+        np.sign(extreme) * 1.5,
+        rtol=1e-5,
+    )
+
+
+def test_a_network_tells_actions_apart(rollout):
+    transform = blend(DISCRETE, scalar=False, bound=None)
+    phi = jax.tree.map(lambda x: x + 0.3, transform.init(KEY)[0])
+    steps = rollout.steps
+    other = rollout._replace(steps=steps._replace(action=(steps.action + 1) % 4))
+    assert not np.allclose(paid(transform, rollout, phi).reward, paid(transform, other, phi).reward)
+
+
+def test_where_a_source_is_silent_is_not_averaged(random_rollout):
+    """``weight_mean_active`` is the mean where the source says something, 0 where it never does."""
+    aux = np.zeros((T, N, M), np.float32)
+    aux[0, 0, 0] = -0.1
+    rollout = random_rollout(DISCRETE, T, N, aux=aux)
+    weights = make_weights(DISCRETE, hidden=(4,))
+    transform = mixture(DISCRETE, weights)
+    phi, state = transform.init(KEY)
+    phi = jax.tree.map(lambda x: x + 0.3, phi)
+    report = transform.report(phi, state, rollout)
+    np.testing.assert_allclose(report["weight_mean_active/first"], weights.weight(phi, rollout)[0, 0, 0], rtol=1e-5)
+    assert report["weight_mean_active/second"] == 0
+
+
+def test_the_learned_discount_starts_at_0_99_and_replaces_the_tasks(rollout):
+    transform = blend(DISCRETE, discount=True)
+    phi, state = transform.init(KEY)
+    alive = ~np.asarray(rollout.steps.terminated)
+    np.testing.assert_allclose(paid(transform, rollout).discount, alive / (1 + np.exp(-4.6)), rtol=1e-5)
+    lower = paid(transform, rollout, phi | {"discount": jnp.zeros(())})
+    np.testing.assert_allclose(lower.discount, 0.5 * alive, rtol=1e-6)
+    np.testing.assert_allclose(transform.report(phi, state, rollout)["discount"], 0.990, atol=1e-3)
+
+
+def test_the_offset_starts_at_0_and_stays_within_1(rollout):
+    plain, transform = blend(DISCRETE), blend(DISCRETE, offset=True)
+    phi, _ = transform.init(KEY)
+    np.testing.assert_array_equal(paid(transform, rollout).reward, paid(plain, rollout).reward)
+    # Weights stay at 0, so what is paid beside the task is the offset alone.
+    extreme = paid(transform, rollout, phi | {"offset": everywhere(phi["offset"], 50.0)}).reward - rollout.steps.reward
+    np.testing.assert_allclose(np.abs(extreme), 1.0, rtol=1e-5)
+
+
+def test_the_intrinsic_reward_starts_at_0_and_is_bounded_by_its_coefficient(rollout):
+    transform = intrinsic(DISCRETE, (4,), 0.3)
+    phi, _ = transform.init(KEY)
+    np.testing.assert_array_equal(paid(transform, rollout).reward, rollout.steps.reward)
+    extreme = paid(transform, rollout, everywhere(phi, 50.0)).reward - rollout.steps.reward
+    np.testing.assert_allclose(np.abs(extreme), 0.3, rtol=1e-3)
+
+
+def test_without_evidence_a_weight_pays_nothing_but_can_earn_it(rollout):
+    """It is shrunk by its evidence, from 0 to 1, but differentiated as if that were 1."""
+    plain, transform = (blend(DISCRETE, bound=None, evidence=evidence) for evidence in (False, True))
+    phi, state = transform.init(KEY)
+    learned = {group: jax.tree.map(lambda x: x + 0.3, phi[group]) for group in ("scalar", "network")}
+
+    def reward(transform, share):
+        known = {group: jnp.full_like(x, share) for group, x in phi["evidence"].items()}
+
+        def total(learned):
+            parts = learned if transform is plain else learned | {"evidence": known}
+            return jnp.sum(paid(transform, rollout, parts, state).reward)
+
+        return jax.jit(jax.value_and_grad(total))(learned)
+
+    full, slope = reward(plain, 1.0)
+    for share in (0.0, 0.25, 1.0):
+        shrunk, same_slope = reward(transform, share)
+        nothing = jnp.sum(rollout.steps.reward)
+        np.testing.assert_allclose(shrunk - nothing, share * (full - nothing), rtol=1e-4, atol=1e-4)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), slope, same_slope)
+
+
+@pytest.mark.parametrize("group", ["scalar", "network", "offset", "discount"])
+def test_every_group_of_phi_can_be_learned_from_the_start(rollout, group):
+    """No group starts where its gradient is zero."""
+    transform = blend(DISCRETE, offset=True, discount=True)
+    phi, state = transform.init(KEY)
+
+    def total(phi):
+        signal = transform.apply(task_signal(rollout, GAMMA), phi, state, rollout)
+        return jnp.sum(jnp.square(signal.reward)) + jnp.sum(signal.discount)
+
+    assert optax.tree.norm(jax.grad(total)(phi)[group]) > 0

@@ -1,0 +1,186 @@
+"""Every method, and every solver, surrogate, kind of data, schedule and curvature, runs for two iterations and learns.
+
+Programs are dear, so the settings that go with a method are spread over few rows: each name in at least one, and a test
+that none is missing. A new method is one more row.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import llmrl
+from llmrl.config import CURVATURES, DATA, SCHEDULES, SOLVERS, SURROGATES, Config
+from llmrl.errors import unknown
+from llmrl.methods import METHODS, make_method
+from llmrl.ops import surrogates
+from llmrl.rewards import task_signal
+from llmrl.train import make_environment, make_trainer
+
+TINY = (
+    "env=gridworld",
+    "env.size=2",
+    "env.horizon=4",
+    "aux=[helpful_hackable,random]",
+    "ppo.num_envs=4",
+    "ppo.num_steps=8",
+    "ppo.num_epochs=1",
+    "ppo.num_minibatches=2",
+    "ppo.hidden=[4]",
+    "method.weight.hidden=[4]",
+    "solver.num_terms=3",
+    "total_steps=64",
+)
+KEYS = jax.random.split(jax.random.key(0))
+
+ROWS = {
+    "ppo": ("method=ppo",),
+    "add": ("method=add",),
+    "lirpg": ("method=lirpg",),
+    "implicit": ("method=implicit", "solver=neumann", "method.outer.surrogate=ratio", "method.outer.data=fresh"),
+    "paper": (
+        "method=implicit_paper",
+        "solver=neumann_finite_difference",
+        "solver.curvature=hessian",
+        "method.outer.data=previous",
+        "method.outer.surrogate=log_prob",
+        "method.weight.sees_aux=true",
+    ),
+    "scalar": (
+        "method=scalar",
+        "solver=conjugate_gradient",
+        "solver.curvature=hessian",
+        "solver.damping=auto",
+        "method.outer.data=window",
+        "method.outer.surrogate=dice",
+        "method.outer.schedule=converged",
+        "method.outer.optimiser=sgd",
+    ),
+    "diagonal": ("method=implicit", "solver=diagonal", "method.outer.schedule=online", "solver.curvature_fraction=0.5"),
+    "sherman_morrison": ("method=implicit", "solver=sherman_morrison", "solver.curvature=fisher"),
+    "identity": (
+        "method=scalar",
+        "solver=identity",
+        "method.weight.offset=true",
+        "method.weight.discount=true",
+        "method.outer.weight_penalty=0.01",
+        "method.outer.discount_penalty=0.01",
+    ),
+    "dense": ("method=implicit", "solver=dense", "solver.curvature=hessian", "method.trust.cross_fitting=false"),
+}
+
+
+@functools.cache
+def composed(row) -> Config:
+    return llmrl.compose(*TINY, *ROWS[row])
+
+
+@functools.cache
+def trainer_of(row):
+    return make_trainer(composed(row))
+
+
+@functools.cache
+def program(row, together):
+    """``(key, numbers) -> (phis at first, last state, metrics)``, compiled; for two of each at once if ``together``."""
+    trainer = trainer_of(row)
+
+    def two_iterations(key, numbers):
+        start = trainer.init(key, numbers)
+        state, metrics = trainer.run(start, numbers, 2)
+        return start.phis, state._replace(key=jax.random.key_data(state.key)), metrics
+
+    return jax.jit(jax.vmap(two_iterations) if together else two_iterations)
+
+
+def numbers_of(row, factors):
+    """The row's numbers; each times a factor, where one is given."""
+    return {
+        name: jnp.asarray([factor * value for factor in factors], jnp.float32)
+        for name, value in trainer_of(row).numbers.items()
+    }
+
+
+def test_no_name_is_missing():
+    configs = [composed(row) for row in ROWS]
+    assert {config.method.name for config in configs} == set(METHODS)
+    learning = [config for config in configs if config.method.name not in ("ppo", "add")]
+    implicit = [config for config in learning if config.method.outer.gradient == "implicit"]
+    assert {config.method.outer.gradient for config in learning} == {"implicit", "unrolled"}
+    assert {config.solver.name for config in implicit} == set(SOLVERS)
+    assert {config.solver.curvature for config in implicit} == set(CURVATURES)
+    assert {config.method.outer.surrogate for config in implicit} == set(SURROGATES) == set(surrogates.SURROGATES)
+    assert {config.method.outer.data for config in implicit} == set(DATA)
+    assert {config.method.outer.schedule for config in implicit} == set(SCHEDULES)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_two_iterations_are_finite_and_move_what_is_learned(row):
+    first, state, metrics = program(row, together=True)(KEYS, numbers_of(row, (1.0, 1.0)))
+    for name, values in metrics.items():
+        assert values.shape == (2, 2), name  # seeds, iterations
+        assert np.all(np.isfinite(values)), name
+    for tree in (state.params, state.phis, state.opt_state):
+        assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
+    assert np.all(state.iteration == 2)
+
+    assert not jax.tree.leaves(first[0])  # nothing is learned about the bare task
+    learns = composed(row).method.name not in ("ppo", "add")
+    moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, state.phis)
+    assert any(jax.tree.leaves(moved)) is learns
+    assert ("meta_step" in metrics) is learns
+    if learns:
+        assert np.all(metrics["meta_step"] == 1) and np.all(metrics["meta_skipped"] == 0)
+        # Groups that start at a saddle may wait for others, but each source's own number never does.
+        assert moved[1].get("scalar", True)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_first_stream_is_the_bare_task(random_rollout, name):
+    row = next(row for row in ROWS if composed(row).method.name == name)
+    spec = make_environment(composed(row)).spec
+    streams = make_method(composed(row), spec).streams
+    rollout = random_rollout(spec)
+    bare = task_signal(rollout, 0.9)
+    phi, state = streams[0].transform.init(KEYS[0])
+    jax.tree.map(np.testing.assert_array_equal, streams[0].transform.apply(bare, phi, state, rollout), bare)
+    assert sum(stream.weight for stream in streams) == 1.0
+
+
+def test_an_unknown_method_names_the_nearest():
+    config = composed("ppo")
+    wrong = Config(method=type(config.method)(name="implict"))
+    with pytest.raises(type(unknown("method", "x", METHODS)), match=r"implict.*nearest.*implicit"):
+        make_method(wrong, make_environment(config).spec)
+
+
+# --- many at once -----------------------------------------------------------------------------------------------------
+
+# Two iterations of sums in another order.
+TOLERANCE = {"rtol": 1e-3, "atol": 1e-4}
+
+
+def assert_rows_equal(many, single, index):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a[index], b, **TOLERANCE), many, single)
+
+
+def test_seeds_together_are_seeds_one_by_one():
+    numbers = numbers_of("implicit", (1.0, 1.0))
+    many = program("implicit", together=True)(KEYS, numbers)
+    for seed in range(2):
+        alone = program("implicit", together=False)(KEYS[seed], {name: n[seed] for name, n in numbers.items()})
+        assert_rows_equal(many, alone, seed)
+    assert not np.allclose(many[1].phis[1]["scalar"][0], many[1].phis[1]["scalar"][1])
+
+
+def test_numbers_together_are_numbers_one_by_one():
+    """Every float of the config at once: two runs of one seed whose numbers all differ by a tenth."""
+    numbers, same = numbers_of("implicit", (1.0, 0.9)), jnp.stack([KEYS[0], KEYS[0]])
+    many = program("implicit", together=True)(same, numbers)
+    for run in range(2):
+        alone = program("implicit", together=False)(KEYS[0], {name: n[run] for name, n in numbers.items()})
+        assert_rows_equal(many, alone, run)
+    kernels = jax.tree.leaves(many[1].params)
+    assert any(not np.allclose(kernel[0], kernel[1], **TOLERANCE) for kernel in kernels)

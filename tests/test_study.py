@@ -1,0 +1,155 @@
+"""The tables of the studies, on curves whose numbers are known."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import llmrl
+
+SPEC = importlib.util.spec_from_file_location(
+    "study_for_tests", Path(__file__).resolve().parent.parent / "scripts" / "study.py"
+)
+study = importlib.util.module_from_spec(SPEC)
+sys.modules[SPEC.name] = study
+SPEC.loader.exec_module(study)
+
+
+def found(measure, *levels, iterations=20, speed=None, **others):
+    """Constant curves, one per seed; a pair of levels is that of training and that of its last tenth."""
+    curves = np.empty((len(levels), iterations), np.float32)
+    for curve, level in zip(curves, levels, strict=True):
+        curve[:-2], curve[-2:] = level if isinstance(level, tuple) else (level, level)
+    flat = {name: np.full(curves.shape, value, np.float32) for name, value in others.items()}
+    return study.Found({measure: curves, **flat}, speed)
+
+
+def cells(table):
+    """Header and rows of a markdown table, each a list of cells of the header's length."""
+    header, rule, *rows = [[cell.strip() for cell in line[1:-1].split("|")] for line in table.splitlines()]
+    assert set(rule) == {"---"}
+    assert {len(row) for row in rows} <= {len(header)}
+    return header, rows
+
+
+def length(*levels, **others):
+    return found("episode_length", *levels, **others)
+
+
+# --- what is run ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", study.STUDIES)
+def test_every_run_composes_and_has_its_own_directory(name):
+    runs = study.STUDIES[name].runs
+    assert len({run.name for run in runs}) == len({run.overrides for run in runs}) == len(runs)
+    seen = set()
+    for run in runs:
+        if not seen.issuperset(run.overrides):  # combinations of what composes compose
+            config = llmrl.compose(*run.overrides, *study.QUICK, "seeds=3")
+            assert (config.seeds, config.num_iterations) == (3, 4)
+            seen.update(run.overrides)
+
+
+# --- no regret --------------------------------------------------------------------------------------------------------
+
+
+def verdict(ppo, add, learned):
+    results = {"cartpole/any/ppo": ppo, "cartpole/harmful/add": add, "cartpole/harmful/implicit": learned}
+    header, rows = cells(study.no_regret_table(results))
+    return dict(zip(header, rows[-1], strict=True))
+
+
+def test_no_regret_is_measured_against_the_better_baseline():
+    row = verdict(length(100, 100), length(10, 10), length(98, 98, weight_mean_active=-0.5))
+    assert row["area / better"] == "0.980 [0.980, 0.980]"
+    assert (row["end - ppo"], row["end - add"]) == ("-2.000 [-2.000, -2.000]", "88.0 [88.0, 88.0]")
+    assert (row["area"], row["active weight"], row["largest weight"]) == ("98.0 [98.0, 98.0]", "-0.500", "-0.500")
+    assert row["no regret"] == "no"  # two steps below ppo on every seed
+
+
+@pytest.mark.parametrize(
+    ("learned", "expected"),
+    [
+        (length((100, 90), (100, 111)), "yes"),  # a seed below and one above: not significantly below
+        (length((95, 110), (95, 110)), "no"),  # the end is better, but the way there cost too much
+        (length((100, 99), (100, 99)), "no"),
+        (length(100, 100), "yes"),
+    ],
+)
+def test_no_regret_asks_for_the_area_and_for_the_end(learned, expected):
+    assert verdict(length(100, 100), length(10, 10), learned)["no regret"] == expected
+    assert verdict(length(10, 10), length(100, 100), learned)["no regret"] == expected
+
+
+def test_the_worst_seed_and_the_largest_weight_are_of_single_seeds():
+    learned = length((50, 100), (50, 80))
+    weights = np.tile(np.array([[-0.5], [0.1]], np.float32), (1, 20))
+    learned = learned._replace(curves={**learned.curves, "weight_mean_active": weights})
+    row = verdict(length(10, 10), length(10, 10), learned)
+    assert (row["last tenth"], row["worst seed"], row["area"].split()[0]) == ("90.0", "80.0", "54.0")
+    assert (row["active weight"], row["largest weight"]) == ("-0.200", "0.100")
+
+
+def test_a_part_of_a_study_makes_a_part_of_its_table():
+    header, rows = cells(study.no_regret_table({"cartpole/harmful/implicit": length(9, 9)}))
+    assert rows[0][:4] == ["cartpole", "harmful", "implicit", "9.000 [9.000, 9.000]"]
+    assert set(rows[0][header.index("area / better") :]) == {""}
+    for name in study.STUDIES:
+        cells(study.STUDIES[name].table({}))
+
+
+# --- the others -------------------------------------------------------------------------------------------------------
+
+
+def test_ablation_has_a_row_for_every_part_and_a_column_for_every_setting():
+    results = {
+        "cartpole/harmful_x10/gate": length((100, 200), (100, 200)),
+        "gridworld/helpful_hackable/nothing": found("success_rate", 0.5, 1.0),
+    }
+    header, rows = cells(study.ablation_table(results))
+    assert len(rows) * (len(header) - 1) == len(study.STUDIES["ablation"].runs)
+    by_part = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+    assert by_part["gate"]["cartpole/harmful_x10"] == "110.0 / 200.0"
+    assert by_part["nothing"]["gridworld/helpful_hackable"] == "0.750 / 0.750"
+    assert by_part["nothing"]["cartpole/harmful_x10"] == ""
+
+
+def test_solvers_report_how_well_they_solved_and_what_it_cost():
+    steps = {"meta_residual": 0.25, "meta_matvecs": 24.0, "meta_step": 1.0}
+    header, rows = cells(study.solver_table({"neumann_k20/fisher": length(150, 160, speed=12345.6, **steps)}))
+    row = dict(zip(header, rows[0], strict=True))
+    assert (row["solver"], row["curvature"], row["residual"]) == ("neumann_k20", "fisher", "0.250")
+    assert (row["products per outer step"], row["steps per second"]) == ("24.0", "12,346")
+    assert row["last tenth"].startswith("155.0 [")
+
+
+def test_products_count_only_where_a_step_was_taken():
+    curves = {"meta_matvecs": np.array([[0.0, 6.0, 0.0, 8.0]]), "meta_step": np.array([[0.0, 1.0, 0.0, 1.0]])}
+    assert study.products_per_step(curves) == 7.0
+    assert np.isnan(study.products_per_step({name: np.zeros((1, 4)) for name in curves}))
+
+
+def test_gridworld_compares_with_ppo():
+    results = {
+        "10/any/ppo": found("success_rate", 0.25, 0.5),
+        "10/harmful/implicit": found("success_rate", 0.5, 0.75),
+    }
+    header, rows = cells(study.gridworld_table(results))
+    row = dict(zip(header, rows[1], strict=True))
+    assert row["end - ppo"] == "0.250 [0.250, 0.250]"
+    assert (row["worst seed"], row["fall from its best"]) == ("0.500", "0.000")
+    assert rows[0][header.index("end - ppo")] == ""
+
+
+def test_a_fall_is_what_is_lost_since_the_best():
+    rising = np.tile(np.linspace(0.0, 1.0, 40), (3, 1))
+    assert study.fall(rising) == 0.0
+    assert study.fall(np.concatenate([rising, rising[:, :1] + np.full((3, 20), 0.7)], axis=1)) == pytest.approx(
+        np.mean(rising[0, -5:]) - 0.7
+    )
+    # One seed's loss is another's gain: the mean has not fallen.
+    assert study.fall(np.array([[0.0] * 10 + [1.0] * 10, [1.0] * 10 + [0.0] * 10])) == 0.0
+    assert study.fall(np.array([[1.0, 0.5]])) == 0.0  # shorter than the window
