@@ -9,7 +9,7 @@ import pytest
 import llmrl
 from llmrl import overrides
 from llmrl.cli import main
-from llmrl.config import SOLVERS, Config, from_dict, validate
+from llmrl.config import SOLVERS, AuxConfig, Config, from_dict, validate
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "launcher", "experiment")
 CHOICES = [
@@ -26,7 +26,7 @@ NEEDS = {"gymnax": ("env.id=Acrobot-v1",), "function": ("aux.function=os.path.jo
 
 
 def test_nothing_chosen_is_the_defaults():
-    assert llmrl.compose() == Config()
+    assert llmrl.compose() == Config(aux=AuxConfig(sources={"harmful": 1.0}))
 
 
 @pytest.mark.parametrize(("group", "name"), CHOICES)
@@ -149,7 +149,7 @@ def test_train_names_a_run_after_its_choices(trained, capsys, tmp_path):
     main(["train", "run_dir=here"])
     assert [config.run_dir for config in trained] == [
         "runs/gridworld-harmful-random-add-s3-seeds-4",
-        "runs/cartpole-x-implicit-s0-aux.sources.x-1-env.params-ppo.learning_rate-1e-3",
+        "runs/cartpole-harmful-x-implicit-s0-aux.sources.x-1-env.params-ppo.learning_rate-1e-3",
         "here",
     ]
     assert replace(trained[0], run_dir=None) == llmrl.compose(
