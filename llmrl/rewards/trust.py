@@ -141,7 +141,7 @@ def evidence(
         strict = jnp.minimum(lenient, _at_most_one(state.task_spread, state.source_spread))
         confirmed = jnp.clip((evidence - 0.5) / 0.25, 0.0, 1.0)
         # Without a signal there are no units to bring a source to.
-        return jnp.where(state.informed > 0, strict ** (1.0 - confirmed) * lenient**confirmed, 1.0)
+        return jnp.where(state.informed > 0, strict + confirmed * (lenient - strict), 1.0)
 
     def report(state):
         return {
@@ -160,8 +160,7 @@ def _note_signal(state: TrustState, signal: Signal, rollout: Rollout) -> TrustSt
 
 
 def _at_most_one(task: Scalar, source: Float[Array, " m"]) -> Float[Array, " m"]:
-    # A little above 0, so that powers of it stay finite.
-    return jnp.clip(task / jnp.maximum(source, 1e-8), 1e-6, 1.0)
+    return jnp.minimum(1.0, task / jnp.maximum(source, 1e-8))
 
 
 def _peak(sums: Float[Array, "t n *m"]) -> Float[Array, "*m"]:
