@@ -277,7 +277,8 @@ class Config:
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
         total_steps: environment steps of one seed.
-        num_chunks: compiled pieces the run is cut into; between two, metrics and checkpoints are written.
+        num_chunks: about how many compiled pieces the run is cut into; between two, metrics and checkpoints are
+            written.
         devices: ``auto`` shards seeds over jax's devices, on a plain CPU over one simulated device per core; 1 keeps
             to one.
         run_dir: where results go; None keeps them in memory.

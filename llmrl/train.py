@@ -349,11 +349,11 @@ class Result(NamedTuple):
 
 
 def chunk_lengths(num_iterations: int, num_chunks: int) -> list[int]:
-    """Lengths of the compiled pieces, equal where a length near the wished one divides the whole: each costs a
-    compilation."""
+    """Lengths of the compiled pieces, equal where a length from half to twice the wished one divides the whole: each
+    length costs a compilation."""
     wished = -(-num_iterations // num_chunks)
-    nearest = -(-wished // 2)  # shorter ones would be more than twice as many
-    even = [n for n in range(wished, nearest - 1, -1) if num_iterations % n == 0]
+    shorter, longer = range(wished, -(-wished // 2) - 1, -1), range(wished + 1, 2 * wished + 1)
+    even = [n for n in (*shorter, *longer) if num_iterations % n == 0]
     length = even[0] if even else wished
     whole, rest = divmod(num_iterations, length)
     return [length] * whole + ([rest] if rest else [])

@@ -218,7 +218,7 @@ def test_chunks_cover_the_run_with_few_programs(num_iterations):
         lengths = chunk_lengths(num_iterations, num_chunks)
         assert sum(lengths) == num_iterations and min(lengths) > 0
         assert len(set(lengths)) <= 2 and lengths == sorted(lengths, reverse=True)
-        assert max(lengths) <= -(-num_iterations // num_chunks)
+        assert max(lengths) <= 2 * -(-num_iterations // num_chunks)
         assert len(lengths) <= 2 * num_chunks
         if num_iterations % num_chunks == 0:
             assert len(lengths) == num_chunks
