@@ -83,6 +83,9 @@ class PPOConfig:
         gae_lambda: lambda of generalised advantage estimation.
         clip: range of the importance ratio.
         entropy: c_H, part of L_aux and so of its curvature.
+        advantage_floor: advantages are divided by their deviation in a minibatch, but at least by this share of the
+            largest deviation that was seen; 0 divides by the minibatch's alone.
+        advantage_decay: what that largest deviation keeps per iteration.
         value_coefficient: weight of the critics' loss.
         max_gradient_norm: the actor's and the critic's gradients are each clipped to this norm.
         hidden: widths of the tanh layers, of actor and critic alike.
@@ -99,6 +102,8 @@ class PPOConfig:
     gae_lambda: float = 0.95
     clip: float = 0.2
     entropy: float = 0.01
+    advantage_floor: float = 0.5
+    advantage_decay: float = 0.998
     value_coefficient: float = 0.5
     max_gradient_norm: float = 0.5
     hidden: tuple[int, ...] = (64, 64)
@@ -177,10 +182,11 @@ class TrustConfig:
         evidence: shrink each learned weight to the share of its hypergradient that both halves have confirmed.
         evidence_memory: what that record keeps per outer step.
         units: scale a source so that its discounted sum does not outgrow the task's.
-        prior: weight of a source while the task stays silent; 0 because a source that can be farmed is farmed best
-            while nothing else pays (docs/benchmarks.md).
-        patience: silent iterations before the prior is followed.
+        prior: weight of the sources' advice while the task stays silent; 0 never follows it.
+        patience: silent iterations before it is followed.
         prior_decay: share of it lost per iteration from then on.
+        prior_discount: how far advice is summed over time; 0 because what pays each time is collected for ever
+            (``llmrl.rewards.advice``).
         ceiling: lower the largest allowed weight while the task's return is below its best.
         ceiling_fall: share lost per iteration of a setback.
         ceiling_rise: share regained per iteration otherwise.
@@ -192,10 +198,11 @@ class TrustConfig:
     evidence: bool = True
     evidence_memory: float = 0.98
     units: bool = True
-    prior: float = 0.0
+    prior: float = 1.0
     patience: float = 10.0
     prior_decay: float = 0.02
-    ceiling: bool = True
+    prior_discount: float = 0.0
+    ceiling: bool = False
     ceiling_fall: float = 0.1
     ceiling_rise: float = 0.002
     setback: float = 0.1
@@ -239,7 +246,7 @@ class OuterConfig:
     converged_kl: float = 1e-3
     optimiser: str = "amsgrad"
     learning_rate: float = 2e-3
-    scalar_learning_rate: float = 3e-2
+    scalar_learning_rate: float = 6e-2
     discount_learning_rate: float = 1e-2
     max_gradient_norm: float = 1.0
     scale_decay: float = 0.998
@@ -335,7 +342,16 @@ def _validate_ppo(ppo: PPOConfig) -> None:
             "ppo.max_gradient_norm": ppo.max_gradient_norm,
         }
     )
-    _between(0.0, 1.0, **{"ppo.discount": ppo.discount, "ppo.gae_lambda": ppo.gae_lambda})
+    _between(
+        0.0,
+        1.0,
+        **{
+            "ppo.discount": ppo.discount,
+            "ppo.gae_lambda": ppo.gae_lambda,
+            "ppo.advantage_floor": ppo.advantage_floor,
+            "ppo.advantage_decay": ppo.advantage_decay,
+        },
+    )
     _between(0.0, float("inf"), **{"ppo.entropy": ppo.entropy, "ppo.value_coefficient": ppo.value_coefficient})
     if ppo.batch_size % ppo.num_minibatches:
         raise ValueError(
@@ -390,6 +406,7 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
         **{
             "method.outer.scale_decay": outer.scale_decay,
             "method.trust.prior_decay": trust.prior_decay,
+            "method.trust.prior_discount": trust.prior_discount,
             "method.trust.ceiling_fall": trust.ceiling_fall,
             "method.trust.ceiling_rise": trust.ceiling_rise,
             "method.trust.setback": trust.setback,

@@ -14,7 +14,7 @@ from llmrl.config import Config, OuterConfig, SolverConfig
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task
+from llmrl.rewards import add, advice, beyond_task, evidence, intrinsic, make_weights, mixture, task
 from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream
 
 
@@ -104,7 +104,8 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
     )
 
 
-def _blend(config: Config, spec: EnvSpec) -> Stream:
+def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
+    """The streams of a learned blend, the bare task first."""
     weight, trust = config.method.weight, config.method.trust
     if not spec.aux_names and not weight.offset:
         raise ValueError(
@@ -126,16 +127,24 @@ def _blend(config: Config, spec: EnvSpec) -> Stream:
     limits = evidence(
         len(spec.aux_names),
         units=trust.units,
-        prior=trust.prior,
-        patience=trust.patience,
-        prior_decay=trust.prior_decay,
         ceiling=trust.ceiling,
         ceiling_fall=trust.ceiling_fall,
         ceiling_rise=trust.ceiling_rise,
         setback=trust.setback,
         gae_lambda=config.ppo.gae_lambda,
     )
-    return Stream(mixture(spec, weights, limits), 1.0)
+    blend = mixture(spec, weights, limits)
+    # Under a discount of its own the blend is no sum of the task and something else.
+    learns_discount = weight.discount
+    streams = (
+        (Stream(task(), 0.0), Stream(blend, 1.0))
+        if learns_discount
+        else (Stream(task(), 1.0), Stream(beyond_task(blend), 1.0))
+    )
+    if not trust.prior:
+        return streams
+    advised = advice(trust.prior, trust.patience, trust.prior_decay, trust.prior_discount)
+    return (*streams, Stream(advised, 1.0))
 
 
 def ppo(config: Config, spec: EnvSpec) -> Method:
@@ -145,17 +154,17 @@ def ppo(config: Config, spec: EnvSpec) -> Method:
 
 def trusting(config: Config, spec: EnvSpec) -> Method:
     """Trust the auxiliary sources: add them with weight 1."""
-    return Method((Stream(task(), 0.0), Stream(add(), 1.0)))
+    return Method((Stream(task(), 1.0), Stream(beyond_task(add()), 1.0)))
 
 
 def implicit(config: Config, spec: EnvSpec) -> Method:
     """Learn how far to trust each source, state by state, along the implicit gradient (Place 2023)."""
-    return Method((Stream(task(), 0.0), _blend(config, spec)), learned(config))
+    return Method(_blend(config, spec), learned(config))
 
 
 def lirpg(config: Config, spec: EnvSpec) -> Method:
     """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
-    return Method((Stream(task(), 0.0), Stream(intrinsic(spec), 1.0)), learned(config))
+    return Method((Stream(task(), 1.0), Stream(beyond_task(intrinsic(spec)), 1.0)), learned(config))
 
 
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {

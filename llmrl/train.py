@@ -47,6 +47,7 @@ class TrainState(NamedTuple):
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
         last_kl: how far the last inner update moved the policy.
+        advantage_scale: largest deviation of the blended advantage so far, slowly forgotten.
         iteration: iterations done.
     """
 
@@ -58,6 +59,7 @@ class TrainState(NamedTuple):
     transform_states: tuple[PyTree, ...]
     meta_state: PyTree
     last_kl: Scalar
+    advantage_scale: Scalar
     iteration: Array
 
 
@@ -80,8 +82,8 @@ class Trainer(NamedTuple):
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial"}
-"""Floats that decide shapes, or that are used before anything is traced."""
+_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial", "method.trust.prior"}
+"""Floats that decide shapes or streams, or that are used before anything is traced."""
 
 
 def numbers_of(config: Any, path: str = "") -> dict[str, float]:
@@ -199,6 +201,7 @@ def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
         transform_states=states,
         meta_state=meta_state,
         last_kl=jnp.asarray(jnp.inf, jnp.float32),
+        advantage_scale=jnp.zeros(()),
         iteration=jnp.zeros((), jnp.int32),
     )
 
@@ -223,23 +226,32 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
     values = value_rollout(inner.critic, state.params.critic, rollout)
     advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
+    advantage = blended(advantages, inner.streams)
+    scale = running_peak(state.advantage_scale, jnp.std(advantage), config.ppo.advantage_decay)
     batch = Batch(
         obs=rollout.steps.obs,
         action=rollout.steps.action,
         log_prob=rollout.steps.log_prob,
-        advantage=blended(advantages, inner.streams),
+        advantage=advantage,
         target=advantages + values.now,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-    params, opt_state, info = parts.update(state.params, state.opt_state, batch, update_key)
+    params, opt_state, info = parts.update(
+        state.params, state.opt_state, batch, update_key, config.ppo.advantage_floor * scale
+    )
 
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     metrics = acting.episodes._asdict() | metrics | info._asdict()
     new_state = TrainState(
-        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, state.iteration + 1
+        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1
     )
     return new_state, metrics
+
+
+def running_peak(peak: Scalar, now: Scalar, decay: float | Scalar) -> Scalar:
+    """The largest number seen, forgotten slowly; what is not finite was not seen."""
+    return jnp.maximum(decay * peak, jnp.where(jnp.isfinite(now), now, 0.0))
 
 
 def make_trainer(config: Config) -> Trainer:

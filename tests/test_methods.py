@@ -146,7 +146,25 @@ def test_the_first_stream_is_the_bare_task(random_rollout, name):
     bare = task_signal(rollout, 0.9)
     phi, state = streams[0].transform.init(KEYS[0])
     jax.tree.map(np.testing.assert_array_equal, streams[0].transform.apply(bare, phi, state, rollout), bare)
-    assert sum(stream.weight for stream in streams) == 1.0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_task_counts_once(random_rollout, name):
+    """A task that pays one more per step adds one to what the policy is paid for, however many streams there are."""
+    row = next(row for row in ROWS if composed(row).method.name == name)
+    spec = make_environment(composed(row)).spec
+    rollout = random_rollout(spec)
+    bare = task_signal(rollout, 0.9)
+
+    def followed(signal):
+        total = jnp.zeros_like(signal.reward)
+        for stream in make_method(composed(row), spec).streams:
+            phi, state = stream.transform.init(KEYS[0])
+            total += stream.weight * stream.transform.apply(signal, phi, state, rollout).reward
+        return total
+
+    more = followed(bare._replace(reward=bare.reward + 1.0)) - followed(bare)
+    np.testing.assert_allclose(more, 1.0, rtol=1e-4)
 
 
 def test_an_unknown_method_names_the_nearest():

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.problem import Evidence, InnerProblem, deviation, make_problem, task_advantage
 from llmrl.learner.streams import value_rollout
+from llmrl.rewards.base import speaks
 from llmrl.types import MetaGradient, Rollout, Scalar
 
 
@@ -25,6 +26,7 @@ class MetaState(NamedTuple):
         outer_scale: running largest deviation of the task's advantage.
         since: inner updates since the last outer step.
         record: per stream and group, how much of the hypergradient both halves confirmed, and how much there was.
+        told: 0 while the task has only ever paid one constant, else 1.
     """
 
     opt_state: PyTree
@@ -32,6 +34,7 @@ class MetaState(NamedTuple):
     outer_scale: Scalar
     since: Scalar
     record: PyTree
+    told: Scalar
 
 
 METRICS = (
@@ -118,10 +121,12 @@ class Record(NamedTuple):
     Attributes:
         common: of their product: what both say.
         power: of their mean square: what each says.
+        spread: of their squared product, the variance of ``common`` if the two had nothing in common.
     """
 
     common: Array
     power: Array
+    spread: Array
 
 
 def _products(first: PyTree, second: PyTree, group: str) -> Array:
@@ -131,25 +136,37 @@ def _products(first: PyTree, second: PyTree, group: str) -> Array:
 
 def _recorded(record: Record, first: PyTree, second: PyTree, group: str, memory) -> Record:
     power = 0.5 * (_products(first, first, group) + _products(second, second, group))
-    return Record(memory * record.common + _products(first, second, group), memory * record.power + power)
+    product = _products(first, second, group)
+    return Record(
+        memory * record.common + product,
+        memory * record.power + power,
+        memory**2 * record.spread + jnp.square(product),
+    )
 
 
 def signal_share(record: Record) -> Array:
-    """Share of the averaged estimate's power that is signal, from 0 to 1.
+    """Share of the averaged estimate's power that is signal, from 0 to 1, on the safe side.
 
     With independent noise the product of two estimates has the signal's power for its expectation, and their mean
-    square that plus the noise's; averaging halves the noise: 2 c / (c + p).
+    square that plus the noise's; averaging halves the noise: 2 c / (c + p). For c stands its sum less one standard
+    error, or a few lucky products would count as evidence.
     """
-    common = jnp.maximum(record.common, 0.0)
+    common = jnp.maximum(record.common - jnp.sqrt(record.spread), 0.0)
     return 2.0 * common / jnp.maximum(common + record.power, 1e-20)
 
 
+def confirmed(record: Record) -> Array:
+    """How far a group may be trusted: 0 up to a signal share of 1/4, 1 from a half on.
+
+    Seen at the end of training: 0.2 for random sources, 0.35 to 0.5 for harmful and beneficial ones.
+    """
+    return jnp.clip((signal_share(record) - 0.25) / 0.25, 0.0, 1.0)
+
+
 def _with_evidence(phis, records):
-    """phi with each group's signal share in it, where phi has a place for it."""
+    """phi with the evidence for each group in it, where phi has a place for it."""
     return tuple(
-        phi | {"evidence": {group: signal_share(record[group]) for group in phi["evidence"]}}
-        if "evidence" in phi
-        else phi
+        phi | {"evidence": {group: confirmed(record[group]) for group in phi["evidence"]}} if "evidence" in phi else phi
         for phi, record in zip(phis, records, strict=True)
     )
 
@@ -222,12 +239,12 @@ def make_meta(
         memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (kept, *x.shape)), rollout) if kept else ()
         record = tuple(
             {
-                group: Record(jnp.zeros_like(share), jnp.zeros_like(share))
+                group: Record(*[jnp.zeros_like(share)] * len(Record._fields))
                 for group, share in phi.get("evidence", {}).items()
             }
             for phi in phis
         )
-        return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record)
+        return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
 
     def evidence(params, rollout):
         return Evidence(rollout, value_rollout(inner.critic, params.critic, rollout))
@@ -253,9 +270,11 @@ def make_meta(
     def step(state, phis, states, params, rollout, key):
         estimates, info = hypergradients(state, phis, states, params, rollout, key)
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
-        # A seed whose estimate is not finite takes no step; the others do not notice.
+        # A seed whose estimate is not finite takes no step; the others do not notice. Nor is there anything to learn
+        # before the task has spoken: its advantage is the critic's own error then, on which both halves agree.
         finite = jnp.isfinite(optax.tree.norm(mean))
-        mean = jax.tree.map(lambda x: jnp.where(finite, x, 0.0), mean)
+        usable = finite & (state.told > 0)
+        mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
         steps, opt_state = optimizer.update(mean, state.opt_state, phis)
         agreed, record = jnp.ones(()), state.record
         if cross_fitting:
@@ -266,8 +285,8 @@ def make_meta(
                 {group: _recorded(kept[group], a[group], b[group], group, evidence_memory) for group in kept}
                 for kept, a, b in zip(record, first, second, strict=True)
             )
-            record = jax.tree.map(lambda new, old: jnp.where(finite, new, old), record, state.record)
-        steps = jax.tree.map(lambda s: jnp.where(finite, s, 0.0), steps)
+            record = jax.tree.map(lambda new, old: jnp.where(usable, new, old), record, state.record)
+        steps = jax.tree.map(lambda s: jnp.where(usable, s, 0.0), steps)
         moved = _with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
         metrics = {
             "meta_residual": jnp.mean(info.residual_norm),
@@ -290,6 +309,7 @@ def make_meta(
         state = state._replace(
             outer_scale=jnp.maximum(scale_decay * state.outer_scale, jnp.where(jnp.isfinite(now), now, 0.0)),
             since=state.since + 1.0,
+            told=jnp.maximum(state.told, speaks(rollout)),
         )
         operands = (state, phis, states, params, rollout, key)
 

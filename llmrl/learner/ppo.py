@@ -83,13 +83,17 @@ def make_update(
         num_minibatches: per pass; divides the batch.
 
     Returns:
-        ``(params, opt_state, batch, key) -> (params, opt_state, UpdateInfo)``.
+        ``(params, opt_state, batch, key, least_deviation=0) -> (params, opt_state, UpdateInfo)``. Advantages are
+        divided by their deviation in a minibatch, or by ``least_deviation`` where that is larger: once a task is
+        solved, what is left of them is noise, and should stay small.
     """
 
-    def loss(params: Params, minibatch: Batch):
+    def loss(params: Params, minibatch: Batch, least_deviation):
         distribution = policy.distribution(params.actor, minibatch.obs)
         log_prob = distribution.log_prob(minibatch.action)
-        policy_term = clipped_policy_loss(log_prob, minibatch.log_prob, normalized(minibatch.advantage), clip)
+        policy_term = clipped_policy_loss(
+            log_prob, minibatch.log_prob, normalized(minibatch.advantage, least_deviation), clip
+        )
         value_term = value_loss(critic.value(params.critic, minibatch.obs), minibatch.target)
         entropy_term = jnp.mean(distribution.entropy())
         outside = jnp.abs(jnp.expm1(log_prob - minibatch.log_prob)) > clip
@@ -103,14 +107,14 @@ def make_update(
         )
         return policy_term + value_coefficient * value_term - entropy * entropy_term, info
 
-    def update(params: Params, opt_state, batch: Batch, key: PRNGKeyArray):
+    def update(params: Params, opt_state, batch: Batch, key: PRNGKeyArray, least_deviation: float | Scalar = 0.0):
         size = batch.log_prob.shape[0]
         order = shuffled_indices(key, num_epochs, size).reshape(num_epochs * num_minibatches, -1)
 
         def minibatch_step(carry, indices):
             params, opt_state = carry
             minibatch = jax.tree.map(lambda x: x[indices], batch)
-            gradient, info = jax.grad(loss, has_aux=True)(params, minibatch)
+            gradient, info = jax.grad(loss, has_aux=True)(params, minibatch, least_deviation)
             updates, opt_state = optimizer.update(gradient, opt_state, params)
             params = cast(Params, optax.apply_updates(params, updates))
             return (params, opt_state), info._replace(gradient_norm=optax.tree.norm(gradient))

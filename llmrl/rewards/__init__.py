@@ -1,10 +1,24 @@
 """Reward transforms, one per file: how the task's signal becomes the one an agent learns from."""
 
 from llmrl.rewards.add import add
-from llmrl.rewards.base import stateless, task_signal
+from llmrl.rewards.advice import advice
+from llmrl.rewards.base import beyond_task, speaks, stateless, task_signal
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.mixture import make_weights, mixture
 from llmrl.rewards.task import task
 from llmrl.rewards.trust import evidence, no_trust
 
-__all__ = ["add", "evidence", "intrinsic", "make_weights", "mixture", "no_trust", "stateless", "task", "task_signal"]
+__all__ = [
+    "add",
+    "advice",
+    "beyond_task",
+    "evidence",
+    "intrinsic",
+    "make_weights",
+    "mixture",
+    "no_trust",
+    "speaks",
+    "stateless",
+    "task",
+    "task_signal",
+]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llmrl.types import RewardTransform, Rollout, Signal
+from llmrl.types import RewardTransform, Rollout, Scalar, Signal
 
 
 def stateless(apply: Callable[[Signal, Rollout], Signal]) -> RewardTransform:
@@ -18,6 +18,31 @@ def stateless(apply: Callable[[Signal, Rollout], Signal]) -> RewardTransform:
         observe=lambda state, phi, signal, rollout: state,
         report=lambda phi, state, rollout: {},
     )
+
+
+def beyond_task(transform: RewardTransform) -> RewardTransform:
+    """What a transform pays beyond the task's reward, as a stream of its own.
+
+    The task keeps its own critic head then, so that a transform that pays nothing changes nothing: with
+    zero-initialised
+    heads the agent learns exactly as if the stream were not there. For transforms that leave the discount alone.
+    """
+
+    def apply(signal: Signal, phi, state, rollout: Rollout) -> Signal:
+        changed = transform.apply(signal, phi, state, rollout)
+        return changed._replace(reward=changed.reward - signal.reward)
+
+    return transform._replace(apply=apply)
+
+
+def speaks(rollout: Rollout) -> Scalar:
+    """1 where the task said anything in a rollout, else 0.
+
+    A constant reward is silence. Where every step pays the same and not 0, the end of the pay is news.
+    """
+    steps = rollout.steps
+    usual = steps.reward[0, 0]
+    return jnp.any((steps.reward != usual) | (steps.terminated & (usual != 0))).astype(jnp.float32)
 
 
 def task_signal(rollout: Rollout, discount: float | Float[Array, ""]) -> Signal:

@@ -17,6 +17,10 @@ from llmrl.types import EnvSpec, RewardTransform, Rollout, Signal
 INITIAL_ETA = 4.6
 """sigmoid(4.6) = 0.990."""
 
+LEAST_SHARE = 0.1
+"""Of a learned weight that is applied without any evidence: a source that nobody uses shows nothing for itself
+either."""
+
 
 class Weights(NamedTuple):
     """The learned part of the blend, before trust's own limits.
@@ -47,8 +51,8 @@ def make_weights(
 ) -> Weights:
     """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
 
-    e, from 0 to 1, is the share of a group's hypergradient so far that is signal (see ``learner.meta``); 1 where nobody
-    keeps that record.
+    e is how far a group's hypergradient so far can be trusted (``learner.meta.confirmed``), from ``LEAST_SHARE`` to
+    1; 1 where nobody keeps that record.
 
     Args:
         spec: the environment, for shapes.
@@ -91,7 +95,8 @@ def make_weights(
         """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it."""
         if "evidence" not in phi:
             return x
-        return x + held_constant(phi["evidence"][group] * x - x)
+        share = jnp.maximum(phi["evidence"][group], LEAST_SHARE)
+        return x + held_constant(share * x - x)
 
     def weight(phi, rollout):
         steps = rollout.steps
@@ -120,7 +125,7 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
     Args:
         spec: the environment; it must have at least one auxiliary source or the weights an offset.
         weights: the learned part.
-        trust: what limits and releases them (design: trust that asks for evidence); None applies them as they are.
+        trust: what limits them (design: trust that asks for evidence); None applies them as they are.
 
     Returns:
         A transform; its phi is the weights', its state is trust's.

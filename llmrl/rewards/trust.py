@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llmrl.ops.returns import discounted_sum
+from llmrl.rewards.base import speaks
 from llmrl.types import Rollout, Scalar, Signal
 
 
@@ -17,8 +18,7 @@ class TrustState(NamedTuple):
 
     Attributes:
         ceiling: largest weight allowed at present, as a share of the bound, [m].
-        informed: 0 while the task has only ever paid what it usually pays, 1 once it has said anything else.
-        usual: the reward that the task pays for nothing in particular.
+        informed: 0 while the task has only ever paid one constant, 1 once it has said anything else.
         task_peak, source_peak: largest deviation of a discounted sum from its mean, slowly forgotten, [] and [m].
         task_spread, source_spread: deviation of the discounted sums in the last rollout, [] and [m].
         level, best, worst, noise: running mean of the task's reward per step, its extremes, its running deviation.
@@ -27,7 +27,6 @@ class TrustState(NamedTuple):
 
     ceiling: Float[Array, " m"]
     informed: Scalar
-    usual: Scalar
     task_peak: Scalar
     source_peak: Float[Array, " m"]
     task_spread: Scalar
@@ -55,7 +54,6 @@ def _start(num_aux: int) -> TrustState:
     return TrustState(
         ceiling=jnp.ones(num_aux),
         informed=zero,
-        usual=zero,
         task_peak=zero,
         source_peak=jnp.zeros(num_aux),
         task_spread=zero,
@@ -69,7 +67,7 @@ def _start(num_aux: int) -> TrustState:
 
 
 def no_trust(num_aux: int) -> Trust:
-    """No limits and no prior: the learned weight is used as it is."""
+    """No limits: the learned weight is used as it is."""
     return Trust(
         init=lambda: _start(num_aux),
         observe=lambda state, signal, rollout: state,
@@ -83,31 +81,20 @@ def evidence(
     num_aux: int,
     *,
     units: bool = True,
-    prior: float | Scalar = 1.0,
-    patience: float | Scalar = 10.0,
-    prior_decay: float | Scalar = 0.02,
-    ceiling: bool = True,
+    ceiling: bool = False,
     ceiling_fall: float | Scalar = 0.1,
     ceiling_rise: float | Scalar = 0.002,
     setback: float | Scalar = 0.1,
     gae_lambda: float | Scalar = 0.95,
     memory: float = 0.998,
 ) -> Trust:
-    """w_effective = f + ceiling * w, with f the prior while it is followed and else 0.
-
-    The order is: ignore first; follow once exploring alone has shown nothing for a while; stop as soon as the task
-    itself
-    speaks. Following at once would give up what plain exploration finds by itself, and a source that can be farmed is
-    farmed best while nothing else pays.
+    """w_effective = ceiling * scale * w.
 
     Args:
         num_aux: number of sources, m.
         units: scale a source, down only, to the task's own units. A source without confirmed evidence may not spread
             its discounted sums wider than the task does now (an optimiser blows whatever is left up to full size once
-            the task is quiet); one with evidence may reach the task's largest ever.
-        prior: weight of a source while the task stays silent; 0 never follows one unlearned.
-        patience: silent rollouts before the prior is followed.
-        prior_decay: from then on it fades by this share per rollout.
+            the task is quiet); one with evidence may reach the task's largest ever, and between them it is linear.
         ceiling: lower the limit while the task's return is below its best.
         ceiling_fall: share lost per rollout of a setback.
         ceiling_rise: share regained per rollout otherwise.
@@ -117,46 +104,28 @@ def evidence(
     """
 
     def observe(state, signal, rollout):
-        state = state._replace(age=state.age + 1.0)
-        state = _note_signal(state, signal, rollout)
+        state = state._replace(age=state.age + 1.0, informed=jnp.maximum(state.informed, speaks(rollout)))
         if units:
             state = _note_units(state, signal, rollout, gae_lambda, memory)
         if ceiling:
             state = _note_level(state, signal, ceiling_fall, ceiling_rise, setback)
         return state
 
-    def following(state):
-        """How far the prior is followed at present."""
-        waited = state.age - patience
-        fading = (1.0 - prior_decay) ** jnp.maximum(waited, 0.0)
-        return jnp.where((waited > 0) & (state.informed == 0), prior * fading, 0.0)
-
     def limit(state, weight):
-        return following(state) + state.ceiling * weight
+        return state.ceiling * weight
 
     def scale(state, evidence):
         if not units:
             return jnp.ones(num_aux)
         lenient = _at_most_one(state.task_peak, state.source_peak)
         strict = jnp.minimum(lenient, _at_most_one(state.task_spread, state.source_spread))
-        confirmed = jnp.clip((evidence - 0.5) / 0.25, 0.0, 1.0)
         # Without a signal there are no units to bring a source to.
-        return jnp.where(state.informed > 0, strict + confirmed * (lenient - strict), 1.0)
+        return jnp.where(state.informed > 0, strict + evidence * (lenient - strict), 1.0)
 
     def report(state):
-        return {
-            "trust_prior": following(state),
-            "trust_ceiling": jnp.mean(state.ceiling),
-        }
+        return {"trust_ceiling": jnp.mean(state.ceiling)} if ceiling else {}
 
     return Trust(lambda: _start(num_aux), observe, limit, scale, report)
-
-
-def _note_signal(state: TrustState, signal: Signal, rollout: Rollout) -> TrustState:
-    usual = jnp.where(state.age > 1, state.usual, signal.reward[0, 0])
-    # Where every step pays the same, the end of the pay is the news.
-    news = (signal.reward != usual) | (rollout.steps.terminated & (usual != 0))
-    return state._replace(usual=usual, informed=jnp.maximum(state.informed, jnp.any(news).astype(jnp.float32)))
 
 
 def _at_most_one(task: Scalar, source: Float[Array, " m"]) -> Float[Array, " m"]:

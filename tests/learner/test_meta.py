@@ -8,7 +8,15 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.meta import agreement, make_meta, outer_optimizer, split_rollout
+from llmrl.learner.meta import (
+    Record,
+    _recorded,
+    agreement,
+    confirmed,
+    make_meta,
+    outer_optimizer,
+    split_rollout,
+)
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
@@ -66,12 +74,16 @@ def telling_meta(tell, **settings):
 
     meta = make_meta(TELLING, gradient, optax.sgd(1.0), **settings)
 
+    def init(phis, rollout):
+        # The rollouts here pay constants; the task counts as having spoken before.
+        return meta.init(phis, rollout)._replace(told=jnp.ones(()))
+
     def update(state, phis, rollout, index=0, last_kl=1.0):
         return meta.update(
             state, phis, TRANSFORM_STATES, PARAMS, rollout, KEY, jnp.asarray(index), jnp.asarray(last_kl, jnp.float32)
         )
 
-    return meta.init, jax.jit(update)
+    return init, jax.jit(update)
 
 
 def moved(before, after):
@@ -174,8 +186,20 @@ def one(problem, theta, phis):
     return jnp.ones(())
 
 
-def test_evidence_is_the_share_that_both_halves_confirm(rollout_of):
-    """1 where they say the same, 0 where they contradict each other; from 0, as nothing is known at first."""
+def test_before_the_task_has_spoken_nothing_moves(rollout_of):
+    init, update = telling_meta(one)
+    start = ({}, START[1] | {"evidence": {"scalar": jnp.zeros(2)}})
+    silent = init(start, rollout_of(0))._replace(told=jnp.zeros(()))
+    phis, state, _ = update(silent, start, rollout_of(1))
+    jax.tree.map(np.testing.assert_array_equal, (phis, state.record), (start, silent.record))
+    spoken, state, _ = update(state, phis, rollout_of(1, (0,)))
+    np.testing.assert_allclose(moved(phis, spoken), 1.0)
+    after, _, _ = update(state, spoken, rollout_of(1))
+    np.testing.assert_allclose(moved(spoken, after), 1.0)
+
+
+def test_evidence_is_what_both_halves_confirm_again_and_again(rollout_of):
+    """It rises to 1 where they say the same, and is 0 where they contradict each other and where they spoke once."""
 
     def contrary(problem, theta, phis):
         return jnp.where(problem.outer_loss(theta, phis) != 0, 1.0, -1.0)  # only the first half is paid
@@ -185,9 +209,27 @@ def test_evidence_is_the_share_that_both_halves_confirm(rollout_of):
         start = ({}, START[1] | {"evidence": {"scalar": jnp.zeros(2)}})
         init, update = telling_meta(tell)
         phis, state = start, init(start, rollout)
-        for _ in range(3):
+        shares = []
+        for _ in range(8):
             phis, state, _ = update(state, phis, rollout)
-            np.testing.assert_allclose(phis[1]["evidence"]["scalar"], expected, atol=1e-6)
+            shares.append(phis[1]["evidence"]["scalar"])
+        np.testing.assert_allclose(shares[0], 0.0, atol=1e-6)
+        assert np.all(np.diff(shares, axis=0) >= 0)
+        np.testing.assert_allclose(shares[-1], expected, atol=1e-6)
+
+
+def test_noise_confirms_nothing():
+    """Independent estimates of nothing pass for a signal far less often than estimates of one as large as its noise."""
+    rng = np.random.default_rng(0)
+
+    def share(signal, steps=60, sources=200):
+        record = Record(*jnp.zeros((3, sources)))
+        for _ in range(steps):
+            pair = (jnp.asarray(signal + rng.normal(size=sources), jnp.float32) for _ in range(2))
+            record = _recorded(record, *pair, "scalar", 0.98)
+        return np.asarray(confirmed(record))
+
+    assert share(0.0).mean() < 0.05 and share(1.0).mean() > 0.8
 
 
 def test_online_steps_at_every_nth_iteration_only(rollout_of):
