@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -14,7 +14,7 @@ from llmrl.config import Config, OuterConfig, SolverConfig
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task
+from llmrl.rewards import add, dpba, evidence, intrinsic, make_weights, mixture, pbrs, pies, task
 from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream
 
 
@@ -158,6 +158,37 @@ def lirpg(config: Config, spec: EnvSpec) -> Method:
     return Method((Stream(task(), 0.0), Stream(intrinsic(spec), 1.0)), learned(config))
 
 
+def potential_based(config: Config, spec: EnvSpec) -> Method:
+    """Shape with the auxiliary sources themselves as the potential (the baseline of Gupta et al. 2023)."""
+    _require_sources(config, spec)
+    return Method((Stream(task(), 0.0), Stream(pbrs(config.method.potential.coefficient), 1.0)))
+
+
+def dynamic_advice(config: Config, spec: EnvSpec) -> Method:
+    """Shape with a learned potential that is worth the auxiliary sources (Harutyunyan et al. 2015)."""
+    _require_sources(config, spec)
+    return Method((Stream(task(), 0.0), Stream(dpba(spec, **_potential(config)), 1.0)))
+
+
+def explicit_shaping(config: Config, spec: EnvSpec) -> Method:
+    """The same, fading until the task's own reward is all there is (Behboudian et al. 2020)."""
+    _require_sources(config, spec)
+    fading = pies(spec, num_iterations=config.num_iterations, decay=config.method.potential.decay, **_potential(config))
+    return Method((Stream(task(), 0.0), Stream(fading, 1.0)))
+
+
+def _potential(config: Config) -> dict[str, Any]:
+    return {name: value for name, value in vars(config.method.potential).items() if name != "decay"}
+
+
+def _require_sources(config: Config, spec: EnvSpec) -> None:
+    if not spec.aux_names:
+        raise ValueError(
+            f"method={config.method.name} shapes with auxiliary sources, got none; choose some (aux=harmful) or "
+            "method=ppo"
+        )
+
+
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "ppo": ppo,
     "add": trusting,
@@ -165,6 +196,9 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "implicit_paper": implicit,
     "scalar": implicit,
     "lirpg": lirpg,
+    "pbrs": potential_based,
+    "dpba": dynamic_advice,
+    "pies": explicit_shaping,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 

@@ -4,7 +4,21 @@ from llmrl.rewards.add import add
 from llmrl.rewards.base import stateless, task_signal
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.mixture import make_weights, mixture
+from llmrl.rewards.potential import dpba, pbrs, pies
 from llmrl.rewards.task import task
 from llmrl.rewards.trust import evidence, no_trust
 
-__all__ = ["add", "evidence", "intrinsic", "make_weights", "mixture", "no_trust", "stateless", "task", "task_signal"]
+__all__ = [
+    "add",
+    "dpba",
+    "evidence",
+    "intrinsic",
+    "make_weights",
+    "mixture",
+    "no_trust",
+    "pbrs",
+    "pies",
+    "stateless",
+    "task",
+    "task_signal",
+]
