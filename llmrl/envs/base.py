@@ -139,7 +139,7 @@ def with_aux(env: Environment, functions: Mapping[str, AuxFunction], scale: Any 
     """The same environment with more auxiliary sources, after those it has.
 
     Every function is checked by ``checked_aux`` first. It sees the action as performed (clipped to the space) and the
-    state before any reset.
+    state before any reset. A source that names a parameter ``key`` is given a random one.
 
     Args:
         env: the environment.

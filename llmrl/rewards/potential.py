@@ -55,7 +55,7 @@ class PotentialState(NamedTuple):
 
     Attributes:
         params: of Phi_{k+1}, which has seen the fresh rollout.
-        previous: of Phi_k, which has not.
+        previous: of Phi_k, which has not, and shapes it.
         opt_state: of Phi's own optimiser.
         share: xi, the factor on the shaping.
         age: rollouts seen.
@@ -99,12 +99,17 @@ class Pairs(NamedTuple):
 def dpba(spec: EnvSpec, **settings) -> RewardTransform:
     """r_p + F, where F is worth the auxiliary reward once Phi, a second value function, has been learned.
 
-        delta_t   = -R_t + gamma_t Phi(s_{t+1}, a_{t+1}) - Phi(s_t, a_t),      R = coefficient * sum_m r_m
-        F_{t+1}   = gamma_t Phi_{k+1}(s_{t+1}, a_{t+1}) - Phi_k(s_t, a_t)
+        delta_t = -R_t + gamma_t Phi(s_{t+1}, a_{t+1}) - Phi(s_t, a_t),      R_t = coefficient * sum_m r_m
+        F_{t+1} = gamma_t Phi_{t+1}(s_{t+1}, a_{t+1}) - Phi_t(s_t, a_t)
 
     Phi follows the policy that acts (SARSA): ``observe`` takes ``updates`` semi-gradient steps on minibatches of the
-    fresh rollout, which turn Phi_k into Phi_{k+1}. So time passes between the two terms of F as in the original, by
-    rollouts instead of by steps. At the TD fixed point E[F | s, a] = R(s, a). Phi starts at 0, and with it F.
+    fresh rollout. At the TD fixed point E[F | s, a] = R(s, a). Phi starts at 0, and with it F.
+
+    The index of Phi is time, as in the original: what a step is paid for the pair after it is what the next step gives
+    back. Here Phi changes between rollouts only, so in rollout k both terms are of Phi_k, which has not seen it, and
+    Phi_{k+1} is what the last step is paid with; episodes telescope across rollouts. (Phi_{k+1} in every first term
+    looks the same on paper and is not: it pays every step for how far a whole iteration has moved Phi, on CartPole ten
+    times the hint.)
 
     A truncated step has no next action. It teaches Phi nothing, since the action of its target would be one that nobody
     chose, and its shaping takes the potential that the last action would have in the state reached: a zero would pay
@@ -180,7 +185,9 @@ def advice(
         return 0.5 * squared, squared
 
     def shaping(state: PotentialState, pairs: Pairs) -> Float[Array, "t n"]:
-        then = potential(state.params, pairs.next_obs, pairs.next_action)
+        then = potential(state.previous, pairs.next_obs, pairs.next_action)
+        # The next rollout will take back what its own Phi says of where it begins.
+        then = then.at[-1].set(potential(state.params, pairs.next_obs[-1], pairs.next_action[-1]))
         now = potential(state.previous, pairs.obs, pairs.action)
         # Phi is ``observe``'s alone: to whoever learns from the reward it is a number.
         return held_constant(pairs.discount * then - now)

@@ -20,14 +20,21 @@ SMALL = {"hidden": (4,), "updates": 3, "batch_size": 16, "learning_rate": 0.1}
 LEARNED = {"dpba": dpba, "pies": functools.partial(pies, num_iterations=10, decay=0.5)}
 
 
-def connected(random_rollout, spec, **fields):
+@functools.cache
+def learned(name, spec):
+    """One transform for all tests, so that it is compiled once."""
+    transform = LEARNED[name](spec, **SMALL)
+    return transform._replace(observe=jax.jit(transform.observe), apply=jax.jit(transform.apply))
+
+
+def connected(random_rollout, spec, num_steps=T, **fields):
     """A rollout in which every episode goes on where it was, and that has ends of all kinds."""
-    rollout = random_rollout(spec, T, N, **fields)
+    rollout = random_rollout(spec, num_steps, N, **fields)
     steps = rollout.steps
     ended = np.asarray(steps.terminated | steps.truncated)
     next_obs = np.where(ended[:-1, :, None], steps.next_obs[:-1], steps.obs[1:])
     next_obs = jnp.asarray(np.concatenate([next_obs, steps.next_obs[-1:]]))
-    both = jnp.zeros((T, N), bool).at[T // 2, 0].set(True)
+    both = jnp.zeros((num_steps, N), bool).at[num_steps // 3, 0].set(True)
     steps = steps._replace(
         next_obs=next_obs, terminated=steps.terminated | both, truncated=steps.truncated | both, action=steps.action
     )
@@ -58,8 +65,8 @@ def episodes(rollout):
     ended = np.asarray(rollout.steps.terminated | rollout.steps.truncated)
     for env in range(N):
         first = 0
-        for last in range(T):
-            if ended[last, env] or last == T - 1:
+        for last in range(len(ended)):
+            if ended[last, env] or last == len(ended) - 1:
                 yield env, first, last
                 first = last + 1
 
@@ -90,7 +97,7 @@ def test_an_auxiliary_reward_as_a_potential_telescopes(random_rollout):
 @pytest.mark.parametrize("spec", [DISCRETE, CONTINUOUS])
 def test_a_learned_potential_that_rests_telescopes(random_rollout, spec):
     rollout = connected(random_rollout, spec)
-    transform = dpba(spec, **SMALL)
+    transform = learned("dpba", spec)
     state = observed(transform, transform.init(KEY)[1], rollout)
     state = state._replace(previous=state.params)
     steps = rollout.steps
@@ -107,17 +114,43 @@ def test_a_learned_potential_that_rests_telescopes(random_rollout, spec):
 # --- time -------------------------------------------------------------------------------------------------------------
 
 
+def halves(rollout):
+    """The same experience as two rollouts, the first of which knows the action that the second begins with."""
+    first, second = (jax.tree.map(lambda x, part=part: x[part], rollout.steps) for part in (slice(T), slice(T, None)))
+    return rollout._replace(steps=first, final_action=second.action[0]), rollout._replace(steps=second)
+
+
+def test_episodes_telescope_across_rollouts_while_the_potential_moves(random_rollout):
+    """What a step is paid for the pair after it, by the potential of that time, is what the next step gives back."""
+    whole = connected(random_rollout, DISCRETE, 2 * T)
+    first, second = halves(whole)
+    transform = learned("dpba", DISCRETE)
+    before = observed(transform, transform.init(KEY)[1], connected(random_rollout, DISCRETE, seed=3))
+    middle = observed(transform, before, first)
+    after = observed(transform, middle, second)
+    jax.tree.map(np.testing.assert_array_equal, (middle.previous, after.previous), (before.params, middle.params))
+    paid = np.concatenate([shaping(transform, first, middle), shaping(transform, second, after)])
+    parts = [(before, first), (middle, second)]
+    now = np.concatenate([potential(DISCRETE, s.params, r.steps.obs, r.steps.action) for s, r in parts])
+    end = np.concatenate([potential(DISCRETE, s.params, r.steps.next_obs, r.steps.action) for s, r in parts])
+    # Who is cut off where a rollout ends is left with the potential that has seen it.
+    end[T - 1] = potential(DISCRETE, middle.params, first.steps.next_obs[-1], first.steps.action[-1])
+    last_action = jnp.where(whole.steps.truncated[-1], second.steps.action[-1], whole.final_action)
+    end[-1] = potential(DISCRETE, after.params, whole.steps.next_obs[-1], last_action)
+    moved = potential(DISCRETE, after.params, whole.steps.obs, whole.steps.action) - now
+    assert np.abs(moved).mean() > 0.1
+    assert_telescopes(whole, paid, now, end)
+
+
 @pytest.mark.parametrize("name", LEARNED)
-def test_time_passes_between_the_two_terms(random_rollout, name):
-    """F = gamma Phi_{k+1}(s', a') - Phi_k(s, a): the potential before and after the rollout that is shaped."""
+def test_a_rollout_is_shaped_by_the_potential_that_has_not_seen_it(random_rollout, name):
     rollouts = [connected(random_rollout, DISCRETE, seed=seed) for seed in (0, 3)]
-    transform = LEARNED[name](DISCRETE, **SMALL)
+    transform = learned(name, DISCRETE)
     first = observed(transform, transform.init(KEY)[1], rollouts[0])
     second = observed(transform, first, rollouts[1])
-    jax.tree.map(np.testing.assert_array_equal, second.previous, first.params)
     steps, row = rollouts[1].steps, slice(0, -1)
     going_on = ~np.asarray(steps.terminated | steps.truncated)[row]
-    then = potential(DISCRETE, second.params, steps.next_obs[row], steps.action[1:])
+    then = potential(DISCRETE, first.params, steps.next_obs[row], steps.action[1:])
     now = potential(DISCRETE, first.params, steps.obs[row], steps.action[row])
     found = shaping(transform, rollouts[1], second)[row]
     share = {"dpba": 1.0, "pies": 0.8}[name]  # one of the five iterations over which the latter fades is past
@@ -126,7 +159,7 @@ def test_time_passes_between_the_two_terms(random_rollout, name):
 
 def test_only_the_last_step_looks_at_the_final_action(random_rollout):
     rollout = connected(random_rollout, DISCRETE)
-    transform = dpba(DISCRETE, **SMALL)
+    transform = learned("dpba", DISCRETE)
     state = observed(transform, transform.init(KEY)[1], rollout)
     other = rollout._replace(final_action=(rollout.final_action + 1) % 4)
     differs = shaping(transform, rollout, state) != shaping(transform, other, state)
@@ -139,7 +172,7 @@ def test_a_truncated_step_teaches_nothing(random_rollout):
     rollout = connected(random_rollout, DISCRETE)
     steps = rollout.steps
     untaught = np.asarray(steps.truncated & ~steps.terminated)
-    transform = dpba(DISCRETE, **SMALL)
+    transform = learned("dpba", DISCRETE)
     start = transform.init(KEY)[1]
 
     def learned_where(mask):
@@ -233,16 +266,17 @@ def bits(x):
 @pytest.mark.parametrize("name", LEARNED)
 def test_without_a_potential_there_is_the_task_alone(random_rollout, name):
     rollout = connected(random_rollout, DISCRETE)
-    transform = LEARNED[name](DISCRETE, **SMALL)
+    transform = learned(name, DISCRETE)
     np.testing.assert_array_equal(shaping(transform, rollout, transform.init(KEY)[1]), 0.0)
 
 
 def test_what_has_faded_is_the_task_to_the_bit(random_rollout):
     """Its negative zeros included, and whatever became of the potential."""
     rollout = connected(random_rollout, DISCRETE, reward=np.full((T, N), -0.0, np.float32))
-    transform = LEARNED["pies"](DISCRETE, **SMALL)
+    transform = learned("pies", DISCRETE)
     state = observed(transform, transform.init(KEY)[1], rollout)._replace(share=jnp.zeros(()))
-    broken = state._replace(params=jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params))
+    nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params)
+    broken = state._replace(params=nothing, previous=nothing)
     for faded in (state, broken):
         found = transform.apply(task_signal(rollout, GAMMA), {}, faded, rollout)
         np.testing.assert_array_equal(bits(found.reward), bits(rollout.steps.reward))
@@ -250,7 +284,7 @@ def test_what_has_faded_is_the_task_to_the_bit(random_rollout):
 
 def test_the_shaping_fades_over_its_share_of_the_training(random_rollout):
     rollout = connected(random_rollout, DISCRETE)
-    transform = LEARNED["pies"](DISCRETE, **SMALL)
+    transform = learned("pies", DISCRETE)
     state, shares = transform.init(KEY)[1], []
     for _ in range(8):
         state = observed(transform, state, rollout)
@@ -264,7 +298,7 @@ def test_the_shaping_fades_over_its_share_of_the_training(random_rollout):
 
 def test_nobody_differentiates_the_potential_through_the_reward(random_rollout):
     rollout = connected(random_rollout, CONTINUOUS)
-    transform = dpba(CONTINUOUS, **SMALL)
+    transform = learned("dpba", CONTINUOUS)
     state = observed(transform, transform.init(KEY)[1], rollout)
 
     def total(learned, reward, obs):
@@ -281,7 +315,7 @@ def test_nobody_differentiates_the_potential_through_the_reward(random_rollout):
 
 def test_seeds_learn_from_minibatches_of_their_own(random_rollout):
     rollout = connected(random_rollout, DISCRETE)
-    transform = dpba(DISCRETE, **SMALL)
+    transform = learned("dpba", DISCRETE)
     first, again, other = (transform.init(jax.random.key(seed))[1] for seed in (0, 0, 1))
     other = other._replace(params=first.params, opt_state=first.opt_state)  # the same potential, another key
     moved = [jax.tree.leaves(observed(transform, state, rollout).params) for state in (first, again, other)]
