@@ -255,20 +255,43 @@ class OuterConfig:
 
 
 @dataclass(frozen=True)
+class PotentialConfig:
+    """Shaping by a potential (``pbrs``, ``dpba``, ``pies``); all but the coefficient concern a learned one.
+
+    Attributes:
+        coefficient: factor on the auxiliary rewards.
+        learning_rate: of the potential's own Adam; larger than the policy's, so that it is the faster of the two.
+        updates: its gradient steps per iteration.
+        batch_size: samples of each, drawn from the fresh rollout.
+        hidden: widths of its network.
+        decay: share of the training over which ``pies`` lets the shaping fade.
+    """
+
+    coefficient: float = 1.0
+    learning_rate: float = 3e-3
+    updates: int = 32
+    batch_size: int = 256
+    hidden: tuple[int, ...] = (64,)
+    decay: float = 0.5
+
+
+@dataclass(frozen=True)
 class MethodConfig:
-    """Which method, and the settings of its learned reward (ignored by methods that learn none).
+    """Which method, and the settings of its reward (ignored by methods that have no use for them).
 
     Attributes:
         name: see ``llmrl.methods.METHODS``.
         weight: the learned weight.
         outer: the outer level.
         trust: trust that asks for evidence.
+        potential: the potential of shaping methods.
     """
 
     name: str = "implicit"
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
+    potential: PotentialConfig = field(default_factory=PotentialConfig)
 
 
 @dataclass(frozen=True)
@@ -426,6 +449,20 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
         )
 
 
+def _validate_potential(potential: PotentialConfig) -> None:
+    _positive(
+        **{
+            "method.potential.learning_rate": potential.learning_rate,
+            "method.potential.updates": potential.updates,
+            "method.potential.batch_size": potential.batch_size,
+            "method.potential.decay": potential.decay,
+        }
+    )
+    _between(0.0, 1.0, **{"method.potential.decay": potential.decay})
+    if not potential.hidden or min(potential.hidden) <= 0:
+        raise ValueError(f"method.potential.hidden needs at least one positive width, got {list(potential.hidden)}")
+
+
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
@@ -438,6 +475,7 @@ def validate(config: Config) -> Config:
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)
     _validate_method(config.method, config.ppo.num_envs)
+    _validate_potential(config.method.potential)
     return config
 
 
@@ -464,6 +502,7 @@ _SECTIONS: dict[tuple[type, str], type] = {
     (MethodConfig, "weight"): WeightConfig,
     (MethodConfig, "outer"): OuterConfig,
     (MethodConfig, "trust"): TrustConfig,
+    (MethodConfig, "potential"): PotentialConfig,
 }
 
 

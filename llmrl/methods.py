@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
@@ -14,8 +14,20 @@ from llmrl.config import Config, OuterConfig, SolverConfig
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards import add, advice, beyond_task, evidence, intrinsic, make_weights, mixture, task
-from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream
+from llmrl.rewards import (
+    add,
+    advice,
+    beyond_task,
+    dpba,
+    evidence,
+    intrinsic,
+    make_weights,
+    mixture,
+    pbrs,
+    pies,
+    task,
+)
+from llmrl.types import EnvSpec, MetaGradient, RewardTransform, Scalar, Solver, Stream
 
 
 class Method(NamedTuple):
@@ -104,6 +116,11 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
     )
 
 
+def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:
+    """The bare task, and what a transform pays beyond it: two critic heads, one sum."""
+    return Stream(task(), 1.0), Stream(beyond_task(transform), 1.0)
+
+
 def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
     """The streams of a learned blend, the bare task first."""
     weight, trust = config.method.weight, config.method.trust
@@ -136,11 +153,7 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
     blend = mixture(spec, weights, limits)
     # Under a discount of its own the blend is no sum of the task and something else.
     learns_discount = weight.discount
-    streams = (
-        (Stream(task(), 0.0), Stream(blend, 1.0))
-        if learns_discount
-        else (Stream(task(), 1.0), Stream(beyond_task(blend), 1.0))
-    )
+    streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)
     if not trust.prior:
         return streams
     advised = advice(trust.prior, trust.patience, trust.prior_decay, trust.prior_discount)
@@ -154,7 +167,7 @@ def ppo(config: Config, spec: EnvSpec) -> Method:
 
 def trusting(config: Config, spec: EnvSpec) -> Method:
     """Trust the auxiliary sources: add them with weight 1."""
-    return Method((Stream(task(), 1.0), Stream(beyond_task(add()), 1.0)))
+    return Method(_beside_task(add()))
 
 
 def implicit(config: Config, spec: EnvSpec) -> Method:
@@ -164,7 +177,38 @@ def implicit(config: Config, spec: EnvSpec) -> Method:
 
 def lirpg(config: Config, spec: EnvSpec) -> Method:
     """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
-    return Method((Stream(task(), 1.0), Stream(beyond_task(intrinsic(spec)), 1.0)), learned(config))
+    return Method(_beside_task(intrinsic(spec)), learned(config))
+
+
+def potential_based(config: Config, spec: EnvSpec) -> Method:
+    """Shape with the auxiliary sources themselves as the potential (the baseline of Gupta et al. 2023)."""
+    _require_sources(config, spec)
+    return Method(_beside_task(pbrs(config.method.potential.coefficient)))
+
+
+def dynamic_advice(config: Config, spec: EnvSpec) -> Method:
+    """Shape with a learned potential that is worth the auxiliary sources (Harutyunyan et al. 2015)."""
+    _require_sources(config, spec)
+    return Method(_beside_task(dpba(spec, **_potential(config))))
+
+
+def explicit_shaping(config: Config, spec: EnvSpec) -> Method:
+    """The same, fading until the task's own reward is all there is (Behboudian et al. 2020)."""
+    _require_sources(config, spec)
+    fading = pies(spec, num_iterations=config.num_iterations, decay=config.method.potential.decay, **_potential(config))
+    return Method(_beside_task(fading))
+
+
+def _potential(config: Config) -> dict[str, Any]:
+    return {name: value for name, value in vars(config.method.potential).items() if name != "decay"}
+
+
+def _require_sources(config: Config, spec: EnvSpec) -> None:
+    if not spec.aux_names:
+        raise ValueError(
+            f"method={config.method.name} shapes with auxiliary sources, got none; choose some (aux=harmful) or "
+            "method=ppo"
+        )
 
 
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
@@ -174,6 +218,9 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "implicit_paper": implicit,
     "scalar": implicit,
     "lirpg": lirpg,
+    "pbrs": potential_based,
+    "dpba": dynamic_advice,
+    "pies": explicit_shaping,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 

@@ -169,9 +169,11 @@ def _container(node: DictConfig) -> dict[str, Any]:
 def explain(error: BaseException) -> str:
     """One line for the reader of a terminal: what was wrong and, where there is one, the nearest right thing."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file and error.options:
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
-        return str(unknown(GROUP_KINDS.get(group, group), choice, error.options))
+        # Of a choice among several, Hydra does not say what there was to choose from.
+        options = error.options or sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
+        return str(unknown(GROUP_KINDS.get(group, group), choice, options))
     if isinstance(cause, MissingMandatoryValue):
         key = _first_line(cause).rpartition(" ")[2]
         return f"{key} has no value yet: give one with {key}=..."

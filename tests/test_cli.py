@@ -52,6 +52,7 @@ def test_every_solver_and_method_has_its_yaml():
 
 def test_several_sources():
     assert llmrl.compose("aux=[harmful,beneficial]").aux.sources == {"harmful": 1.0, "beneficial": 1.0}
+    assert llmrl.compose("aux=[pd_bad,noise]", "aux.sources.pd_bad=0.2").aux.sources == {"pd_bad": 0.2, "noise": 1.0}
     assert llmrl.compose("aux=harmful", "aux.sources.harmful=0.5", "+aux.sources.mine=2").aux.sources == {
         "harmful": 0.5,
         "mine": 2.0,
@@ -76,6 +77,7 @@ def test_the_plain_method_has_no_evidence():
 ERRORS = [
     (("env=cartpol",), "unknown environment 'cartpol'; nearest: 'cartpole'"),
     (("aux=harmfull",), "unknown auxiliary reward 'harmfull'; nearest: 'harmful'"),
+    (("aux=[random,beneficail]",), "unknown auxiliary reward 'beneficail'; nearest: 'beneficial'"),
     (("method=implict",), "unknown method 'implict'; nearest: 'implicit'"),
     (("solver=neuman",), "unknown solver 'neuman'; nearest: 'neumann'"),
     (("solver.name=neuman",), "unknown solver.name 'neuman'; nearest: 'neumann'"),
@@ -93,6 +95,9 @@ ERRORS = [
     (("ppo.discount=1.5",), "ppo.discount must lie in [0.0, 1.0], got 1.5"),
     (("ppo.num_minibatches=3",), "ppo.num_minibatches must divide"),
     (("method.weight.initial=2",), "got 2.0"),
+    (("method=pies", "method.potential.decay=2"), "method.potential.decay must lie in [0.0, 1.0], got 2.0"),
+    (("method.potential.updates=0",), "method.potential.updates must be positive, got 0"),
+    (("method.potential.hidden=[]",), "method.potential.hidden needs at least one positive width, got []"),
     (("ppo.num_envs=15", "ppo.num_minibatches=5"), "ppo.num_envs=15 is odd"),
     (("seeds=1,2",), "add --multirun"),
     (("env=gymnax",), "env.id"),

@@ -30,15 +30,21 @@ TINY = (
     "ppo.num_minibatches=2",
     "ppo.hidden=[4]",
     "method.weight.hidden=[4]",
+    "method.potential.hidden=[4]",
+    "method.potential.updates=2",
     "solver.num_terms=3",
     "total_steps=64",
 )
 KEYS = jax.random.split(jax.random.key(0))
+NO_OUTER_LEVEL = {"ppo", "add", "pbrs", "dpba", "pies"}
 
 ROWS = {
     "ppo": ("method=ppo",),
     "add": ("method=add",),
     "lirpg": ("method=lirpg",),
+    "pbrs": ("method=pbrs",),
+    "dpba": ("method=dpba",),
+    "pies": ("method=pies",),
     "implicit": ("method=implicit", "solver=neumann", "method.outer.surrogate=ratio", "method.outer.data=fresh"),
     "paper": (
         "method=implicit_paper",
@@ -106,7 +112,7 @@ def numbers_of(row, factors):
 def test_no_name_is_missing():
     configs = [composed(row) for row in ROWS]
     assert {config.method.name for config in configs} == set(METHODS)
-    learning = [config for config in configs if config.method.name not in ("ppo", "add")]
+    learning = [config for config in configs if config.method.name not in NO_OUTER_LEVEL]
     implicit = [config for config in learning if config.method.outer.gradient == "implicit"]
     assert {config.method.outer.gradient for config in learning} == {"implicit", "unrolled"}
     assert {config.solver.name for config in implicit} == set(SOLVERS)
@@ -127,7 +133,7 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
     assert np.all(state.iteration == 2)
 
     assert not jax.tree.leaves(first[0])  # nothing is learned about the bare task
-    learns = composed(row).method.name not in ("ppo", "add")
+    learns = composed(row).method.name not in NO_OUTER_LEVEL
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, state.phis)
     assert any(jax.tree.leaves(moved)) is learns
     assert ("meta_step" in metrics) is learns
@@ -135,6 +141,13 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
         assert np.all(metrics["meta_step"] == 1) and np.all(metrics["meta_skipped"] == 0)
         # Groups that start at a saddle may wait for others, but each source's own number never does.
         assert moved[1].get("scalar", True)
+
+
+@pytest.mark.parametrize("row", ["pbrs", "dpba", "pies"])
+def test_shaping_asks_for_something_to_shape_with(row):
+    config = llmrl.compose(*TINY, *ROWS[row], "aux=none")
+    with pytest.raises(ValueError, match=f"method={row} shapes with auxiliary sources, got none.*aux=harmful"):
+        make_method(config, make_environment(config).spec)
 
 
 @pytest.mark.parametrize("name", METHODS)

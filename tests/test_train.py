@@ -271,3 +271,13 @@ def test_every_source_has_its_own_factor():
     aux, bare = (env.step(jax.random.key(0), state, action)[1].aux for env in (weighted, plain))
     assert weighted.spec.aux_names == ("random", "potential")
     np.testing.assert_allclose(aux, bare * np.array([2.0, -6.0], np.float32), rtol=1e-6)
+
+
+@pytest.mark.parametrize("env", ["cartpole", "cartpole_continuous"])
+def test_every_source_has_its_own_weight(env):
+    trainer = make_trainer(llmrl.compose(f"env={env}", "aux=[pd_bad,noise,half_right]", "method=implicit"))
+    assert trainer.env.spec.aux_names == ("pd_bad", "noise", "half_right")
+    state = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
+    assert state.phis[1]["scalar"].shape == (3,)
+    _, metrics = jax.eval_shape(lambda state: trainer.run(state, trainer.numbers, 1), state)
+    assert {f"weight_mean_active/{name}" for name in trainer.env.spec.aux_names} <= set(metrics)

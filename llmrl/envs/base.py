@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -15,8 +17,9 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
 
-AuxFunction: TypeAlias = Callable[[EnvState, Array, EnvState], Array]
-"""``(state, action, next_state) -> [] or [m]``, for one instance: what a source says of a step, before any reset."""
+AuxFunction: TypeAlias = Callable[..., Array]
+"""``(state, action, next_state) -> [] or [m]``, for one instance: what a source says of a step, before any reset.
+One that names a parameter ``key`` is given a random key there, a new one at every step."""
 
 _EXPECTED = (
     "a function (state, action, next_state) of one environment instance, written in jax, "
@@ -136,7 +139,7 @@ def with_aux(env: Environment, functions: Mapping[str, AuxFunction], scale: Any 
     """The same environment with more auxiliary sources, after those it has.
 
     Every function is checked by ``checked_aux`` first. It sees the action as performed (clipped to the space) and the
-    state before any reset.
+    state before any reset. A source that names a parameter ``key`` is given a random one.
 
     Args:
         env: the environment.
@@ -160,7 +163,10 @@ def with_aux(env: Environment, functions: Mapping[str, AuxFunction], scale: Any 
     def step(key: PRNGKeyArray, state: EnvState, action: Shaped[Array, "*a"]) -> tuple[EnvState, TimeStep]:
         next_state, result = env.step(key, state, action)
         performed = clip_action(env.spec.action, action)
-        values = [function(state, performed, next_state) for function in functions.values()]
+        values = [
+            function(state, performed, next_state, **_own_key(function, name, key))
+            for name, function in functions.items()
+        ]
         scaled = [jnp.asarray(scale, jnp.float32) * jnp.asarray(value, jnp.float32).reshape(-1) for value in values]
         return next_state, result._replace(aux=jnp.concatenate([result.aux, *scaled]))
 
@@ -187,7 +193,7 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
         raise TypeError(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
     state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], _action_shape(env.spec.action)
     try:
-        returned = jax.eval_shape(function, state, action, state)
+        returned = jax.eval_shape(function, state, action, state, **_own_key(function, name, jax.random.key(0)))
     except Exception as error:
         # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -253,6 +259,16 @@ def dotted_name(function: Any) -> str:
         function = function.func
     owner = function if hasattr(function, "__qualname__") else type(function)
     return f"{owner.__module__}.{owner.__qualname__}"
+
+
+def _own_key(function: Any, name: str, key: PRNGKeyArray) -> dict[str, PRNGKeyArray]:
+    """A key for a source that asks for one, as an argument; the same whatever other sources there are."""
+    try:
+        asks = "key" in inspect.signature(function).parameters
+    except (TypeError, ValueError):  # not callable, or written in C
+        return {}
+    # From a large number: keys folded with small ones are those that the environment itself gets by splitting.
+    return {"key": jax.random.fold_in(key, zlib.crc32(name.encode()))} if asks else {}
 
 
 def _action_shape(space: Discrete | Box) -> jax.ShapeDtypeStruct:

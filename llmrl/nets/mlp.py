@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -30,7 +30,8 @@ class Critic(NamedTuple):
 
 
 class RewardNet(NamedTuple):
-    """``init(key) -> params``; ``apply(params, obs, action, aux) -> [..., outputs]``, 0 everywhere at the start."""
+    """``init(key) -> params``; ``apply(params, obs, action, aux) -> [..., outputs]``, 0 everywhere at the start;
+    ``aux`` may be left out where the network does not see it."""
 
     init: Callable[[PRNGKeyArray], PyTree]
     apply: Callable[..., Float[Array, "... outputs"]]
@@ -124,7 +125,7 @@ def make_reward_net(spec: EnvSpec, hidden: Sequence[int], num_outputs: int, sees
     num_inputs = _num_features(spec) + num_actions + (len(spec.aux_names) if sees_aux else 0)
     init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0), num_inputs)
 
-    def apply(params, obs, action, aux):
+    def apply(params, obs, action, aux: Any = None):
         parts = [_features(spec, obs), encode_action(spec, action)] + ([aux] if sees_aux else [])
         return apply_net(params, jnp.concatenate(parts, axis=-1))
 

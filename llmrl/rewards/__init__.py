@@ -5,6 +5,7 @@ from llmrl.rewards.advice import advice
 from llmrl.rewards.base import beyond_task, speaks, stateless, task_signal
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.mixture import make_weights, mixture
+from llmrl.rewards.potential import dpba, pbrs, pies
 from llmrl.rewards.task import task
 from llmrl.rewards.trust import evidence, no_trust
 
@@ -12,12 +13,15 @@ __all__ = [
     "add",
     "advice",
     "beyond_task",
+    "dpba",
     "evidence",
     "intrinsic",
     "make_weights",
     "mixture",
     "no_trust",
     "speaks",
+    "pbrs",
+    "pies",
     "stateless",
     "task",
     "task_signal",

@@ -175,6 +175,79 @@ def test_half_right_is_right_on_the_right(x, sign):
     assert aux("half_right", state, LEFT) == 0.0
 
 
+@pytest.mark.parametrize(("x", "sign"), [(1.0, 1.0), (0.0, 1.0), (-1.0, -1.0)])
+def test_half_right_judges_a_push_as_it_judges_an_action(x, sign):
+    for theta, push in [(0.1, 0.3), (-0.1, -0.3), (0.1, -0.3), (-0.1, 0.3), (0.1, 0.0)]:
+        expected = sign * 0.1 if theta * push > 0 else 0.0
+        assert aux("half_right", physical(x=x, theta=theta), jnp.asarray([push])) == expected
+
+
+PAID = {"pd_good": (1.0, 0.0), "pd_best": (5.0, -1.0), "pd_bad": (-5.0, 1.0)}
+"""For agreeing with the controller, and for not."""
+
+
+@pytest.mark.parametrize("name", PAID)
+@pytest.mark.parametrize("gains", [{}, {"proportional": 0.3, "derivative": 5.0}])
+def test_a_controller_judges_by_its_own_push(name, gains):
+    states = random_states(KEY, 200)
+    p, d = gains.get("proportional", 0.1), gains.get("derivative", 0.1 if name == "pd_good" else 0.5)
+    change = CartPole().default_params.tau * np.asarray(states.theta_dot)
+    wanted = np.where(p * np.asarray(states.theta) + d * change > 0, 1, 0)
+    agrees = {action: np.where(wanted == action, *PAID[name]) for action in (0, 1)}
+    source = room.AUX_SOURCES[name](**gains)
+
+    def judged(action):
+        return jax.vmap(lambda state: source(state, action, state))(states)
+
+    for action, pushes in [(LEFT, (-1.0, -0.01)), (RIGHT, (1.0, 0.01))]:
+        np.testing.assert_array_equal(judged(action), agrees[int(action)])
+        for push in pushes:
+            np.testing.assert_array_equal(judged(jnp.asarray([push])), agrees[int(action)])
+    assert 50 < wanted.sum() < 150
+
+
+def test_the_controller_holds_the_pole():
+    """Who does what the controllers praise survives; with half their damping, not for long."""
+    env = make("cartpole", aux=("pd_good", "pd_best"), horizon=500)
+
+    def steps_survived(derivative):
+        def step(carry, key):
+            state, obs, alive = carry
+            action = (0.1 * obs[2] + derivative * 0.02 * obs[3] > 0.0).astype(jnp.int32)
+            state, result = env.step(key, state, action)
+            return (state, result.obs, alive & ~result.terminated), (alive, result.aux)
+
+        keys = jax.random.split(KEY, 8)
+        start = jax.vmap(env.reset)(keys)
+        run = jax.vmap(lambda s, o: jax.lax.scan(step, (s, o, jnp.asarray(True)), jax.random.split(KEY, 500))[1])
+        alive, praise = run(*start)
+        return alive.sum(axis=1), praise[..., 0].min(), praise[..., 1].min()
+
+    (good, praised, _), (best, _, most) = steps_survived(0.1), steps_survived(0.5)
+    assert int(good.min()) > 400 and praised == 1.0
+    assert int(best.min()) == 500 and most == 5.0
+    assert int(steps_survived(0.05)[0].max()) < 200
+
+
+@pytest.mark.parametrize("name", ["cartpole", "cartpole_continuous"])
+def test_noise_is_noise(name):
+    """Uniform in [-1, 1], new at every step and for every seed, and about nothing: one state, one action."""
+    env = make(name, aux=("noise", "beneficial"))
+    state, action = physical(theta=0.1), RIGHT if name == "cartpole" else jnp.asarray([0.5])
+
+    def drawn(seed):
+        keys = jax.random.split(jax.random.key(seed), 4000)
+        return np.asarray(jax.vmap(lambda key: env.step(key, state, action)[1].aux)(keys))
+
+    values, other = drawn(0)[:, 0], drawn(1)[:, 0]
+    assert np.abs(values).max() <= 1.0 and values.min() < -0.99 and values.max() > 0.99
+    assert abs(values.mean()) < 4 * 0.577 / np.sqrt(4000) and abs(values.std() - 0.577) < 0.02
+    assert np.abs(np.corrcoef(values[1:], values[:-1])[0, 1]) < 4 / np.sqrt(4000)
+    assert np.abs(np.corrcoef(values, other)[0, 1]) < 4 / np.sqrt(4000)
+    np.testing.assert_array_equal(values, drawn(0)[:, 0])
+    np.testing.assert_allclose(drawn(0)[:, 1], 0.1)
+
+
 def test_magnitudes_scale():
     state = physical(theta=0.1)
     assert aux("beneficial", state, RIGHT, magnitude=2.0) == 2.0

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, make, step_with_reset
+from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, make, step_with_reset, with_aux
 from llmrl.errors import unknown
 from llmrl.types import Discrete
 
@@ -116,6 +116,26 @@ def test_a_gymnax_id_with_a_function_of_one_s_own(tmp_path, monkeypatch):
     assert (env.spec.name, env.spec.aux_names, env.spec.horizon) == ("Pendulum-v1", ("upright",), 9)
     _, result = env.step(KEY, env.reset(KEY)[0], jnp.zeros((1,)))
     np.testing.assert_allclose(result.aux[0], result.obs[0], rtol=1e-6)
+
+
+def test_a_source_that_asks_for_a_key_gets_one_of_its_own():
+    def first(state, action, next_state, key):
+        return jax.random.uniform(key)
+
+    def second(state, action, next_state, key=None):
+        return jax.random.uniform(key)
+
+    def silent(state, action, next_state):
+        return jnp.zeros(())
+
+    plain = make("gridworld", aux=())
+    both = with_aux(plain, {"first": first, "silent": silent, "second": second})
+    alone = with_aux(plain, {"second": second})
+    action, state = jnp.asarray(1, jnp.int32), plain.reset(KEY)[0]
+    values, again = both.step(KEY, state, action)[1].aux, both.step(jax.random.key(1), state, action)[1].aux
+    assert float(values[0]) != float(values[2]) and values[1] == 0.0
+    assert float(values[0]) != float(again[0])
+    np.testing.assert_array_equal(values[2], alone.step(KEY, state, action)[1].aux[0])
 
 
 def test_a_function_that_returns_several_makes_several_sources():

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task, task_signal
+from llmrl.rewards import add, dpba, evidence, intrinsic, make_weights, mixture, pbrs, pies, task, task_signal
 from llmrl.types import Box, Discrete, EnvSpec
 
 T, N, M, GAMMA = 6, 4, 2, 0.9
@@ -19,6 +19,7 @@ def blend(spec, trust=None, **weights):
     return mixture(spec, make_weights(spec, hidden=(4,), **weights), trust)
 
 
+POTENTIAL = {"hidden": (4,), "updates": 2, "batch_size": 8}
 TRANSFORMS = {
     "task": lambda spec: task(),
     "add": lambda spec: add(0.5),
@@ -27,8 +28,12 @@ TRANSFORMS = {
     "network": lambda spec: blend(spec, scalar=False, bound=None),
     "everything": lambda spec: blend(spec, sees_aux=True, offset=True, discount=True, evidence=True),
     "trusted": lambda spec: blend(spec, evidence(M)),
+    "pbrs": lambda spec: pbrs(0.5),
+    "dpba": lambda spec: dpba(spec, **POTENTIAL),
+    "pies": lambda spec: pies(spec, num_iterations=4, **POTENTIAL),
 }
-CASES = [(name, DISCRETE) for name in TRANSFORMS] + [("intrinsic", CONTINUOUS), ("everything", CONTINUOUS)]
+CASES = [(name, DISCRETE) for name in TRANSFORMS]
+CASES += [(name, CONTINUOUS) for name in ("intrinsic", "everything", "dpba")]
 
 
 def contract(make):
@@ -53,6 +58,11 @@ def everywhere(tree, value):
 
 
 # --- the contract -----------------------------------------------------------------------------------------------------
+
+
+def plain(tree):
+    """With random keys as numbers."""
+    return jax.tree.map(lambda x: jax.random.key_data(x) if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else x, tree)
 
 
 def everything_of(transform, key, phi_shift, rollout):
@@ -95,8 +105,8 @@ def test_contract(random_rollout, name, spec):
         each = jax.tree.map(lambda x, seed=seed: x[seed], many)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
-            each,
-            (phi, signal, before, after, report, slope),
+            plain(each),
+            plain((phi, signal, before, after, report, slope)),
         )
 
 
