@@ -59,12 +59,13 @@ def save(directory: Path, step: int, state: PyTree) -> None:
         shutil.rmtree(directory / str(old))
 
 
-def restore(directory: Path, like: PyTree) -> tuple[PyTree, int] | None:
+def restore(directory: Path, like: PyTree, part: bool = False) -> tuple[PyTree, int] | None:
     """The last good checkpoint, in place of ``like``.
 
     Args:
         directory: all of a run's checkpoints.
         like: a pytree of the same structure, shapes and dtypes, e.g. the initial state; its devices are used.
+        part: whether ``like`` may lack some of what was saved; leaves are then found by their names.
 
     Returns:
         The state and its step, or None where there is no checkpoint.
@@ -76,7 +77,7 @@ def restore(directory: Path, like: PyTree) -> tuple[PyTree, int] | None:
     damages = []
     for step in reversed(steps(directory)):
         try:
-            leaves = _load(directory / str(step), like)
+            leaves = _load(directory / str(step), like, part)
         except Damaged as damage:
             damages.append(str(damage))
             continue
@@ -95,16 +96,18 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
 
 
-def _load(folder: Path, like: PyTree) -> list[Any]:
+def _load(folder: Path, like: PyTree, part: bool) -> list[Any]:
     manifest = _verified_manifest(folder)
     templates = _named_leaves(like, shapes_only=True)
-    _check_structure(folder, manifest["leaves"], templates)
+    wanted = {name for name, _ in templates}
+    numbered = [(i, leaf) for i, leaf in enumerate(manifest["leaves"]) if not part or leaf[0] in wanted]
+    _check_structure(folder, [leaf for _, leaf in numbered], templates)
     try:
         arrays = _checkpointer().restore(folder.resolve() / "state")
     except Exception as error:
         raise Damaged(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
     loaded = []
-    for i, (template, (_, shape)) in enumerate(zip(jax.tree.leaves(like), templates, strict=True)):
+    for (i, _), template, (_, shape) in zip(numbered, jax.tree.leaves(like), templates, strict=True):
         array = arrays[str(i)] if str(i) in arrays else np.zeros(shape.shape, shape.dtype)
         loaded.append(_placed(array, template))
     return loaded

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -14,8 +15,10 @@ from llmrl.config import Config, OuterConfig, SolverConfig
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task
-from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream
+from llmrl.rewards import add, beside_weights, evidence, intrinsic, make_weights, mixture, task
+from llmrl.rewards import frozen as frozen_transform
+from llmrl.rewards.mixture import Weights
+from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream, View
 
 
 class Method(NamedTuple):
@@ -24,10 +27,12 @@ class Method(NamedTuple):
     Attributes:
         streams: reward streams; stream 0 is the bare task.
         meta: ``inner problem -> outer level``, or None where nothing is learned about the reward.
+        view: what the policy sees in place of the observation; None where that is the observation itself.
     """
 
     streams: tuple[Stream, ...]
     meta: Callable[[InnerProblem], Meta] | None = None
+    view: View | None = None
 
 
 def make_solver(config: SolverConfig) -> Solver:
@@ -52,9 +57,15 @@ def make_solver(config: SolverConfig) -> Solver:
 
 def make_gradient(outer: OuterConfig, solver: SolverConfig) -> MetaGradient:
     """The hypergradient that a config names."""
-    if outer.gradient == "unrolled":
-        return hypergradients.unrolled(outer.unroll_steps)
-    return hypergradients.implicit(make_solver(solver), damping=solver.damping, max_ratio=solver.max_ratio)
+    factories: dict[str, Callable[[], MetaGradient]] = {
+        "implicit": lambda: hypergradients.implicit(make_solver(solver), solver.damping, solver.max_ratio),
+        "unrolled": lambda: hypergradients.unrolled(outer.unroll_steps),
+        "incremental": hypergradients.incremental,
+        "explicit": hypergradients.explicit,
+    }
+    if outer.gradient not in factories:
+        raise unknown("hypergradient", outer.gradient, factories)
+    return factories[outer.gradient]()
 
 
 def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
@@ -91,8 +102,10 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         evidence_memory=trust.evidence_memory,
         data=outer.data,
         window=outer.window,
+        follows_updates=outer.gradient == "incremental",
         schedule=outer.schedule,
         every=outer.every,
+        warmup=outer.warmup,
         converged_kl=outer.converged_kl,
         scale_decay=outer.scale_decay,
         surrogate=outer.surrogate,
@@ -104,25 +117,30 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
     )
 
 
-def _blend(config: Config, spec: EnvSpec) -> Stream:
+def _weights(config: Config, spec: EnvSpec) -> Weights:
     weight, trust = config.method.weight, config.method.trust
     if not spec.aux_names and not weight.offset:
         raise ValueError(
             f"method={config.method.name} learns weights of auxiliary sources, got none; choose some (aux=harmful) or "
             "method=ppo"
         )
-    weights = make_weights(
+    return make_weights(
         spec,
         scalar=weight.scalar,
         network=weight.network,
         bound=weight.bound,
         initial=weight.initial,
         hidden=weight.hidden,
+        sees_action=weight.sees_action,
         sees_aux=weight.sees_aux,
         offset=weight.offset,
         discount=weight.discount,
         evidence=trust.evidence and trust.cross_fitting,
     )
+
+
+def _blend(config: Config, spec: EnvSpec) -> Stream:
+    trust = config.method.trust
     limits = evidence(
         len(spec.aux_names),
         units=trust.units,
@@ -135,7 +153,7 @@ def _blend(config: Config, spec: EnvSpec) -> Stream:
         setback=trust.setback,
         gae_lambda=config.ppo.gae_lambda,
     )
-    return Stream(mixture(spec, weights, limits), 1.0)
+    return Stream(mixture(spec, _weights(config, spec), limits), 1.0)
 
 
 def ppo(config: Config, spec: EnvSpec) -> Method:
@@ -158,6 +176,26 @@ def lirpg(config: Config, spec: EnvSpec) -> Method:
     return Method((Stream(task(), 0.0), Stream(intrinsic(spec), 1.0)), learned(config))
 
 
+def bipars_em(config: Config, spec: EnvSpec) -> Method:
+    """Learn weights of states, along the policy gradient that they have since the policy sees them (Hu et al. 2020)."""
+    view = beside_weights(spec, _weights(config, spec), stream=1)
+    return Method((Stream(task(), 0.0), _blend(config, spec)), learned(config), view)
+
+
+def frozen(config: Config, spec: EnvSpec) -> Method:
+    """Learn from the reward that another run has learned; neither an outer step nor the reward itself changes it.
+
+    What is transferred is the reward alone: the policy sees what the environment shows, whatever the other run's saw.
+    """
+    name = config.method.reward_of
+    if name is None or name == "frozen":
+        raise ValueError(f"method=frozen needs method.reward_of, the method that learned the reward, got {name}")
+    learner = make_method(replace(config, method=replace(config.method, name=name)), spec)
+    if learner.meta is None:
+        raise ValueError(f"method={name} learns no reward that could be frozen")
+    return Method(tuple(s._replace(transform=frozen_transform(s.transform)) for s in learner.streams))
+
+
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "ppo": ppo,
     "add": trusting,
@@ -165,6 +203,12 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "implicit_paper": implicit,
     "scalar": implicit,
     "lirpg": lirpg,
+    "unrolled": implicit,
+    "barfi": implicit,
+    "bipars_em": bipars_em,
+    "bipars_mgl": implicit,
+    "bipars_imgl": implicit,
+    "frozen": frozen,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 
@@ -173,4 +217,10 @@ def make_method(config: Config, spec: EnvSpec) -> Method:
     """The method that a config names."""
     if config.method.name not in METHODS:
         raise unknown("method", config.method.name, METHODS)
-    return METHODS[config.method.name](config, spec)
+    method = METHODS[config.method.name](config, spec)
+    if config.method.outer.gradient == "explicit" and method.meta is not None and method.view is None:
+        raise ValueError(
+            "method.outer.gradient=explicit needs a policy that sees what is learned (method=bipars_em), got "
+            f"method={config.method.name}"
+        )
+    return method
