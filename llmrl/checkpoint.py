@@ -99,8 +99,10 @@ def steps(directory: Path) -> list[int]:
 def _load(folder: Path, like: PyTree, part: bool) -> list[Any]:
     manifest = _verified_manifest(folder)
     templates = _named_leaves(like, shapes_only=True)
-    wanted = {name for name, _ in templates}
-    numbered = [(i, leaf) for i, leaf in enumerate(manifest["leaves"]) if not part or leaf[0] in wanted]
+    numbered = list(enumerate(manifest["leaves"]))
+    if part:
+        by_name = {leaf[0]: (i, leaf) for i, leaf in numbered}
+        numbered = [by_name[name] for name, _ in templates if name in by_name]
     _check_structure(folder, [leaf for _, leaf in numbered], templates)
     try:
         arrays = _checkpointer().restore(folder.resolve() / "state")

@@ -101,7 +101,10 @@ def test_imgl_is_the_recursion_of_the_whole_matrix(evidence):
 
 
 def test_mgl_is_the_chain_of_jacobians(evidence):
-    """grad_phi theta' = alpha sum psi grad_phi A~: scores [samples, n] and the blended advantage's slopes [samples, m]."""
+    """alpha sum psi grad_phi A~: scores [samples, n] times the blended advantage's slopes [samples, m].
+
+    Judged by the task's gradient at theta', on another rollout.
+    """
     update, theta, phis, data = update_of(1, evidence), theta_of(2), phis_of(2), evidence(2)
     flat, unravel = ravel_pytree(update.theta)
     flat_phi, unravel_phi = ravel_pytree(update.phis)
