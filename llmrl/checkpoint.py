@@ -136,8 +136,8 @@ def _check_structure(folder: Path, stored: list[Any], templates: list[tuple[str,
             raise ValueError(f"{folder} does not fit: it holds {_describe(have)} where {_describe(want)} is expected")
     if len(stored) != len(expected):
         longer = max(stored, expected, key=len)
-        owner = "only the checkpoint" if longer is stored else "the checkpoint does not"
-        raise ValueError(f"{folder} does not fit: {owner} has {_describe(longer[min(len(stored), len(expected))])}")
+        owner = "only the checkpoint has" if longer is stored else "the checkpoint lacks"
+        raise ValueError(f"{folder} does not fit: {owner} {_describe(longer[min(len(stored), len(expected))])}")
 
 
 def _describe(leaf: list[Any]) -> str:

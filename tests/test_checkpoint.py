@@ -60,7 +60,7 @@ def test_a_part_comes_back_by_its_names(tmp_path):
     wider = make_state(0, width=4).params
     with pytest.raises(ValueError, match=r"\.params\['b'\] bfloat16\[3\] where .*bfloat16\[4\]"):
         restore(tmp_path, Part(like.iteration, wider), part=True)
-    with pytest.raises(ValueError, match=r"does not have \.params\['z'\]"):
+    with pytest.raises(ValueError, match=r"checkpoint lacks \.params\['z'\]"):
         restore(tmp_path, Part(like.iteration, {**like.params, "z": like.aux}), part=True)
     with pytest.raises(ValueError, match="does not fit"):
         restore(tmp_path, Part(like.iteration, like.params))
