@@ -59,12 +59,13 @@ def save(directory: Path, step: int, state: PyTree) -> None:
         shutil.rmtree(directory / str(old))
 
 
-def restore(directory: Path, like: PyTree) -> tuple[PyTree, int] | None:
+def restore(directory: Path, like: PyTree, part: bool = False) -> tuple[PyTree, int] | None:
     """The last good checkpoint, in place of ``like``.
 
     Args:
         directory: all of a run's checkpoints.
         like: a pytree of the same structure, shapes and dtypes, e.g. the initial state; its devices are used.
+        part: whether ``like`` may lack some of what was saved; leaves are then found by their names.
 
     Returns:
         The state and its step, or None where there is no checkpoint.
@@ -76,7 +77,7 @@ def restore(directory: Path, like: PyTree) -> tuple[PyTree, int] | None:
     damages = []
     for step in reversed(steps(directory)):
         try:
-            leaves = _load(directory / str(step), like)
+            leaves = _load(directory / str(step), like, part)
         except Damaged as damage:
             damages.append(str(damage))
             continue
@@ -95,16 +96,20 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
 
 
-def _load(folder: Path, like: PyTree) -> list[Any]:
+def _load(folder: Path, like: PyTree, part: bool) -> list[Any]:
     manifest = _verified_manifest(folder)
     templates = _named_leaves(like, shapes_only=True)
-    _check_structure(folder, manifest["leaves"], templates)
+    numbered = list(enumerate(manifest["leaves"]))
+    if part:
+        by_name = {leaf[0]: (i, leaf) for i, leaf in numbered}
+        numbered = [by_name[name] for name, _ in templates if name in by_name]
+    _check_structure(folder, [leaf for _, leaf in numbered], templates)
     try:
         arrays = _checkpointer().restore(folder.resolve() / "state")
     except Exception as error:
         raise Damaged(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
     loaded = []
-    for i, (template, (_, shape)) in enumerate(zip(jax.tree.leaves(like), templates, strict=True)):
+    for (i, _), template, (_, shape) in zip(numbered, jax.tree.leaves(like), templates, strict=True):
         array = arrays[str(i)] if str(i) in arrays else np.zeros(shape.shape, shape.dtype)
         loaded.append(_placed(array, template))
     return loaded
@@ -131,8 +136,8 @@ def _check_structure(folder: Path, stored: list[Any], templates: list[tuple[str,
             raise ValueError(f"{folder} does not fit: it holds {_describe(have)} where {_describe(want)} is expected")
     if len(stored) != len(expected):
         longer = max(stored, expected, key=len)
-        owner = "only the checkpoint" if longer is stored else "the checkpoint does not"
-        raise ValueError(f"{folder} does not fit: {owner} has {_describe(longer[min(len(stored), len(expected))])}")
+        owner = "only the checkpoint has" if longer is stored else "the checkpoint lacks"
+        raise ValueError(f"{folder} does not fit: {owner} {_describe(longer[min(len(stored), len(expected))])}")
 
 
 def _describe(leaf: list[Any]) -> str:

@@ -12,7 +12,8 @@ from typing import Any
 from llmrl.errors import unknown
 
 SURROGATES = ("ratio", "dice", "log_prob")
-DATA = ("fresh", "previous", "window")
+DATA = ("fresh", "previous", "window", "past")
+GRADIENTS = ("implicit", "unrolled", "incremental", "explicit")
 SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
 SOLVERS = (
@@ -157,6 +158,7 @@ class WeightConfig:
         bound: w = bound * tanh(.); None leaves the weight unbounded.
         initial: w_0.
         hidden: widths of the weight network.
+        sees_action: whether the network sees the action, or the state alone.
         sees_aux: whether the network also sees the auxiliary values.
         offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
         discount: whether gamma_eta = sigmoid(eta) is learned.
@@ -167,6 +169,7 @@ class WeightConfig:
     bound: float | None = 1.0
     initial: float = 0.0
     hidden: tuple[int, ...] = (32,)
+    sees_action: bool = True
     sees_aux: bool = False
     offset: bool = False
     discount: bool = False
@@ -213,16 +216,17 @@ class OuterConfig:
     """The outer level: how phi follows its hypergradient.
 
     Attributes:
-        gradient: ``implicit`` or ``unrolled``.
+        gradient: one of ``GRADIENTS``.
         unroll_steps: inner updates that ``unrolled`` differentiates through.
-        unroll_learning_rate: their step size (plain gradient descent).
+        unroll_learning_rate: their step size (plain gradient descent), and of those that ``incremental`` follows.
         surrogate: one of ``SURROGATES``.
         data: one of ``DATA``.
-        window: rollouts kept for ``data=window``.
+        window: rollouts kept for ``data=window`` (the newest is the fresh one) or ``data=past`` (it is the one before).
         max_importance_ratio: truncation of importance ratios on old data.
         schedule: one of ``SCHEDULES``.
         every: outer step every so many inner updates (``online``), or at most so many inner updates between two
             (``converged``).
+        warmup: inner updates before the first outer step; until then the weights stay at their initial value.
         converged_kl: the inner level counts as converged when a PPO update moves the policy by less (``converged``).
         optimiser: ``amsgrad``, ``adam`` or ``sgd``.
         learning_rate: for the networks.
@@ -243,6 +247,7 @@ class OuterConfig:
     max_importance_ratio: float = 2.0
     schedule: str = "online"
     every: int = 1
+    warmup: int = 0
     converged_kl: float = 1e-3
     optimiser: str = "amsgrad"
     learning_rate: float = 2e-3
@@ -281,6 +286,7 @@ class MethodConfig:
 
     Attributes:
         name: see ``llmrl.methods.METHODS``.
+        reward_of: for ``frozen``, the method that learned the reward; found in the run that ``reward_from`` names.
         weight: the learned weight.
         outer: the outer level.
         trust: trust that asks for evidence.
@@ -288,6 +294,7 @@ class MethodConfig:
     """
 
     name: str = "implicit"
+    reward_of: str | None = None
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
@@ -304,6 +311,8 @@ class Config:
         method: the method.
         solver: the inverse-curvature solver of bi-level methods.
         ppo: the inner level.
+        reward_from: directory of the finished run whose learned reward ``method=frozen`` trains under.
+        reward_seed: the seed of that run whose reward every seed gets; None gives each the next one, round robin.
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
         total_steps: environment steps of one seed.
@@ -321,6 +330,8 @@ class Config:
     method: MethodConfig = field(default_factory=MethodConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
+    reward_from: str | None = None
+    reward_seed: int | None = None
     seed: int = 0
     seeds: int = 8
     total_steps: int = 200_000
@@ -409,7 +420,7 @@ def _validate_solver(solver: SolverConfig) -> None:
 
 def _validate_method(method: MethodConfig, num_envs: int) -> None:
     outer, trust, weight = method.outer, method.trust, method.weight
-    _one_of(("implicit", "unrolled"), **{"method.outer.gradient": outer.gradient})
+    _one_of(GRADIENTS, **{"method.outer.gradient": outer.gradient})
     _one_of(SURROGATES, **{"method.outer.surrogate": outer.surrogate})
     _one_of(DATA, **{"method.outer.data": outer.data})
     _one_of(SCHEDULES, **{"method.outer.schedule": outer.schedule})
@@ -435,6 +446,12 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
             "method.trust.setback": trust.setback,
         },
     )
+    _between(0, float("inf"), **{"method.outer.warmup": outer.warmup})
+    if outer.gradient == "incremental" and (outer.data not in ("previous", "past") or trust.cross_fitting):
+        raise ValueError(
+            "method.outer.gradient=incremental follows past inner updates: it needs method.outer.data=previous or past "
+            f"and method.trust.cross_fitting=false, got {outer.data} and {str(trust.cross_fitting).lower()}"
+        )
     if weight.bound is not None:
         _positive(**{"method.weight.bound": weight.bound})
         if abs(weight.initial) >= weight.bound:
@@ -463,6 +480,19 @@ def _validate_potential(potential: PotentialConfig) -> None:
         raise ValueError(f"method.potential.hidden needs at least one positive width, got {list(potential.hidden)}")
 
 
+def _validate_transfer(config: Config) -> None:
+    if config.method.name == "frozen" and not config.reward_from:
+        raise ValueError("method=frozen needs the run whose reward it trains under, as in reward_from=runs/x")
+    if config.method.name != "frozen":
+        for key in ("reward_from", "reward_seed"):
+            if getattr(config, key) is not None:
+                raise ValueError(
+                    f"{key}={getattr(config, key)} goes with method=frozen only, got method={config.method.name}"
+                )
+    if config.reward_seed is not None and config.reward_seed < 0:
+        raise ValueError(f"reward_seed must be at least 0, got {config.reward_seed}")
+
+
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
@@ -476,6 +506,7 @@ def validate(config: Config) -> Config:
     _validate_solver(config.solver)
     _validate_method(config.method, config.ppo.num_envs)
     _validate_potential(config.method.potential)
+    _validate_transfer(config)
     return config
 
 

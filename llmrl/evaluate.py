@@ -15,7 +15,7 @@ from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, EnvConfig
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
-from llmrl.train import make_environment, make_trainer, policy_of, state_shapes, use_compilation_cache
+from llmrl.train import acting_policy, make_environment, make_trainer, state_shapes, use_compilation_cache
 from llmrl.types import Environment
 
 STYLES = {"": False, "greedy_": True}
@@ -131,7 +131,7 @@ def _play_all(
 def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Environment]:
     """The run's policy, with the observation scale it was trained with, and where it is to play; nobody hears the
     sources."""
-    home = make_environment(replace(config, aux=AuxConfig())).spec
+    home = make_environment(config).spec
     place = make_environment(replace(config, env=chosen, aux=AuxConfig()))
     for what, needed, given in (
         ("observations of shape", home.obs_shape, place.spec.obs_shape),
@@ -142,11 +142,11 @@ def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Enviro
                 f"policies trained in {home.name} know {what} {needed}, but {place.spec.name} has {given}: "
                 "choose an environment that shares them"
             )
-    return policy_of(config, home), place
+    return acting_policy(config, home), place
 
 
 def _trained_actors(run: runs.Run) -> tuple[PyTree, int]:
-    """Every seed's actor, [seeds, ...], and the iterations behind it."""
+    """Every seed's actor and what it may see of the learned reward, [seeds, ...], and the iterations behind it."""
     trainer = make_trainer(run.config)
     states, iterations = runs.load_state(run, state_shapes(trainer, run.config))
-    return states.params.actor, iterations
+    return (states.params.actor, states.phis), iterations

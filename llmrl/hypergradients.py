@@ -174,6 +174,88 @@ def unrolled(num_steps: int = 1) -> MetaGradient:
     return meta_gradient
 
 
+def incremental() -> MetaGradient:
+    """Gradient through the inner updates that were really taken, each differentiated where it was taken.
+
+        h_{i+1} = (d step_i / d theta) h_i + d step_i / d phi,    h = 0 before the oldest
+        gradient = grad_phi outer + h^T grad_theta outer
+
+    phi is taken to have been the same all along, as in the meta-gradient that BiPaRS keeps from one update to the next.
+    h has as many numbers as theta and phi multiplied; so it is never formed: the outer gradient is carried backwards
+    through the kept updates instead, which gives the very same product with two vectors in hand. What is lost is only
+    what lies before the oldest update.
+
+    With one kept update this is BiPaRS's plain meta-gradient, which forgets everything before the last update.
+
+    Returns:
+        A ``MetaGradient`` that ignores its key and needs ``problem.past``. Of its info, the outer gradient, the number
+        of updates followed, and |v| / |g| of the outer gradient g and what has become of it before the oldest update:
+        far above 1, the updates amplify, and the past outweighs the present.
+
+    Raises:
+        TypeError: (when called) the problem keeps no past updates.
+
+    Reference: Hu et al. (2020), Learning to utilize shaping rewards, the (incremental) meta-gradient method.
+    """
+
+    def meta_gradient(
+        problem: MetaProblem, theta: PyTree, phi: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, HypergradientInfo]:
+        del key
+        past = problem.past
+        if past is None:
+            raise TypeError("incremental needs the problem's past inner updates, and this problem keeps none")
+        g, direct = jax.grad(problem.outer_loss, argnums=(0, 1))(theta, phi)
+
+        def follow_back(carry, update):
+            v, total = carry
+            at, with_phi, data, taken = update
+            _, pull = jax.vjp(lambda t, p: past.step(t, p, data), at, with_phi)
+            # What was never taken may be anything, so it is chosen against, not multiplied away.
+            v_before, along_phi = jax.tree.map(lambda x: jnp.where(taken > 0, x, 0.0), pull(v))
+            v = jax.tree.map(lambda a, b: jnp.where(taken > 0, a, b), v_before, v)
+            return (v, optax.tree.add(total, along_phi)), None
+
+        updates = (past.theta, past.phi, past.data, past.taken)
+        (v, gradient), _ = jax.lax.scan(follow_back, (g, direct), updates, reverse=True)
+        g_norm = trees.norm(g)
+        zero = jnp.zeros_like(g_norm)
+        return gradient, HypergradientInfo(
+            residual_norm=zero,
+            num_matvecs=jnp.sum(past.taken).astype(jnp.int32),
+            was_cut=zero,
+            damping=zero,
+            solution_norm=trees.norm(v) / jnp.where(g_norm > 0, g_norm, 1),
+            outer_gradient_norm=g_norm,
+        )
+
+    return meta_gradient
+
+
+def explicit() -> MetaGradient:
+    """The outer loss's own gradient in phi, theta held where it is.
+
+    All there is to follow where phi acts on the policy itself, as in BiPaRS's explicit mapping, whose policy sees the
+    learned weights; 0 where phi acts through theta alone.
+
+    Returns:
+        A ``MetaGradient`` that ignores its key; of its info only the outer gradient applies.
+
+    Reference: Hu et al. (2020), Learning to utilize shaping rewards, the explicit mapping method.
+    """
+
+    def meta_gradient(
+        problem: MetaProblem, theta: PyTree, phi: PyTree, key: PRNGKeyArray
+    ) -> tuple[PyTree, HypergradientInfo]:
+        del key
+        g, gradient = jax.grad(problem.outer_loss, argnums=(0, 1))(theta, phi)
+        g_norm = trees.norm(g)
+        zero = jnp.zeros_like(g_norm)
+        return gradient, HypergradientInfo(zero, jnp.int32(0), zero, zero, zero, outer_gradient_norm=g_norm)
+
+    return meta_gradient
+
+
 def _exact_product(inner_loss: Loss, theta: PyTree, phi: PyTree, x: PyTree) -> PyTree:
     _, pull = jax.vjp(lambda p: jax.grad(inner_loss)(theta, p), phi)
     return pull(x)[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from llmrl.learner.problem import InnerProblem
 from llmrl.rewards import (
     add,
     advice,
+    beside_weights,
     beyond_task,
     dpba,
     evidence,
@@ -27,7 +29,9 @@ from llmrl.rewards import (
     pies,
     task,
 )
-from llmrl.types import EnvSpec, MetaGradient, RewardTransform, Scalar, Solver, Stream
+from llmrl.rewards import frozen as frozen_transform
+from llmrl.rewards.mixture import Weights
+from llmrl.types import EnvSpec, MetaGradient, RewardTransform, Scalar, Solver, Stream, View
 
 
 class Method(NamedTuple):
@@ -36,10 +40,12 @@ class Method(NamedTuple):
     Attributes:
         streams: reward streams; stream 0 is the bare task.
         meta: ``inner problem -> outer level``, or None where nothing is learned about the reward.
+        view: what the policy sees in place of the observation; None where that is the observation itself.
     """
 
     streams: tuple[Stream, ...]
     meta: Callable[[InnerProblem], Meta] | None = None
+    view: View | None = None
 
 
 def make_solver(config: SolverConfig) -> Solver:
@@ -64,9 +70,15 @@ def make_solver(config: SolverConfig) -> Solver:
 
 def make_gradient(outer: OuterConfig, solver: SolverConfig) -> MetaGradient:
     """The hypergradient that a config names."""
-    if outer.gradient == "unrolled":
-        return hypergradients.unrolled(outer.unroll_steps)
-    return hypergradients.implicit(make_solver(solver), damping=solver.damping, max_ratio=solver.max_ratio)
+    factories: dict[str, Callable[[], MetaGradient]] = {
+        "implicit": lambda: hypergradients.implicit(make_solver(solver), solver.damping, solver.max_ratio),
+        "unrolled": lambda: hypergradients.unrolled(outer.unroll_steps),
+        "incremental": hypergradients.incremental,
+        "explicit": hypergradients.explicit,
+    }
+    if outer.gradient not in factories:
+        raise unknown("hypergradient", outer.gradient, factories)
+    return factories[outer.gradient]()
 
 
 def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
@@ -103,8 +115,10 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         evidence_memory=trust.evidence_memory,
         data=outer.data,
         window=outer.window,
+        follows_updates=outer.gradient == "incremental",
         schedule=outer.schedule,
         every=outer.every,
+        warmup=outer.warmup,
         converged_kl=outer.converged_kl,
         scale_decay=outer.scale_decay,
         surrogate=outer.surrogate,
@@ -123,24 +137,33 @@ def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:
 
 def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
     """The streams of a learned blend, the bare task first."""
+
+
+def _weights(config: Config, spec: EnvSpec) -> Weights:
     weight, trust = config.method.weight, config.method.trust
     if not spec.aux_names and not weight.offset:
         raise ValueError(
             f"method={config.method.name} learns weights of auxiliary sources, got none; choose some (aux=harmful) or "
             "method=ppo"
         )
-    weights = make_weights(
+    return make_weights(
         spec,
         scalar=weight.scalar,
         network=weight.network,
         bound=weight.bound,
         initial=weight.initial,
         hidden=weight.hidden,
+        sees_action=weight.sees_action,
         sees_aux=weight.sees_aux,
         offset=weight.offset,
         discount=weight.discount,
         evidence=trust.evidence and trust.cross_fitting,
     )
+
+
+def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
+    """The streams of a learned blend, the bare task first."""
+    weight, trust = config.method.weight, config.method.trust
     limits = evidence(
         len(spec.aux_names),
         units=trust.units,
@@ -150,7 +173,7 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
         setback=trust.setback,
         gae_lambda=config.ppo.gae_lambda,
     )
-    blend = mixture(spec, weights, limits)
+    blend = mixture(spec, _weights(config, spec), limits)
     # Under a discount of its own the blend is no sum of the task and something else.
     learns_discount = weight.discount
     streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)
@@ -211,6 +234,26 @@ def _require_sources(config: Config, spec: EnvSpec) -> None:
         )
 
 
+def bipars_em(config: Config, spec: EnvSpec) -> Method:
+    """Learn weights of states, along the policy gradient that they have since the policy sees them (Hu et al. 2020)."""
+    view = beside_weights(spec, _weights(config, spec), stream=1)
+    return Method(_blend(config, spec), learned(config), view)
+
+
+def frozen(config: Config, spec: EnvSpec) -> Method:
+    """Learn from the reward that another run has learned; neither an outer step nor the reward itself changes it.
+
+    What is transferred is the reward alone: the policy sees what the environment shows, whatever the other run's saw.
+    """
+    name = config.method.reward_of
+    if name is None or name == "frozen":
+        raise ValueError(f"method=frozen needs method.reward_of, the method that learned the reward, got {name}")
+    learner = make_method(replace(config, method=replace(config.method, name=name)), spec)
+    if learner.meta is None:
+        raise ValueError(f"method={name} learns no reward that could be frozen")
+    return Method(tuple(s._replace(transform=frozen_transform(s.transform)) for s in learner.streams))
+
+
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "ppo": ppo,
     "add": trusting,
@@ -221,6 +264,12 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "pbrs": potential_based,
     "dpba": dynamic_advice,
     "pies": explicit_shaping,
+    "unrolled": implicit,
+    "barfi": implicit,
+    "bipars_em": bipars_em,
+    "bipars_mgl": implicit,
+    "bipars_imgl": implicit,
+    "frozen": frozen,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 
@@ -229,4 +278,10 @@ def make_method(config: Config, spec: EnvSpec) -> Method:
     """The method that a config names."""
     if config.method.name not in METHODS:
         raise unknown("method", config.method.name, METHODS)
-    return METHODS[config.method.name](config, spec)
+    method = METHODS[config.method.name](config, spec)
+    if config.method.outer.gradient == "explicit" and method.meta is not None and method.view is None:
+        raise ValueError(
+            "method.outer.gradient=explicit needs a policy that sees what is learned (method=bipars_em), got "
+            f"method={config.method.name}"
+        )
+    return method

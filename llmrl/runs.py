@@ -114,13 +114,18 @@ def restore(run: Run, like: PyTree) -> tuple[PyTree, int] | None:
     return restored
 
 
-def load_state(run: Run, like: PyTree) -> tuple[PyTree, int]:
+def load_state(run: Run, like: PyTree, part: bool = False) -> tuple[PyTree, int]:
     """The last state of a run, for reading alone; arguments and errors as for ``restore``.
+
+    Args:
+        run: a run.
+        like: a state of the same structure.
+        part: whether ``like`` may be a part of it, under the same names.
 
     Raises:
         ValueError: nothing was saved yet.
     """
-    restored = checkpoint.restore(run.checkpoints_path, like)
+    restored = checkpoint.restore(run.checkpoints_path, like, part)
     if restored is None:
         raise ValueError(f"{run.path} holds no checkpoint yet")
     return restored

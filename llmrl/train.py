@@ -7,6 +7,7 @@ import dataclasses
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,11 +19,11 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from llmrl import metrics as metrics_file
-from llmrl import runs
+from llmrl import runs, transfer
 from llmrl.config import Config, validate
 from llmrl.envs import make as make_env
 from llmrl.learner.ppo import Batch, Params, make_update
-from llmrl.learner.problem import InnerProblem
+from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.learner.rollout import ActingState, collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
@@ -30,7 +31,7 @@ from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.optimizers import own_promotion
 from llmrl.progress import note, progress
 from llmrl.rewards import task_signal
-from llmrl.types import Environment, EnvSpec, Scalar
+from llmrl.types import Environment, EnvSpec, Scalar, View
 
 Metrics = dict[str, Array]
 
@@ -132,9 +133,21 @@ def make_environment(config: Config) -> Environment:
     )
 
 
-def policy_of(config: Config, spec: EnvSpec) -> Policy:
-    """The policy that a config trains in an environment."""
-    return make_policy(spec, config.ppo.hidden, config.ppo.initial_log_std)
+def policy_of(config: Config, spec: EnvSpec, view: View | None = None) -> Policy:
+    """The policy that a config trains in an environment, as a function of what it sees."""
+    return make_policy(spec if view is None else view.spec, config.ppo.hidden, config.ppo.initial_log_std)
+
+
+def acting_policy(config: Config, spec: EnvSpec) -> Policy:
+    """The policy of a trained run, as a function of observations; its parameters are ``(actor, phis)`` of a state."""
+    view = make_method(config, spec).view
+    policy = policy_of(config, spec, view)
+
+    def distribution(params, obs):
+        actor, phis = params
+        return viewing(policy, view, phis).distribution(actor, obs)
+
+    return Policy(policy.init, distribution)
 
 
 def _optimizer(config: Config) -> optax.GradientTransformation:
@@ -154,22 +167,25 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 class _Parts(NamedTuple):
     inner: InnerProblem
     optimizer: optax.GradientTransformation
-    update: Callable
+    update: Callable[[Policy], Callable]
     meta: Any
+
+    def policy(self, phis: tuple[PyTree, ...]) -> Policy:
+        return viewing(self.inner.policy, self.inner.view, phis)
 
 
 def _build(config: Config, env: Environment) -> _Parts:
     """Everything that the numbers of a config may touch; called inside the traced functions."""
     ppo, spec = config.ppo, env.spec
     method = make_method(config, spec)
-    policy = policy_of(config, spec)
+    policy = policy_of(config, spec, method.view)
     critic = make_critic(spec, ppo.hidden, len(method.streams))
-    inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy)
+    inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy, method.view)
     optimizer = _optimizer(config)
-    update = make_update(
-        policy,
-        critic,
-        optimizer,
+    update = partial(
+        make_update,
+        critic=critic,
+        optimizer=optimizer,
         clip=ppo.clip,
         entropy=ppo.entropy,
         value_coefficient=ppo.value_coefficient,
@@ -190,8 +206,8 @@ def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
     meta_state: PyTree = ()
     if parts.meta is not None:
         # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        _, rollout = collect(env, parts.inner.policy, params.actor, acting, rollout_key, config.ppo.num_steps)
-        meta_state = parts.meta.init(phis, rollout)
+        _, rollout = collect(env, parts.policy(phis), params.actor, acting, rollout_key, config.ppo.num_steps)
+        meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=key,
         params=params,
@@ -210,7 +226,8 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
     """Collect, let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
     inner = parts.inner
     key, rollout_key, meta_key, update_key = jax.random.split(state.key, 4)
-    acting, rollout = collect(env, inner.policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
+    policy = parts.policy(state.phis)
+    acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
 
     bare = task_signal(rollout, inner.discount)
     states = tuple(
@@ -236,7 +253,9 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
         target=advantages + values.now,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-    params, opt_state, info = parts.update(
+    # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
+    update = parts.update(parts.policy(phis))
+    params, opt_state, info = update(
         state.params, state.opt_state, batch, update_key, config.ppo.advantage_floor * scale
     )
 
@@ -401,11 +420,13 @@ def train(config: Config) -> Result:
         Metrics, states and summary.
 
     Raises:
-        ValueError: a setting is out of range, or the run directory is another run's.
+        ValueError: a setting is out of range, the run directory is another run's, or the reward to train under cannot
+            be had or does not fit.
     """
     validate(config)
     use_compilation_cache()
     use_cores(config)
+    config = transfer.resolved(config, lambda other: make_environment(other).spec)
     trainer = make_trainer(config)
     mesh = seed_mesh(config)
     with _store(config) as store:
@@ -413,7 +434,7 @@ def train(config: Config) -> Result:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
         restored = store.restore(state_shapes(trainer, config))
         if restored is None:
-            states, start = initial_states(trainer, config, mesh), 0
+            states, start = transfer.with_reward(config, initial_states(trainer, config, mesh)), 0
         else:
             states, start = restored
             states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))

@@ -11,7 +11,7 @@ A ``NamedTuple`` carries arrays, a frozen dataclass carries configuration; funct
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -199,6 +199,18 @@ class Stream(NamedTuple):
     weight: float
 
 
+class View(NamedTuple):
+    """What a policy sees in place of the observation, where that depends on what is learned about the reward.
+
+    Attributes:
+        spec: the environment as the policy sees it; only its observations are others.
+        of: ``(phis, obs [..., *obs]) -> [..., *seen]``, differentiable in phis.
+    """
+
+    spec: EnvSpec
+    of: Callable[[Sequence[PyTree], Float[Array, "..."]], Float[Array, "..."]]
+
+
 # --- linear algebra of pytrees ----------------------------------------------------------------------------------------
 
 MatVec: TypeAlias = Callable[[PyTree], PyTree]
@@ -261,6 +273,24 @@ class Solver(NamedTuple):
 # --- bi-level problems ------------------------------------------------------------------------------------------------
 
 
+class PastSteps(NamedTuple):
+    """Inner updates that were taken, oldest first, each with where it was taken and on what; the leading axis is [b].
+
+    Attributes:
+        step: ``(theta, phi, data) -> theta``, one update as a function of where it starts; ``data`` without the axis.
+        theta: where each update started, [b, ...].
+        phi: what it was taken with, [b, ...].
+        data: what else defined it, [b, ...].
+        taken: 1, or 0 where there has been no update yet, [b].
+    """
+
+    step: Callable[[PyTree, PyTree, PyTree], PyTree]
+    theta: PyTree
+    phi: PyTree
+    data: PyTree
+    taken: Float[Array, " b"]
+
+
 class MetaProblem(NamedTuple):
     """All that a hypergradient may know about reinforcement learning. Losses are minimised.
 
@@ -269,12 +299,15 @@ class MetaProblem(NamedTuple):
         outer_loss: ``(theta, phi) -> scalar``, L_prim.
         inner_step: ``(theta, phi) -> theta``, one optimiser step on L_aux, for unrolled gradients.
         operator: ``(theta, phi) -> LinearOperator``, the curvature to invert; None means the Hessian of ``inner_loss``.
+        past: the inner updates that led to the present theta, for gradients that follow them; None where nobody keeps
+            them.
     """
 
     inner_loss: Callable[[PyTree, PyTree], Scalar]
     outer_loss: Callable[[PyTree, PyTree], Scalar]
     inner_step: Callable[[PyTree, PyTree], PyTree]
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None
+    past: PastSteps | None = None
 
 
 class HypergradientInfo(NamedTuple):

@@ -46,6 +46,26 @@ def files(directory, step):
     return sorted(path for path in (directory / str(step)).rglob("*") if path.is_file())
 
 
+class Part(NamedTuple):
+    iteration: jax.Array
+    params: dict
+
+
+def test_a_part_comes_back_by_its_names(tmp_path):
+    save(tmp_path, 7, make_state(7))
+    like = make_state(0)
+    part, step = restore(tmp_path, Part(like.iteration, like.params), part=True)
+    assert step == 7
+    assert_same(part, Part(make_state(7).iteration, make_state(7).params))
+    wider = make_state(0, width=4).params
+    with pytest.raises(ValueError, match=r"\.params\['b'\] bfloat16\[3\] where .*bfloat16\[4\]"):
+        restore(tmp_path, Part(like.iteration, wider), part=True)
+    with pytest.raises(ValueError, match=r"checkpoint lacks \.params\['z'\]"):
+        restore(tmp_path, Part(like.iteration, {**like.params, "z": like.aux}), part=True)
+    with pytest.raises(ValueError, match="does not fit"):
+        restore(tmp_path, Part(like.iteration, like.params))
+
+
 def test_any_state_comes_back_exactly(tmp_path):
     save(tmp_path, 7, make_state(7))
     restored, step = restore(tmp_path, make_state(0))

@@ -18,7 +18,11 @@ CHOICES = [
     if folder.is_dir()
     for file in sorted(folder.glob("*.yaml"))
 ]
-NEEDS = {"gymnax": ("env.id=Acrobot-v1",), "function": ("aux.function=os.path.join",)}
+NEEDS = {
+    "gymnax": ("env.id=Acrobot-v1",),
+    "function": ("aux.function=os.path.join",),
+    "frozen": ("reward_from=elsewhere",),
+}
 """Choices that say nothing without another key."""
 
 
@@ -99,6 +103,15 @@ ERRORS = [
     (("method.potential.updates=0",), "method.potential.updates must be positive, got 0"),
     (("method.potential.hidden=[]",), "method.potential.hidden needs at least one positive width, got []"),
     (("ppo.num_envs=15", "ppo.num_minibatches=5"), "ppo.num_envs=15 is odd"),
+    (("method.outer.warmup=-1",), "method.outer.warmup must lie in [0, inf], got -1"),
+    (("method.outer.gradient=unroled",), "unknown method.outer.gradient 'unroled'; nearest: 'unrolled'"),
+    (("method.outer.data=pasta",), "unknown method.outer.data 'pasta'; nearest: 'past'"),
+    (("method=bipars_imgl", "method.outer.data=window"), "needs method.outer.data=previous or past"),
+    (("method=bipars_imgl", "method.trust.cross_fitting=true"), "got past and true"),
+    (("method=frozen",), "method=frozen needs the run whose reward it trains under, as in reward_from=runs/x"),
+    (("method=scalar", "reward_from=runs/x"), "reward_from=runs/x goes with method=frozen only, got method=scalar"),
+    (("method=scalar", "reward_seed=2"), "reward_seed=2 goes with method=frozen only"),
+    (("method=frozen", "reward_from=runs/x", "reward_seed=-1"), "reward_seed must be at least 0, got -1"),
     (("seeds=1,2",), "add --multirun"),
     (("env=gymnax",), "env.id"),
     (("aux=function",), "aux.function"),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from llmrl.hypergradients import AUTO_DAMPING_PRODUCTS, implicit, implicit_gradient, unrolled
+from llmrl.hypergradients import AUTO_DAMPING_PRODUCTS, explicit, implicit, implicit_gradient, incremental, unrolled
 from llmrl.solvers import conjugate_gradient, dense, fisher, identity, neumann, neumann_finite_difference
-from llmrl.types import LinearOperator, MetaProblem
+from llmrl.types import LinearOperator, MetaProblem, PastSteps
 
 KEY = jax.random.key(0)
 
@@ -250,6 +250,15 @@ def test_unrolling_far_enough_is_implicit():
     np.testing.assert_allclose(info.outer_gradient_norm, np.linalg.norm(problem.outer_gradient(PHI)), rtol=1e-4)
 
 
+def test_unrolling_further_is_ever_nearer_to_implicit():
+    problem = quadratic()
+    errors = [
+        relative_error(meta_gradient(unrolled(n), problem)[0], problem.hypergradient(PHI)) for n in (1, 3, 10, 30)
+    ]
+    assert errors == sorted(errors, reverse=True)
+    assert errors[-1] < 0.01 < errors[0]
+
+
 @pytest.mark.parametrize("num_steps", [1, 7])
 def test_unrolling_from_the_optimum_is_the_truncated_series(num_steps):
     """n gradient steps backwards are n terms of the von Neumann series with the same step."""
@@ -265,6 +274,66 @@ def test_one_unrolled_step_away_from_the_optimum_has_its_closed_form():
     theta_1 = theta - step * (problem.a @ theta - problem.b @ PHI - problem.c)
     g = theta_1 - problem.t + problem.d @ PHI
     assert relative_error(found, problem.d.T @ theta_1 + PHI + step * problem.b.T @ g) < 1e-5
+
+
+def taken_steps(step, thetas, phis, data, taken=None):
+    thetas, phis, data = (jnp.stack([jnp.asarray(x, jnp.float32) for x in xs]) for xs in (thetas, phis, data))
+    return PastSteps(step, thetas, phis, data, jnp.ones(len(thetas)) if taken is None else jnp.asarray(taken))
+
+
+def with_past(past, outer):
+    return MetaProblem(lambda t, p: jnp.zeros(()), outer, lambda t, p: t, past=past)
+
+
+def bent_step(theta, phi, data):
+    return theta - 0.3 * jax.grad(lambda t: bent(t * data, phi))(theta)
+
+
+def test_incremental_is_the_recursion_of_the_whole_matrix():
+    """h <- (d step / d theta) h + d step / d phi, from 0: formed here, n x m, and never there."""
+    random = np.random.default_rng(5)
+    thetas, phis, data = (random.normal(size=(4, 3)).astype(np.float32) for _ in range(3))
+    theta, phi = jnp.asarray([0.3, -0.4, 0.9]), jnp.asarray([0.4, 0.3, -0.6])
+
+    @jax.jit
+    def whole():
+        h = jnp.zeros((3, 3))
+        for one in zip(thetas, phis, data, strict=True):
+            by_theta, by_phi = jax.jacobian(bent_step, (0, 1))(*one)
+            h = by_theta @ h + by_phi
+        g, direct = jax.grad(far_off, (0, 1))(theta, phi)
+        return direct + h.T @ g
+
+    nothing = np.full((2, 3), np.nan)  # what stands where nothing was taken yet must not matter
+    past = taken_steps(
+        bent_step, [*nothing, *thetas], [*nothing, *phis], [*nothing, *data], [0.0, 0.0, 1.0, 1.0, 1.0, 1.0]
+    )
+    found, info = jax.jit(lambda: incremental()(with_past(past, far_off), theta, phi, KEY))()
+    np.testing.assert_allclose(found, whole(), rtol=1e-4, atol=1e-5)
+    assert info.num_matvecs == 4
+    np.testing.assert_allclose(info.outer_gradient_norm, np.linalg.norm(jax.grad(far_off)(theta, phi)), rtol=1e-5)
+
+
+def test_following_the_updates_taken_under_one_phi_is_unrolling_them():
+    problem, theta, steps = quadratic(), np.zeros(6), []
+    for _ in range(7):
+        steps.append(theta)
+        theta = theta - 0.3 * (problem.a @ theta - problem.b @ PHI - problem.c)
+    past = taken_steps(lambda t, p, _: descend(problem, 0.3)(t, p), steps, [PHI] * 7, np.zeros(7))
+    call = jax.jit(lambda t, p: incremental()(with_past(past, problem.outer), t, p, KEY)[0])
+    found = call(jnp.asarray(theta, jnp.float32), jnp.asarray(PHI, jnp.float32))
+    assert relative_error(found, np.asarray(meta_gradient(unrolled(7), problem, 0.3, steps[0])[0])) < 1e-5
+
+
+def test_without_past_updates_there_is_nothing_to_follow():
+    problem = quadratic()
+    past = taken_steps(lambda t, p, _: descend(problem, 0.3)(t, p), [np.zeros(6)], [PHI], [0.0], taken=[0.0])
+    call = jax.jit(lambda method, t, p: method(with_past(past, problem.outer), t, p, KEY)[0], static_argnums=0)
+    theta, phi = (jnp.asarray(x, jnp.float32) for x in (problem.solution(PHI), PHI))
+    for method in (incremental(), explicit()):
+        assert relative_error(call(method, theta, phi), problem.direct(PHI)) < 1e-5
+    with pytest.raises(TypeError, match="past"):
+        meta_gradient(incremental(), problem)
 
 
 def test_the_problems_own_operator_is_used():

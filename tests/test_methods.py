@@ -5,6 +5,7 @@ that none is missing. A new method is one more row.
 """
 
 import functools
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.config import CURVATURES, DATA, SCHEDULES, SOLVERS, SURROGATES, Config
+from llmrl.config import CURVATURES, DATA, GRADIENTS, SCHEDULES, SOLVERS, SURROGATES, Config
 from llmrl.errors import unknown
 from llmrl.methods import METHODS, make_method
 from llmrl.ops import surrogates
@@ -36,7 +37,8 @@ TINY = (
     "total_steps=64",
 )
 KEYS = jax.random.split(jax.random.key(0))
-NO_OUTER_LEVEL = {"ppo", "add", "pbrs", "dpba", "pies"}
+LEARN_NOTHING = {"ppo", "add", "pbrs", "dpba", "pies", "frozen"}
+"""About the reward."""
 
 ROWS = {
     "ppo": ("method=ppo",),
@@ -74,6 +76,12 @@ ROWS = {
         "method.outer.weight_penalty=0.01",
         "method.outer.discount_penalty=0.01",
     ),
+    "unrolled": ("method=unrolled",),
+    "barfi": ("method=barfi", "method.outer.window=2", "method.outer.warmup=0"),
+    "bipars_em": ("method=bipars_em",),
+    "bipars_mgl": ("method=bipars_mgl",),
+    "bipars_imgl": ("method=bipars_imgl", "method.outer.window=2"),
+    "frozen": ("method=frozen", "reward_from=elsewhere", "method.reward_of=scalar"),
     "dense": ("method=implicit", "solver=dense", "solver.curvature=hessian", "method.trust.cross_fitting=false"),
 }
 
@@ -112,9 +120,9 @@ def numbers_of(row, factors):
 def test_no_name_is_missing():
     configs = [composed(row) for row in ROWS]
     assert {config.method.name for config in configs} == set(METHODS)
-    learning = [config for config in configs if config.method.name not in NO_OUTER_LEVEL]
+    learning = [config for config in configs if config.method.name not in LEARN_NOTHING]
     implicit = [config for config in learning if config.method.outer.gradient == "implicit"]
-    assert {config.method.outer.gradient for config in learning} == {"implicit", "unrolled"}
+    assert {config.method.outer.gradient for config in learning} == set(GRADIENTS)
     assert {config.solver.name for config in implicit} == set(SOLVERS)
     assert {config.solver.curvature for config in implicit} == set(CURVATURES)
     assert {config.method.outer.surrogate for config in implicit} == set(SURROGATES) == set(surrogates.SURROGATES)
@@ -133,7 +141,7 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
     assert np.all(state.iteration == 2)
 
     assert not jax.tree.leaves(first[0])  # nothing is learned about the bare task
-    learns = composed(row).method.name not in NO_OUTER_LEVEL
+    learns = composed(row).method.name not in LEARN_NOTHING
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, state.phis)
     assert any(jax.tree.leaves(moved)) is learns
     assert ("meta_step" in metrics) is learns
@@ -178,6 +186,20 @@ def test_the_task_counts_once(random_rollout, name):
 
     more = followed(bare._replace(reward=bare.reward + 1.0)) - followed(bare)
     np.testing.assert_allclose(more, 1.0, rtol=1e-4)
+
+
+def test_a_gradient_of_what_the_policy_sees_needs_a_policy_that_sees_it():
+    config = llmrl.compose(*TINY, "method=implicit", "method.outer.gradient=explicit")
+    with pytest.raises(ValueError, match=r"explicit.*bipars_em.*got method=implicit"):
+        make_method(config, make_environment(config).spec)
+
+
+@pytest.mark.parametrize(("name", "message"), [("ppo", "learns no reward"), ("frozen", "frozen"), (None, "None")])
+def test_only_a_learned_reward_can_be_frozen(name, message):
+    config = composed("frozen")
+    config = replace(config, method=replace(config.method, reward_of=name))
+    with pytest.raises(ValueError, match=message):
+        make_method(config, make_environment(config).spec)
 
 
 def test_an_unknown_method_names_the_nearest():

@@ -233,6 +233,7 @@ PARTNERS = {
     "function": ("aux.function=always_one_for_tests.hint",),
     "helpful_hackable": ("env=gridworld",),
     "potential": ("env=gridworld",),
+    "frozen": ("reward_from=elsewhere", "method.reward_of=scalar"),
 }
 """Choices that need another beside them."""
 

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from llmrl.learner.problem import Evidence, InnerProblem, deviation, make_problem, task_advantage
+from llmrl.learner.memory import filled, merge, remember, split_rollout
+from llmrl.learner.optimizers import own_promotion
+from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, deviation, make_problem, task_advantage
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards.base import speaks
-from llmrl.types import MetaGradient, Rollout, Scalar
+from llmrl.types import MetaGradient, Scalar
 
 
 class MetaState(NamedTuple):
@@ -22,7 +24,7 @@ class MetaState(NamedTuple):
 
     Attributes:
         opt_state: of the outer optimiser.
-        memory: the kept rollouts, [b, ...]; empty for fresh data.
+        memory: the kept rollouts, or whole inner updates, [b, ...]; empty for fresh data.
         outer_scale: running largest deviation of the task's advantage.
         since: inner updates since the last outer step.
         record: per stream and group, how much of the hypergradient both halves confirmed, and how much there was.
@@ -55,49 +57,12 @@ class Meta(NamedTuple):
     """The outer level as pure functions.
 
     Attributes:
-        init: ``(phis, rollout) -> MetaState``.
+        init: ``(phis, states, params, rollout) -> MetaState``.
         update: ``(state, phis, transform_states, params, rollout, key, iteration, last_kl) -> (phis, state, metrics)``.
     """
 
     init: Callable[..., MetaState]
     update: Callable[..., tuple[tuple[PyTree, ...], MetaState, dict[str, Scalar]]]
-
-
-# --- data -----------------------------------------------------------------------------------------------------------
-
-
-def _halves(tree: PyTree, axis: int) -> PyTree:
-    """Split an environments' axis in two: a new leading axis of size 2."""
-
-    def split(x):
-        n = x.shape[axis]
-        halves = x.reshape(*x.shape[:axis], 2, n // 2, *x.shape[axis + 1 :])
-        return jnp.moveaxis(halves, axis, 0)
-
-    return jax.tree.map(split, tree)
-
-
-def split_rollout(rollout: Rollout) -> Rollout:
-    """Two rollouts of half the environments each, stacked on a new leading axis."""
-    return Rollout(_halves(rollout.steps, 1), _halves(rollout.final_action, 0))
-
-
-def _merge_memory(memory: Rollout) -> Rollout:
-    """[b, t, n, ...] to [t, n b, ...]: kept rollouts side by side, as if they were more environments.
-
-    An environment's rollouts stay neighbours, so that halves of the whole are halves of the environments.
-    """
-
-    def merge(x):
-        x = jnp.moveaxis(x, 0, 2)
-        return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
-
-    steps = jax.tree.map(merge, memory.steps)
-    return Rollout(steps, merge(memory.final_action[:, None])[0])
-
-
-def _remember(memory: Rollout, rollout: Rollout) -> Rollout:
-    return jax.tree.map(lambda kept, new: jnp.concatenate([kept[1:], new[None]]), memory, rollout)
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
@@ -209,8 +174,10 @@ def make_meta(
     evidence_memory: float | Scalar = 0.98,
     data: str = "fresh",
     window: int = 4,
+    follows_updates: bool = False,
     schedule: str = "online",
     every: int = 1,
+    warmup: int = 0,
     converged_kl: float | Scalar = 1e-3,
     scale_decay: float | Scalar = 0.998,
     **problem,
@@ -219,24 +186,41 @@ def make_meta(
 
     Args:
         inner: what defines L_aux.
-        gradient: ``implicit(...)`` or ``unrolled(...)``.
+        gradient: any of ``llmrl.hypergradients``.
         optimizer: of phi.
         cross_fitting: estimate the hypergradient twice, on two halves of the environments, each the other's evidence.
         gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
         evidence_memory: what the record of confirmed hypergradients keeps per outer step.
-        data: ``fresh``, ``previous`` (inner level on the rollout that trained theta: the paper's Remark 2) or
-            ``window``.
-        window: rollouts in a window, the fresh one included.
+        data: of the inner level: ``fresh``; ``previous`` (the rollout that trained theta: the paper's Remark 2);
+            ``window`` (the last few, the fresh one included); ``past`` (the last few before the fresh one).
+        window: rollouts in a ``window``, or in the ``past``.
+        follows_updates: whether ``gradient`` follows the inner updates that were taken (``incremental``): then those on
+            the rollouts that ``data`` names are remembered in full. Needs old data, and no ``cross_fitting``.
         schedule: ``online`` or ``converged`` (the paper's Algorithm 2).
         every: inner updates between two outer steps; for ``converged`` the most there may be.
+        warmup: inner updates before the first outer step.
         converged_kl: an inner update that moves the policy by less counts as converged.
         scale_decay: of the running largest deviation of the task's advantage.
         **problem: options of ``make_problem``.
     """
-    kept = {"fresh": 0, "previous": 1, "window": window}[data]
+    kept = {"fresh": 0, "previous": 1, "window": window, "past": window}[data]
+    if follows_updates and (data not in ("previous", "past") or cross_fitting):
+        raise ValueError(
+            "a gradient that follows past updates needs data='previous' or 'past' and no cross_fitting, "
+            f"got data={data!r} and cross_fitting={cross_fitting}"
+        )
 
-    def init(phis, rollout):
-        memory = jax.tree.map(lambda x: jnp.broadcast_to(x, (kept, *x.shape)), rollout) if kept else ()
+    def evidence(params, rollout):
+        return Evidence(rollout, value_rollout(inner.critic, params.critic, rollout))
+
+    def entry(phis, states, params, rollout, taken):
+        """What is remembered of an iteration."""
+        if not follows_updates:
+            return rollout
+        return InnerUpdate(params.actor, phis, states, evidence(params, rollout), jnp.asarray(taken, jnp.float32))
+
+    def init(phis, states, params, rollout):
+        memory = filled(entry(phis, states, params, rollout, 0.0), kept)
         record = tuple(
             {
                 group: Record(*[jnp.zeros_like(share)] * len(Record._fields))
@@ -246,9 +230,6 @@ def make_meta(
         )
         return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
 
-    def evidence(params, rollout):
-        return Evidence(rollout, value_rollout(inner.critic, params.critic, rollout))
-
     def hypergradients(state, phis, states, params, rollout, key):
         """One estimate, or two stacked ones."""
 
@@ -257,11 +238,12 @@ def make_meta(
             inner_data = evidence(params, inner_rollout)
             outer_data = inner_data if outer_rollout is inner_rollout else evidence(params, outer_rollout)
             meta_problem = make_problem(
-                inner, inner_data, outer_data, states, state.outer_scale, problem_key, **problem
+                inner, inner_data, outer_data, states, state.outer_scale, problem_key, past=past, **problem
             )
             return gradient(meta_problem, params.actor, phis, solve_key)
 
-        inner_rollout = _merge_memory(state.memory) if kept else rollout
+        past = state.memory if follows_updates else None
+        inner_rollout = merge(state.memory) if kept and not follows_updates else rollout
         if not cross_fitting:
             return jax.tree.map(lambda x: x[None], estimate(inner_rollout, rollout, key))
         other = jax.tree.map(lambda x: x[::-1], split_rollout(rollout))
@@ -302,9 +284,8 @@ def make_meta(
         return moved, (opt_state, record), metrics
 
     def update(state, phis, states, params, rollout, key, iteration, last_kl):
-        newest = _remember(state.memory, rollout) if kept else state.memory
-        # ``previous`` still serves the rollout before this one; a window holds the fresh one at once.
-        state = state._replace(memory=newest) if data == "window" else state
+        if data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
+            state = state._replace(memory=remember(state.memory, rollout))
         now = deviation(task_advantage(inner, evidence(params, rollout)))
         state = state._replace(
             outer_scale=jnp.maximum(scale_decay * state.outer_scale, jnp.where(jnp.isfinite(now), now, 0.0)),
@@ -319,12 +300,17 @@ def make_meta(
         if schedule == "online":
             # The iteration is no batched value, so this stays a branch under vmap and costs nothing when not taken.
             due = (iteration + 1) % every == 0
-            phis, kept_state, metrics = step(*operands) if every == 1 else jax.lax.cond(due, step, rest, *operands)
+            due = due & (iteration >= warmup) if warmup else due
+            always = every == 1 and not warmup
+            phis, kept_state, metrics = step(*operands) if always else jax.lax.cond(due, step, rest, *operands)
         else:
             due = (last_kl < converged_kl) | (state.since >= every)
+            due = due & (iteration >= warmup) if warmup else due
             phis, kept_state, metrics = jax.lax.cond(due, step, rest, *operands)
         state = state._replace(opt_state=kept_state[0], record=kept_state[1], since=jnp.where(due, 0.0, state.since))
-        state = state._replace(memory=newest)
+        if data in ("previous", "past"):
+            # With the phi that the inner level is about to follow.
+            state = state._replace(memory=remember(state.memory, entry(phis, states, params, rollout, 1.0)))
         return phis, state, metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 
     return Meta(init, update)

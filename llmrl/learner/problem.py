@@ -16,7 +16,7 @@ from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
 from llmrl.rewards.base import task_signal
 from llmrl.solvers import fisher, hessian
-from llmrl.types import LinearOperator, MetaProblem, Rollout, Scalar, Stream
+from llmrl.types import LinearOperator, MetaProblem, PastSteps, Rollout, Scalar, Stream, View
 
 
 class InnerProblem(NamedTuple):
@@ -29,6 +29,7 @@ class InnerProblem(NamedTuple):
         discount: gamma of the task.
         gae_lambda: lambda.
         entropy: c_H.
+        view: what the policy sees in place of the observation; None where that is the observation itself.
     """
 
     streams: Sequence[Stream]
@@ -37,6 +38,14 @@ class InnerProblem(NamedTuple):
     discount: float | Scalar
     gae_lambda: float | Scalar
     entropy: float | Scalar
+    view: View | None = None
+
+
+def viewing(policy: Policy, view: View | None, phis: Sequence[PyTree]) -> Policy:
+    """The policy as a function of the environment's own observations, at given parameters of the streams."""
+    if view is None:
+        return policy
+    return Policy(policy.init, lambda theta, obs: policy.distribution(theta, view.of(phis, obs)))
 
 
 class Evidence(NamedTuple):
@@ -44,6 +53,24 @@ class Evidence(NamedTuple):
 
     rollout: Rollout
     values: Values
+
+
+class InnerUpdate(NamedTuple):
+    """An inner update, in full: where it was taken and all that it was taken on.
+
+    Attributes:
+        theta: the actor's parameters before it.
+        phis: the streams' parameters that it followed.
+        states: the transforms' states that it followed.
+        evidence: its rollout, and what the critics said of it then.
+        taken: 1, or 0 where nothing has been remembered yet.
+    """
+
+    theta: PyTree
+    phis: PyTree
+    states: PyTree
+    evidence: Evidence
+    taken: Float[Array, "*b"]
 
 
 def deviation(x: Array, eps: float = 1e-8) -> Scalar:
@@ -78,11 +105,12 @@ def _subset(data, fraction: float, key: PRNGKeyArray, whole_episodes: bool):
 
 
 def policy_objective(inner: InnerProblem, surrogate: Surrogate, max_ratio, with_entropy: bool) -> Callable[..., Scalar]:
-    """``(theta, (obs, action, behaviour_log_prob, advantage, episode_end)) -> loss``."""
+    """``(theta, (obs, action, behaviour_log_prob, advantage, episode_end), phis) -> loss``; phis matter where the
+    policy sees them."""
 
-    def loss(theta, data):
+    def loss(theta, data, phis=()):
         obs, action, behaviour, advantage, episode_end = data
-        distribution = inner.policy.distribution(theta, obs)
+        distribution = viewing(inner.policy, inner.view, phis).distribution(theta, obs)
         value = surrogate(distribution.log_prob(action), behaviour, advantage, episode_end, max_ratio)
         return value - inner.entropy * jnp.mean(distribution.entropy()) if with_entropy else value
 
@@ -108,6 +136,7 @@ def make_problem(
     curvature_fraction: float = 1.0,
     unroll_learning_rate: float | Scalar = 0.1,
     penalty: Callable[[Sequence[PyTree]], Scalar] = lambda phis: jnp.zeros(()),
+    past: InnerUpdate | None = None,
 ) -> MetaProblem:
     """Reinforcement learning as a bi-level problem over (theta = the actor's parameters, phi = all streams'
     parameters).
@@ -123,8 +152,9 @@ def make_problem(
         max_importance_ratio: truncation for old data.
         curvature: ``hessian`` or ``fisher``.
         curvature_fraction: see ``key``.
-        unroll_learning_rate: step size of ``inner_step``.
+        unroll_learning_rate: step size of ``inner_step``, and of the past updates.
         penalty: regulariser of phi, part of L_prim.
+        past: remembered inner updates, oldest first, [b, ...].
 
     Returns:
         The problem; its losses are minimised.
@@ -133,26 +163,37 @@ def make_problem(
     outer_objective = policy_objective(inner, surrogates.ratio, max_importance_ratio, False)
     advantage_outer = task_advantage(inner, outer_data) / outer_scale
 
+    def loss_on(theta, phis, data, states):
+        return inner_objective(theta, _arrays(data, inner_advantage(inner, phis, states, data)), phis)
+
+    def step_on(theta, phis, data, states):
+        gradient = jax.grad(loss_on)(theta, phis, data, states)
+        return jax.tree.map(lambda p, g: p - unroll_learning_rate * g, theta, gradient)
+
     def inner_loss(theta, phis):
-        return inner_objective(theta, _arrays(inner_data, inner_advantage(inner, phis, states, inner_data)))
+        return loss_on(theta, phis, inner_data, states)
 
     def outer_loss(theta, phis):
-        return outer_objective(theta, _arrays(outer_data, advantage_outer)) + penalty(phis)
+        return outer_objective(theta, _arrays(outer_data, advantage_outer), phis) + penalty(phis)
 
     def inner_step(theta, phis):
-        gradient = jax.grad(inner_loss)(theta, phis)
-        return jax.tree.map(lambda p, g: p - unroll_learning_rate * g, theta, gradient)
+        return step_on(theta, phis, inner_data, states)
+
+    def past_step(theta, phis, data):
+        evidence, then = data
+        return step_on(theta, phis, evidence, then)
 
     def operator(theta, phis) -> LinearOperator:
         advantage = held_constant(inner_advantage(inner, phis, states, inner_data))
         part = _subset(_arrays(inner_data, advantage), curvature_fraction, key, surrogate == "dice")
         obs, action, _, advantage_part, _ = part
+        policy = viewing(inner.policy, inner.view, phis)
 
         def log_likelihood(point):
-            return inner.policy.distribution(point, obs).log_prob(action).reshape(-1)
+            return policy.distribution(point, obs).log_prob(action).reshape(-1)
 
         def one_log_likelihood(point, one_obs, one_action):
-            return inner.policy.distribution(point, one_obs).log_prob(one_action)
+            return policy.distribution(point, one_obs).log_prob(one_action)
 
         def scores():
             samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, action))
@@ -163,8 +204,11 @@ def make_problem(
         # Score outer products alone make the diagonal and the factors (the paper's A.1); the products know the whole
         # Hessian.
         products = fisher(log_likelihood, theta, weights=-advantage_part.reshape(-1), scores=scores)
-        return hessian(lambda point: inner_objective(point, part), theta)._replace(
+        return hessian(lambda point: inner_objective(point, part, phis), theta)._replace(
             diagonal=products.diagonal, factors=products.factors
         )
 
-    return MetaProblem(inner_loss, outer_loss, inner_step, operator)
+    steps = None
+    if past is not None:
+        steps = PastSteps(past_step, past.theta, past.phis, (past.evidence, past.states), past.taken)
+    return MetaProblem(inner_loss, outer_loss, inner_step, operator, steps)

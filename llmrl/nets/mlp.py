@@ -116,17 +116,23 @@ def encode_action(spec: EnvSpec, action: Shaped[Array, "..."]) -> Float[Array, "
     return jnp.clip(action, spec.action.low, spec.action.high)
 
 
-def make_reward_net(spec: EnvSpec, hidden: Sequence[int], num_outputs: int, sees_aux: bool = False) -> RewardNet:
-    """A network over (s, a), and over the auxiliary values if asked.
+def make_reward_net(
+    spec: EnvSpec, hidden: Sequence[int], num_outputs: int, sees_aux: bool = False, sees_action: bool = True
+) -> RewardNet:
+    """A network over (s, a), or s alone, and over the auxiliary values if asked; what it does not see is not looked at.
 
     Its last layer starts at 0, so that whatever it modifies starts unmodified.
     """
     num_actions = spec.action.num if isinstance(spec.action, Discrete) else spec.action.dim
-    num_inputs = _num_features(spec) + num_actions + (len(spec.aux_names) if sees_aux else 0)
+    num_inputs = _num_features(spec) + (num_actions if sees_action else 0) + (len(spec.aux_names) if sees_aux else 0)
     init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0), num_inputs)
 
     def apply(params, obs, action, aux: Any = None):
-        parts = [_features(spec, obs), encode_action(spec, action)] + ([aux] if sees_aux else [])
+        parts = (
+            [_features(spec, obs)]
+            + ([encode_action(spec, action)] if sees_action else [])
+            + ([aux] if sees_aux else [])
+        )
         return apply_net(params, jnp.concatenate(parts, axis=-1))
 
     return RewardNet(init, apply)

@@ -2,12 +2,13 @@
 
 from llmrl.rewards.add import add
 from llmrl.rewards.advice import advice
-from llmrl.rewards.base import beyond_task, speaks, stateless, task_signal
+from llmrl.rewards.base import beyond_task, frozen, speaks, stateless, task_signal
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.mixture import make_weights, mixture
 from llmrl.rewards.potential import dpba, pbrs, pies
 from llmrl.rewards.task import task
 from llmrl.rewards.trust import evidence, no_trust
+from llmrl.rewards.views import beside_weights
 
 __all__ = [
     "add",
@@ -15,6 +16,8 @@ __all__ = [
     "beyond_task",
     "dpba",
     "evidence",
+    "beside_weights",
+    "frozen",
     "intrinsic",
     "make_weights",
     "mixture",

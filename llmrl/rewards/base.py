@@ -45,6 +45,11 @@ def speaks(rollout: Rollout) -> Scalar:
     return jnp.any((steps.reward != usual) | (steps.terminated & (usual != 0))).astype(jnp.float32)
 
 
+def frozen(transform: RewardTransform) -> RewardTransform:
+    """The same transform, noting nothing any more: what it makes of a signal no longer changes by itself."""
+    return transform._replace(observe=lambda state, phi, signal, rollout: state)
+
+
 def task_signal(rollout: Rollout, discount: float | Float[Array, ""]) -> Signal:
     """The task's own signal: its reward, and gamma (1 - terminated); a truncation leaves the discount alone."""
     steps = rollout.steps

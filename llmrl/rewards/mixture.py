@@ -29,11 +29,13 @@ class Weights(NamedTuple):
         init: ``key -> phi``.
         weight: ``(phi, rollout) -> w``, [t, n, m].
         offset: ``(phi, rollout) -> eps``, [t, n].
+        of_state: ``(phi, obs [..., *obs]) -> w``, [..., m]; None where w looks at more than the state.
     """
 
     init: Callable[[PRNGKeyArray], dict[str, PyTree]]
     weight: Callable[[PyTree, Rollout], Float[Array, "t n m"]]
     offset: Callable[[PyTree, Rollout], Float[Array, "t n"]]
+    of_state: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... m"]] | None = None
 
 
 def make_weights(
@@ -44,6 +46,7 @@ def make_weights(
     bound: float | None = 1.0,
     initial: float | Float[Array, ""] = 0.0,
     hidden: Sequence[int] = (32,),
+    sees_action: bool = True,
     sees_aux: bool = False,
     offset: bool = False,
     discount: bool = False,
@@ -61,7 +64,8 @@ def make_weights(
         bound: largest |w|.
         initial: w_0.
         hidden: widths of the network.
-        sees_aux: whether the network sees the auxiliary values too.
+        sees_action: whether the networks see the action, or the state alone.
+        sees_aux: whether they see the auxiliary values too.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
         evidence: whether the outer level writes e into phi.
@@ -72,8 +76,8 @@ def make_weights(
     """
     num_aux = len(spec.aux_names)
     start = initial if bound is None else jnp.arctanh(jnp.asarray(initial / bound, jnp.float32))
-    weight_net = make_reward_net(spec, hidden, num_aux, sees_aux)
-    offset_net = make_reward_net(spec, hidden, 1, sees_aux)
+    weight_net = make_reward_net(spec, hidden, num_aux, sees_aux, sees_action)
+    offset_net = make_reward_net(spec, hidden, 1, sees_aux, sees_action)
 
     def init(key):
         weight_key, offset_key = jax.random.split(key)
@@ -98,12 +102,19 @@ def make_weights(
         share = jnp.maximum(phi["evidence"][group], LEAST_SHARE)
         return x + held_constant(share * x - x)
 
+    def bounded(phi, raw, *seen):
+        raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
+        if network:
+            raw = raw + shrunk(phi, "network", weight_net.apply(phi["network"], *seen))
+        return raw if bound is None else bound * jnp.tanh(raw)
+
     def weight(phi, rollout):
         steps = rollout.steps
-        raw = jnp.zeros_like(steps.aux) + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
-        if network:
-            raw = raw + shrunk(phi, "network", weight_net.apply(phi["network"], steps.obs, steps.action, steps.aux))
-        return raw if bound is None else bound * jnp.tanh(raw)
+        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux)
+
+    def of_state(phi, obs):
+        batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
+        return bounded(phi, jnp.zeros((*batch, num_aux), obs.dtype), obs, None, None)
 
     def offset_of(phi, rollout):
         steps = rollout.steps
@@ -111,7 +122,7 @@ def make_weights(
             return jnp.zeros_like(steps.reward)
         return jnp.tanh(offset_net.apply(phi["offset"], steps.obs, steps.action, steps.aux)[..., 0])
 
-    return Weights(init, weight, offset_of)
+    return Weights(init, weight, offset_of, of_state=None if sees_action or sees_aux else of_state)
 
 
 def _active_mean(weight: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:

@@ -76,7 +76,7 @@ def telling_meta(tell, **settings):
 
     def init(phis, rollout):
         # The rollouts here pay constants; the task counts as having spoken before.
-        return meta.init(phis, rollout)._replace(told=jnp.ones(()))
+        return meta.init(phis, TRANSFORM_STATES, PARAMS, rollout)._replace(told=jnp.ones(()))
 
     def update(state, phis, rollout, index=0, last_kl=1.0):
         return meta.update(
@@ -122,11 +122,13 @@ EXPECTED = {
     "fresh": [(1,), (2,), (3,), (4,)],
     "previous": [(0,), (1,), (2,), (3,)],
     "window": [(0, 0, 1), (0, 1, 2), (1, 2, 3), (2, 3, 4)],
+    "past": [(0, 0, 0), (0, 0, 1), (0, 1, 2), (1, 2, 3)],
 }
 
 
 @pytest.mark.parametrize(
-    ("data", "cross_fitting"), [("fresh", True), ("previous", True), ("window", True), ("window", False)]
+    ("data", "cross_fitting"),
+    [("fresh", True), ("previous", True), ("window", True), ("window", False), ("past", True), ("past", False)],
 )
 def test_the_inner_level_sees_the_rollouts_it_should(rollout_of, data, cross_fitting):
     init, update = telling_meta(
@@ -139,6 +141,34 @@ def test_the_inner_level_sees_the_rollouts_it_should(rollout_of, data, cross_fit
         np.testing.assert_allclose(moved(phis, after), -np.mean([entropy_of(n) for n in numbers]), rtol=1e-4)
         assert metrics["meta_step"] == 1
         phis = after
+
+
+@pytest.mark.parametrize(("data", "window"), [("past", 3), ("previous", 7)])
+def test_past_updates_are_remembered_as_they_were_taken(rollout_of, data, window):
+    """On which rollout, and with which phi; the newest rollout is never among them, for nobody has learned from it."""
+    kept = window if data == "past" else 1
+
+    def tell(problem, theta, phis):
+        """The numbers of the rollouts that updates were taken on, as digits, the last in front of the point."""
+        numbers = problem.past.data[0].rollout.steps.obs[:, 0, 0, 0]
+        return jnp.sum(jnp.where(problem.past.taken > 0, numbers * 0.1 ** jnp.arange(float(kept))[::-1], 0.0))
+
+    init, update = telling_meta(tell, data=data, window=window, follows_updates=True, cross_fitting=False)
+    phis, state = START, init(START, rollout_of(0))
+    for number in range(1, 6):
+        after, state, _ = update(state, phis, rollout_of(number))
+        seen = list(range(1, number))[-kept:]
+        np.testing.assert_allclose(moved(phis, after), sum(n * 0.1**i for i, n in enumerate(seen[::-1])), rtol=1e-4)
+        # The inner level is about to follow the phi that this step has made.
+        np.testing.assert_array_equal(state.memory.phis[1]["scalar"][-1], after[1]["scalar"])
+        np.testing.assert_array_equal(state.memory.taken, [0.0] * (kept - number) + [1.0] * min(kept, number))
+        phis = after
+
+
+def test_past_updates_need_old_data_and_no_cross_fitting():
+    for settings in ({"data": "fresh", "cross_fitting": False}, {"data": "past", "cross_fitting": True}):
+        with pytest.raises(ValueError, match=settings["data"]):
+            telling_meta(one, follows_updates=True, **settings)
 
 
 @pytest.mark.parametrize("data", EXPECTED)
@@ -241,6 +271,25 @@ def test_online_steps_at_every_nth_iteration_only(rollout_of):
         stepped.append(int(metrics["meta_step"]))
         phis = after
     assert stepped == [0, 0, 1, 0, 0, 1, 0]
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"warmup": 3}, [0, 0, 0, 1, 1, 1, 1]),
+        ({"warmup": 3, "every": 2}, [0, 0, 0, 1, 0, 1, 0]),
+        ({"warmup": 3, "every": 2, "schedule": "converged"}, [0, 0, 0, 1, 0, 1, 0]),
+    ],
+)
+def test_nothing_is_learned_before_the_warm_up_ends(rollout_of, settings, expected):
+    init, update = telling_meta(one, **settings)
+    phis, state, stepped = START, init(START, rollout_of(0)), []
+    for index in range(7):
+        after, state, metrics = update(state, phis, rollout_of(1), index)
+        np.testing.assert_allclose(moved(phis, after), float(metrics["meta_step"]))
+        stepped.append(int(metrics["meta_step"]))
+        phis = after
+    assert stepped == expected
 
 
 def test_converged_waits_for_the_policy_to_stand_still_but_not_for_ever(rollout_of):

@@ -1,0 +1,49 @@
+"""What the outer level remembers: the last so many entries of any kind, and rollouts side by side or in halves."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import PyTree
+
+from llmrl.types import Rollout
+
+
+def _halves(tree: PyTree, axis: int) -> PyTree:
+    """Split an environments' axis in two: a new leading axis of size 2."""
+
+    def split(x):
+        n = x.shape[axis]
+        halves = x.reshape(*x.shape[:axis], 2, n // 2, *x.shape[axis + 1 :])
+        return jnp.moveaxis(halves, axis, 0)
+
+    return jax.tree.map(split, tree)
+
+
+def split_rollout(rollout: Rollout) -> Rollout:
+    """Two rollouts of half the environments each, stacked on a new leading axis."""
+    return Rollout(_halves(rollout.steps, 1), _halves(rollout.final_action, 0))
+
+
+def merge(memory: Rollout) -> Rollout:
+    """[b, t, n, ...] to [t, n b, ...]: kept rollouts side by side, as if they were more environments.
+
+    An environment's rollouts stay neighbours, so that halves of the whole are halves of the environments.
+    """
+
+    def merged(x):
+        x = jnp.moveaxis(x, 0, 2)
+        return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+    steps = jax.tree.map(merged, memory.steps)
+    return Rollout(steps, merged(memory.final_action[:, None])[0])
+
+
+def filled(entry: PyTree, size: int) -> PyTree:
+    """A memory of ``size`` times the same entry, [b, ...]; without any, nothing."""
+    return jax.tree.map(lambda x: jnp.broadcast_to(x, (size, *x.shape)), entry) if size else ()
+
+
+def remember(memory: PyTree, entry: PyTree) -> PyTree:
+    """The memory with the oldest entry gone and a new one at its end."""
+    return jax.tree.map(lambda kept, new: jnp.concatenate([kept[1:], new[None]]), memory, entry)

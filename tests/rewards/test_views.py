@@ -1,0 +1,36 @@
+"""What a policy sees beside the observation."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmrl.rewards import beside_weights, make_weights
+from llmrl.types import Box, Discrete, EnvSpec
+
+KEY = jax.random.key(0)
+
+
+@pytest.mark.parametrize("action", [Discrete(3), Box(2)])
+def test_the_observation_and_beside_it_the_weights_that_the_reward_uses(random_rollout, action):
+    spec = EnvSpec("none", (2, 3), action, 10, ("first", "second"), obs_scale=(1.0, 2.0, 4.0))
+    weights = make_weights(spec, bound=2.0, initial=1.0, hidden=(4,), sees_action=False)
+    view = beside_weights(spec, weights, stream=1)
+    assert view.spec.obs_shape == (8,)
+    assert view.spec.obs_scale == (1.0, 2.0, 4.0, 1.0, 2.0, 4.0, 1.0, 1.0)
+    phis = ({}, jax.tree.map(lambda x: x + 0.3, weights.init(KEY)))
+    rollout = random_rollout(spec, 5, 4)
+    obs = rollout.steps.obs
+    seen = view.of(phis, obs)
+    np.testing.assert_array_equal(seen[..., :6], obs.reshape(5, 4, 6))
+    np.testing.assert_allclose(seen[..., 6:], weights.weight(phis[1], rollout), rtol=1e-6)
+    np.testing.assert_allclose(view.of(phis, obs[0, 0]), seen[0, 0], rtol=1e-5)
+    other = rollout._replace(steps=rollout.steps._replace(action=jnp.roll(rollout.steps.action, 1, axis=0)))
+    np.testing.assert_array_equal(weights.weight(phis[1], other), weights.weight(phis[1], rollout))
+
+
+@pytest.mark.parametrize("settings", [{"sees_action": True}, {"sees_action": False, "sees_aux": True}])
+def test_weights_of_more_than_the_state_cannot_be_seen(settings):
+    spec = EnvSpec("none", (2,), Discrete(2), 10, ("first",))
+    with pytest.raises(ValueError, match=r"sees_action=false.*sees_aux=false"):
+        beside_weights(spec, make_weights(spec, **settings), stream=1)
