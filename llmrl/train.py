@@ -21,13 +21,13 @@ from llmrl import metrics as metrics_file
 from llmrl import runs
 from llmrl.config import Config, validate
 from llmrl.envs import make as make_env
-from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.ppo import Batch, Params, make_update
 from llmrl.learner.problem import InnerProblem
 from llmrl.learner.rollout import ActingState, collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
+from llmrl.ops.optimizers import own_promotion
 from llmrl.progress import note, progress
 from llmrl.rewards import task_signal
 from llmrl.types import Environment, EnvSpec, Scalar

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.problem import Evidence, InnerProblem, deviation, make_problem, task_advantage
 from llmrl.learner.streams import value_rollout
+from llmrl.ops.optimizers import own_promotion
 from llmrl.types import MetaGradient, Rollout, Scalar
 
 

@@ -10,12 +10,12 @@ import pytest
 import scipy.stats
 
 from llmrl.envs.base import time_step
-from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.ppo import Batch, Params, make_update, shuffled_indices
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import stream_advantages, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.ops.losses import clipped_policy_loss, normalized, value_loss
+from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards import task_signal
 from llmrl.types import Box, Discrete, Environment, EnvSpec
 
