@@ -15,6 +15,7 @@ SURROGATES = ("ratio", "dice", "log_prob")
 DATA = ("fresh", "previous", "window")
 SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
+REPRESENTATIONS = ("inverse", "random")
 SOLVERS = (
     "neumann",
     "neumann_finite_difference",
@@ -248,20 +249,74 @@ class OuterConfig:
 
 
 @dataclass(frozen=True)
+class NoveltyConfig:
+    """Rewards for what is new: ``rnd``, ``icm`` and ``apt``.
+
+    Attributes:
+        coefficient: share of the novelty's advantage in the policy's, where the task's is 1 (Burda et al.: 1 to 2).
+        discount: gamma of the novelty's own, non-episodic return.
+        learning_rate: Adam's step size, for what predicts or represents.
+        updates: its gradient steps per iteration; each sample serves in one of them.
+        hidden: widths of the tanh layers of its networks.
+        features: size of the random target, or of the representation.
+        representation: what ``apt`` measures distances in: ``inverse`` (features of an inverse-dynamics model) or
+            ``random`` (of a random network).
+        neighbors: k of ``apt``.
+        references: ``apt`` seeks neighbours among so many states of a rollout.
+    """
+
+    coefficient: float = 0.5
+    discount: float = 0.99
+    learning_rate: float = 3e-4
+    updates: int = 16
+    hidden: tuple[int, ...] = (64, 64)
+    features: int = 32
+    representation: str = "inverse"
+    neighbors: int = 12
+    references: int = 2048
+
+
+@dataclass(frozen=True)
+class GoalsConfig:
+    """Goals that a language model suggests: ``ellm``.
+
+    Attributes:
+        table: file of suggestions, one JSON object per line: ``{"key": 17, "scores": [0.0, 1.0]}``, the similarity of
+            every event to the best goal suggested in a state.
+        coefficient: factor on the goals' reward.
+        threshold: a similarity has to be above it, strictly.
+        ineffective: whether an event also counts where it was tried in vain.
+        pretraining: share of the training, from its start, during which the task pays nothing.
+        keep: whether goals go on paying after pretraining.
+    """
+
+    table: str | None = None
+    coefficient: float = 1.0
+    threshold: float = 0.99
+    ineffective: bool = False
+    pretraining: float = 0.0
+    keep: bool = True
+
+
+@dataclass(frozen=True)
 class MethodConfig:
-    """Which method, and the settings of its learned reward (ignored by methods that learn none).
+    """Which method, and the settings of its reward (ignored by methods that have no use for them).
 
     Attributes:
         name: see ``llmrl.methods.METHODS``.
         weight: the learned weight.
         outer: the outer level.
         trust: trust that asks for evidence.
+        novelty: rewards for what is new.
+        goals: suggested goals.
     """
 
     name: str = "implicit"
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
+    novelty: NoveltyConfig = field(default_factory=NoveltyConfig)
+    goals: GoalsConfig = field(default_factory=GoalsConfig)
 
 
 @dataclass(frozen=True)
@@ -409,6 +464,20 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
         )
 
 
+def _validate_bonuses(novelty: NoveltyConfig, goals: GoalsConfig) -> None:
+    _one_of(REPRESENTATIONS, **{"method.novelty.representation": novelty.representation})
+    _positive(
+        **{
+            "method.novelty.learning_rate": novelty.learning_rate,
+            "method.novelty.updates": novelty.updates,
+            "method.novelty.features": novelty.features,
+            "method.novelty.neighbors": novelty.neighbors,
+            "method.novelty.references": novelty.references,
+        }
+    )
+    _between(0.0, 1.0, **{"method.novelty.discount": novelty.discount, "method.goals.pretraining": goals.pretraining})
+
+
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
@@ -421,6 +490,7 @@ def validate(config: Config) -> Config:
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)
     _validate_method(config.method, config.ppo.num_envs)
+    _validate_bonuses(config.method.novelty, config.method.goals)
     return config
 
 
@@ -447,6 +517,8 @@ _SECTIONS: dict[tuple[type, str], type] = {
     (MethodConfig, "weight"): WeightConfig,
     (MethodConfig, "outer"): OuterConfig,
     (MethodConfig, "trust"): TrustConfig,
+    (MethodConfig, "novelty"): NoveltyConfig,
+    (MethodConfig, "goals"): GoalsConfig,
 }
 
 

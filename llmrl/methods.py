@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
 from llmrl import hypergradients, solvers
-from llmrl.config import Config, OuterConfig, SolverConfig
+from llmrl.config import Config, NoveltyConfig, OuterConfig, SolverConfig
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards import add, evidence, intrinsic, make_weights, mixture, task
+from llmrl.rewards import (
+    Bonus,
+    add,
+    apt,
+    evidence,
+    goals,
+    icm,
+    intrinsic,
+    intrinsic_stream,
+    make_weights,
+    mixture,
+    read_goals,
+    rnd,
+    task,
+    task_and_goals,
+)
 from llmrl.types import EnvSpec, MetaGradient, Scalar, Solver, Stream
 
 
@@ -158,6 +173,64 @@ def lirpg(config: Config, spec: EnvSpec) -> Method:
     return Method((Stream(task(), 0.0), Stream(intrinsic(spec), 1.0)), learned(config))
 
 
+def _explore(config: Config, name: str, bonus: Bonus) -> Method:
+    """The task and a bonus for what is new, each with a critic head of its own (Burda et al. 2018)."""
+    novelty, ppo = config.method.novelty, config.ppo
+    stream = intrinsic_stream(bonus, novelty.discount, ppo.num_steps, ppo.num_envs, name)
+    return Method((Stream(task(), 1.0), Stream(stream, novelty.coefficient)))
+
+
+def _learning(novelty: NoveltyConfig) -> dict[str, Any]:
+    names = ("discount", "learning_rate", "updates", "hidden", "features")
+    return {name: getattr(novelty, name) for name in names}
+
+
+def random_network(config: Config, spec: EnvSpec) -> Method:
+    """Pay for states that a random network's imitator does not know yet (Burda et al. 2018)."""
+    return _explore(config, "rnd", rnd(spec, config.ppo.num_envs, **_learning(config.method.novelty)))
+
+
+def curious(config: Config, spec: EnvSpec) -> Method:
+    """Pay for what a model of the dynamics does not foresee (Pathak et al. 2017)."""
+    return _explore(config, "icm", icm(spec, config.ppo.num_envs, **_learning(config.method.novelty)))
+
+
+def particles(config: Config, spec: EnvSpec) -> Method:
+    """Pay for states far from the others of a rollout (Liu and Abbeel 2021)."""
+    novelty = config.method.novelty
+    bonus = apt(
+        spec,
+        config.ppo.num_steps,
+        config.ppo.num_envs,
+        neighbors=novelty.neighbors,
+        references=novelty.references,
+        representation=novelty.representation,
+        **_learning(novelty),
+    )
+    return _explore(config, "apt", bonus)
+
+
+def ellm(config: Config, spec: EnvSpec) -> Method:
+    """Add a reward for goals that a language model suggests, or pretrain on it (Du et al. 2023)."""
+    settings, ppo = config.method.goals, config.ppo
+    if settings.table is None:
+        raise ValueError(
+            f"method={config.method.name} needs a table of suggested goals: method.goals.table=goals.jsonl"
+        )
+    suggested = goals(
+        read_goals(settings.table), ppo.num_envs, threshold=settings.threshold, ineffective=settings.ineffective
+    )
+    stream = task_and_goals(
+        suggested,
+        ppo.num_steps,
+        ppo.num_envs,
+        coefficient=settings.coefficient,
+        pretraining=settings.pretraining * config.num_iterations,
+        keep=settings.keep,
+    )
+    return Method((Stream(task(), 0.0), Stream(stream, 1.0)))
+
+
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "ppo": ppo,
     "add": trusting,
@@ -165,6 +238,11 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "implicit_paper": implicit,
     "scalar": implicit,
     "lirpg": lirpg,
+    "rnd": random_network,
+    "icm": curious,
+    "apt": particles,
+    "ellm": ellm,
+    "ellm_pretrained": ellm,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 

@@ -5,6 +5,7 @@ that none is missing. A new method is one more row.
 """
 
 import functools
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ from llmrl.errors import unknown
 from llmrl.methods import METHODS, make_method
 from llmrl.ops import surrogates
 from llmrl.rewards import task_signal
+from llmrl.rewards.bonus import BonusState
 from llmrl.train import make_environment, make_trainer
 
 TINY = (
@@ -31,9 +33,14 @@ TINY = (
     "ppo.hidden=[4]",
     "method.weight.hidden=[4]",
     "solver.num_terms=3",
+    "method.novelty.hidden=[4]",
+    "method.novelty.features=3",
+    f"method.goals.table='{Path(__file__).parent / 'goals.jsonl'}'",
     "total_steps=64",
 )
 KEYS = jax.random.split(jax.random.key(0))
+UNLEARNED = ("ppo", "add", "rnd", "icm", "apt", "ellm", "ellm_pretrained")
+"""Methods that learn nothing along a hypergradient."""
 
 ROWS = {
     "ppo": ("method=ppo",),
@@ -68,6 +75,11 @@ ROWS = {
         "method.outer.weight_penalty=0.01",
         "method.outer.discount_penalty=0.01",
     ),
+    "rnd": ("method=rnd",),
+    "icm": ("method=icm",),
+    "apt": ("method=apt", "method.novelty.representation=inverse"),
+    "ellm": ("method=ellm",),
+    "ellm_pretrained": ("method=ellm_pretrained", "method.goals.pretraining=0.5"),
     "dense": ("method=implicit", "solver=dense", "solver.curvature=hessian", "method.trust.cross_fitting=false"),
 }
 
@@ -106,7 +118,7 @@ def numbers_of(row, factors):
 def test_no_name_is_missing():
     configs = [composed(row) for row in ROWS]
     assert {config.method.name for config in configs} == set(METHODS)
-    learning = [config for config in configs if config.method.name not in ("ppo", "add")]
+    learning = [config for config in configs if config.method.name not in UNLEARNED]
     implicit = [config for config in learning if config.method.outer.gradient == "implicit"]
     assert {config.method.outer.gradient for config in learning} == {"implicit", "unrolled"}
     assert {config.solver.name for config in implicit} == set(SOLVERS)
@@ -125,9 +137,11 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
     for tree in (state.params, state.phis, state.opt_state):
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
     assert np.all(state.iteration == 2)
+    for noted in state.transform_states:
+        assert not isinstance(noted, BonusState) or np.all(noted.age == 2)  # observed once per iteration, and carried
 
     assert not jax.tree.leaves(first[0])  # nothing is learned about the bare task
-    learns = composed(row).method.name not in ("ppo", "add")
+    learns = composed(row).method.name not in UNLEARNED
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, state.phis)
     assert any(jax.tree.leaves(moved)) is learns
     assert ("meta_step" in metrics) is learns
@@ -142,11 +156,31 @@ def test_the_first_stream_is_the_bare_task(random_rollout, name):
     row = next(row for row in ROWS if composed(row).method.name == name)
     spec = make_environment(composed(row)).spec
     streams = make_method(composed(row), spec).streams
-    rollout = random_rollout(spec)
+    rollout = random_rollout(spec, composed(row).ppo.num_steps)
     bare = task_signal(rollout, 0.9)
     phi, state = streams[0].transform.init(KEYS[0])
     jax.tree.map(np.testing.assert_array_equal, streams[0].transform.apply(bare, phi, state, rollout), bare)
-    assert sum(stream.weight for stream in streams) == 1.0
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_task_counts_once(random_rollout, name):
+    """A task that pays one more per step adds one to what the policy is paid for, however many streams there are."""
+    row = next(row for row in ROWS if composed(row).method.name == name)
+    config, spec = composed(row), make_environment(composed(row)).spec
+    rollout = random_rollout(spec, config.ppo.num_steps)
+    bare = task_signal(rollout, 0.9)
+
+    def followed(signal):
+        total = jnp.zeros_like(signal.reward)
+        for stream in make_method(config, spec).streams:
+            phi, state = stream.transform.init(KEYS[0])
+            if isinstance(state, BonusState):
+                state = state._replace(age=jnp.asarray(100.0))  # after pretraining
+            total += stream.weight * stream.transform.apply(signal, phi, state, rollout).reward
+        return total
+
+    more = followed(bare._replace(reward=bare.reward + 1.0)) - followed(bare)
+    np.testing.assert_allclose(more, 1.0, rtol=1e-5)
 
 
 def test_an_unknown_method_names_the_nearest():
