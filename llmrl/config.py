@@ -16,6 +16,7 @@ DATA = ("fresh", "previous", "window", "past")
 GRADIENTS = ("implicit", "unrolled", "incremental", "explicit")
 SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
+REPRESENTATIONS = ("inverse", "random")
 SOLVERS = (
     "neumann",
     "neumann_finite_difference",
@@ -281,6 +282,56 @@ class PotentialConfig:
 
 
 @dataclass(frozen=True)
+class NoveltyConfig:
+    """Rewards for what is new: ``rnd``, ``icm`` and ``apt``.
+
+    Attributes:
+        coefficient: share of the novelty's advantage in the policy's, where the task's is 1 (Burda et al.: 1 to 2).
+        discount: gamma of the novelty's own, non-episodic return.
+        learning_rate: Adam's step size, for what predicts or represents.
+        updates: its gradient steps per iteration; each sample serves in one of them.
+        hidden: widths of the tanh layers of its networks.
+        features: size of the random target, or of the representation.
+        representation: what ``apt`` measures distances in: ``inverse`` (features of an inverse-dynamics model) or
+            ``random`` (of a random network).
+        neighbors: k of ``apt``.
+        references: ``apt`` seeks neighbours among so many states of a rollout.
+    """
+
+    coefficient: float = 0.5
+    discount: float = 0.99
+    learning_rate: float = 3e-4
+    updates: int = 16
+    hidden: tuple[int, ...] = (64, 64)
+    features: int = 32
+    representation: str = "inverse"
+    neighbors: int = 12
+    references: int = 2048
+
+
+@dataclass(frozen=True)
+class GoalsConfig:
+    """Goals that a language model suggests: ``ellm``.
+
+    Attributes:
+        table: file of suggestions, one JSON object per line: ``{"key": 17, "scores": [0.0, 1.0]}``, the similarity of
+            every event to the best goal suggested in a state.
+        coefficient: factor on the goals' reward.
+        threshold: a similarity has to be above it, strictly.
+        ineffective: whether an event also counts where it was tried in vain.
+        pretraining: share of the training, from its start, during which the task pays nothing.
+        keep: whether goals go on paying after pretraining.
+    """
+
+    table: str | None = None
+    coefficient: float = 1.0
+    threshold: float = 0.99
+    ineffective: bool = False
+    pretraining: float = 0.0
+    keep: bool = True
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """Which method, and the settings of its reward (ignored by methods that have no use for them).
 
@@ -291,6 +342,8 @@ class MethodConfig:
         outer: the outer level.
         trust: trust that asks for evidence.
         potential: the potential of shaping methods.
+        novelty: rewards for what is new.
+        goals: suggested goals.
     """
 
     name: str = "implicit"
@@ -299,6 +352,8 @@ class MethodConfig:
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
     potential: PotentialConfig = field(default_factory=PotentialConfig)
+    novelty: NoveltyConfig = field(default_factory=NoveltyConfig)
+    goals: GoalsConfig = field(default_factory=GoalsConfig)
 
 
 @dataclass(frozen=True)
@@ -493,6 +548,20 @@ def _validate_transfer(config: Config) -> None:
         raise ValueError(f"reward_seed must be at least 0, got {config.reward_seed}")
 
 
+def _validate_bonuses(novelty: NoveltyConfig, goals: GoalsConfig) -> None:
+    _one_of(REPRESENTATIONS, **{"method.novelty.representation": novelty.representation})
+    _positive(
+        **{
+            "method.novelty.learning_rate": novelty.learning_rate,
+            "method.novelty.updates": novelty.updates,
+            "method.novelty.features": novelty.features,
+            "method.novelty.neighbors": novelty.neighbors,
+            "method.novelty.references": novelty.references,
+        }
+    )
+    _between(0.0, 1.0, **{"method.novelty.discount": novelty.discount, "method.goals.pretraining": goals.pretraining})
+
+
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
@@ -507,6 +576,7 @@ def validate(config: Config) -> Config:
     _validate_method(config.method, config.ppo.num_envs)
     _validate_potential(config.method.potential)
     _validate_transfer(config)
+    _validate_bonuses(config.method.novelty, config.method.goals)
     return config
 
 
@@ -534,6 +604,8 @@ _SECTIONS: dict[tuple[type, str], type] = {
     (MethodConfig, "outer"): OuterConfig,
     (MethodConfig, "trust"): TrustConfig,
     (MethodConfig, "potential"): PotentialConfig,
+    (MethodConfig, "novelty"): NoveltyConfig,
+    (MethodConfig, "goals"): GoalsConfig,
 }
 
 

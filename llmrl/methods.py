@@ -11,23 +11,31 @@ import optax
 from jaxtyping import PyTree
 
 from llmrl import hypergradients, solvers
-from llmrl.config import Config, OuterConfig, SolverConfig
+from llmrl.config import Config, NoveltyConfig, OuterConfig, SolverConfig
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
 from llmrl.rewards import (
+    Bonus,
     add,
     advice,
+    apt,
     beside_weights,
     beyond_task,
     dpba,
     evidence,
+    goals,
+    icm,
     intrinsic,
+    intrinsic_stream,
     make_weights,
     mixture,
     pbrs,
     pies,
+    read_goals,
+    rnd,
     task,
+    task_and_goals,
 )
 from llmrl.rewards import frozen as frozen_transform
 from llmrl.rewards.mixture import Weights
@@ -133,10 +141,6 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
 def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:
     """The bare task, and what a transform pays beyond it: two critic heads, one sum."""
     return Stream(task(), 1.0), Stream(beyond_task(transform), 1.0)
-
-
-def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
-    """The streams of a learned blend, the bare task first."""
 
 
 def _weights(config: Config, spec: EnvSpec) -> Weights:
@@ -254,6 +258,64 @@ def frozen(config: Config, spec: EnvSpec) -> Method:
     return Method(tuple(s._replace(transform=frozen_transform(s.transform)) for s in learner.streams))
 
 
+def _explore(config: Config, name: str, bonus: Bonus) -> Method:
+    """The task and a bonus for what is new, each with a critic head of its own (Burda et al. 2018)."""
+    novelty, ppo = config.method.novelty, config.ppo
+    stream = intrinsic_stream(bonus, novelty.discount, ppo.num_steps, ppo.num_envs, name)
+    return Method((Stream(task(), 1.0), Stream(stream, novelty.coefficient)))
+
+
+def _learning(novelty: NoveltyConfig) -> dict[str, Any]:
+    names = ("discount", "learning_rate", "updates", "hidden", "features")
+    return {name: getattr(novelty, name) for name in names}
+
+
+def random_network(config: Config, spec: EnvSpec) -> Method:
+    """Pay for states that a random network's imitator does not know yet (Burda et al. 2018)."""
+    return _explore(config, "rnd", rnd(spec, config.ppo.num_envs, **_learning(config.method.novelty)))
+
+
+def curious(config: Config, spec: EnvSpec) -> Method:
+    """Pay for what a model of the dynamics does not foresee (Pathak et al. 2017)."""
+    return _explore(config, "icm", icm(spec, config.ppo.num_envs, **_learning(config.method.novelty)))
+
+
+def particles(config: Config, spec: EnvSpec) -> Method:
+    """Pay for states far from the others of a rollout (Liu and Abbeel 2021)."""
+    novelty = config.method.novelty
+    bonus = apt(
+        spec,
+        config.ppo.num_steps,
+        config.ppo.num_envs,
+        neighbors=novelty.neighbors,
+        references=novelty.references,
+        representation=novelty.representation,
+        **_learning(novelty),
+    )
+    return _explore(config, "apt", bonus)
+
+
+def ellm(config: Config, spec: EnvSpec) -> Method:
+    """Add a reward for goals that a language model suggests, or pretrain on it (Du et al. 2023)."""
+    settings, ppo = config.method.goals, config.ppo
+    if settings.table is None:
+        raise ValueError(
+            f"method={config.method.name} needs a table of suggested goals: method.goals.table=goals.jsonl"
+        )
+    suggested = goals(
+        read_goals(settings.table), ppo.num_envs, threshold=settings.threshold, ineffective=settings.ineffective
+    )
+    stream = task_and_goals(
+        suggested,
+        ppo.num_steps,
+        ppo.num_envs,
+        coefficient=settings.coefficient,
+        pretraining=settings.pretraining * config.num_iterations,
+        keep=settings.keep,
+    )
+    return Method((Stream(task(), 0.0), Stream(stream, 1.0)))
+
+
 METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "ppo": ppo,
     "add": trusting,
@@ -270,6 +332,11 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "bipars_mgl": implicit,
     "bipars_imgl": implicit,
     "frozen": frozen,
+    "rnd": random_network,
+    "icm": curious,
+    "apt": particles,
+    "ellm": ellm,
+    "ellm_pretrained": ellm,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 

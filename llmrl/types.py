@@ -159,7 +159,8 @@ class Signal(NamedTuple):
 
     Attributes:
         reward: [t, n].
-        discount: gamma (1 - terminated), [t, n]; a truncation never zeroes it, its value is bootstrapped.
+        discount: gamma (1 - terminated), [t, n]; a truncation never zeroes it, its value is bootstrapped. Where it is
+            not 0 at a termination, the return goes on with the next episode.
     """
 
     reward: Float[Array, "t n"]
@@ -196,7 +197,7 @@ class Stream(NamedTuple):
     """
 
     transform: RewardTransform
-    weight: float
+    weight: float | Scalar
 
 
 class View(NamedTuple):

@@ -6,6 +6,7 @@ that none is missing. A new method is one more row.
 
 import functools
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from llmrl.errors import unknown
 from llmrl.methods import METHODS, make_method
 from llmrl.ops import surrogates
 from llmrl.rewards import task_signal
+from llmrl.rewards.bonus import BonusState
 from llmrl.train import make_environment, make_trainer
 
 TINY = (
@@ -34,11 +36,14 @@ TINY = (
     "method.potential.hidden=[4]",
     "method.potential.updates=2",
     "solver.num_terms=3",
+    "method.novelty.hidden=[4]",
+    "method.novelty.features=3",
+    f"method.goals.table='{Path(__file__).parent / 'goals.jsonl'}'",
     "total_steps=64",
 )
 KEYS = jax.random.split(jax.random.key(0))
-LEARN_NOTHING = {"ppo", "add", "pbrs", "dpba", "pies", "frozen"}
-"""About the reward."""
+UNLEARNED = {"ppo", "add", "pbrs", "dpba", "pies", "frozen", "rnd", "icm", "apt", "ellm", "ellm_pretrained"}
+"""Methods that learn nothing along a hypergradient."""
 
 ROWS = {
     "ppo": ("method=ppo",),
@@ -82,6 +87,11 @@ ROWS = {
     "bipars_mgl": ("method=bipars_mgl",),
     "bipars_imgl": ("method=bipars_imgl", "method.outer.window=2"),
     "frozen": ("method=frozen", "reward_from=elsewhere", "method.reward_of=scalar"),
+    "rnd": ("method=rnd",),
+    "icm": ("method=icm",),
+    "apt": ("method=apt", "method.novelty.representation=inverse"),
+    "ellm": ("method=ellm",),
+    "ellm_pretrained": ("method=ellm_pretrained", "method.goals.pretraining=0.5"),
     "dense": ("method=implicit", "solver=dense", "solver.curvature=hessian", "method.trust.cross_fitting=false"),
 }
 
@@ -120,7 +130,7 @@ def numbers_of(row, factors):
 def test_no_name_is_missing():
     configs = [composed(row) for row in ROWS]
     assert {config.method.name for config in configs} == set(METHODS)
-    learning = [config for config in configs if config.method.name not in LEARN_NOTHING]
+    learning = [config for config in configs if config.method.name not in UNLEARNED]
     implicit = [config for config in learning if config.method.outer.gradient == "implicit"]
     assert {config.method.outer.gradient for config in learning} == set(GRADIENTS)
     assert {config.solver.name for config in implicit} == set(SOLVERS)
@@ -139,9 +149,11 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
     for tree in (state.params, state.phis, state.opt_state):
         assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
     assert np.all(state.iteration == 2)
+    for noted in state.transform_states:
+        assert not isinstance(noted, BonusState) or np.all(noted.age == 2)  # observed once per iteration, and carried
 
     assert not jax.tree.leaves(first[0])  # nothing is learned about the bare task
-    learns = composed(row).method.name not in LEARN_NOTHING
+    learns = composed(row).method.name not in UNLEARNED
     moved = jax.tree.map(lambda a, b: bool(np.any(a != b)), first, state.phis)
     assert any(jax.tree.leaves(moved)) is learns
     assert ("meta_step" in metrics) is learns
@@ -163,7 +175,7 @@ def test_the_first_stream_is_the_bare_task(random_rollout, name):
     row = next(row for row in ROWS if composed(row).method.name == name)
     spec = make_environment(composed(row)).spec
     streams = make_method(composed(row), spec).streams
-    rollout = random_rollout(spec)
+    rollout = random_rollout(spec, composed(row).ppo.num_steps)
     bare = task_signal(rollout, 0.9)
     phi, state = streams[0].transform.init(KEYS[0])
     jax.tree.map(np.testing.assert_array_equal, streams[0].transform.apply(bare, phi, state, rollout), bare)
@@ -173,14 +185,16 @@ def test_the_first_stream_is_the_bare_task(random_rollout, name):
 def test_the_task_counts_once(random_rollout, name):
     """A task that pays one more per step adds one to what the policy is paid for, however many streams there are."""
     row = next(row for row in ROWS if composed(row).method.name == name)
-    spec = make_environment(composed(row)).spec
-    rollout = random_rollout(spec)
+    config, spec = composed(row), make_environment(composed(row)).spec
+    rollout = random_rollout(spec, config.ppo.num_steps)
     bare = task_signal(rollout, 0.9)
 
     def followed(signal):
         total = jnp.zeros_like(signal.reward)
-        for stream in make_method(composed(row), spec).streams:
+        for stream in make_method(config, spec).streams:
             phi, state = stream.transform.init(KEYS[0])
+            if isinstance(state, BonusState):
+                state = state._replace(age=jnp.asarray(100.0))  # after pretraining
             total += stream.weight * stream.transform.apply(signal, phi, state, rollout).reward
         return total
 

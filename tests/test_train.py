@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import textwrap
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -228,12 +229,15 @@ def test_chunks_cover_the_run_with_few_programs(num_iterations):
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "experiment")
 CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((overrides.config_dir() / group).glob("*.yaml"))]
+GOALS = f"method.goals.table='{Path(__file__).parent / 'goals.jsonl'}'"
 PARTNERS = {
     "gymnax": ("env.id=Acrobot-v1", "aux=none", "method=ppo"),
     "function": ("aux.function=always_one_for_tests.hint",),
     "helpful_hackable": ("env=gridworld",),
     "potential": ("env=gridworld",),
     "frozen": ("reward_from=elsewhere", "method.reward_of=scalar"),
+    "ellm": (GOALS,),
+    "ellm_pretrained": (GOALS,),
 }
 """Choices that need another beside them."""
 

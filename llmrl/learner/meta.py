@@ -11,7 +11,6 @@ import optax
 from jaxtyping import Array, PyTree
 
 from llmrl.learner.memory import filled, merge, remember, split_rollout
-from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, deviation, make_problem, task_advantage
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.optimizers import own_promotion

@@ -49,14 +49,20 @@ def signals(
 
 
 def stream_advantage(signal: Signal, values: Values, head: int, rollout: Rollout, gae_lambda) -> Float[Array, "t n"]:
-    """Generalised advantage of one stream, by its own head."""
-    steps = rollout.steps
+    """Generalised advantage of one stream, by its own head.
+
+    A signal that a termination does not end goes on with the fresh episode, whose first state is the next one acted in.
+    After a rollout's last step that state is not known; the terminal observation stands in for it.
+    """
+    steps, now, after = rollout.steps, values.now[..., head], values.next[..., head]
+    goes_on = steps.terminated & (signal.discount != 0)
+    following = jnp.concatenate([now[1:], after[-1:]])
     return generalized_advantage(
         signal.reward,
         signal.discount,
-        values.now[..., head],
-        values.next[..., head],
-        steps.terminated | steps.truncated,
+        now,
+        jnp.where(goes_on, following, after),
+        (steps.terminated | steps.truncated) & ~goes_on,
         gae_lambda,
     )
 

@@ -29,6 +29,20 @@ class Critic(NamedTuple):
     value: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... k"]]
 
 
+class Net(NamedTuple):
+    """``init(key) -> params``; ``apply(params, x [..., inputs]) -> [..., outputs]``."""
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    apply: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... outputs"]]
+
+
+class Features(NamedTuple):
+    """An observation as a vector: ``num`` numbers, ``of(obs [..., *obs]) -> [..., num]``."""
+
+    num: int
+    of: Callable[[Array], Float[Array, "... num"]]
+
+
 class RewardNet(NamedTuple):
     """``init(key) -> params``; ``apply(params, obs, action, aux) -> [..., outputs]``, 0 everywhere at the start;
     ``aux`` may be left out where the network does not see it."""
@@ -76,6 +90,16 @@ def _features(spec: EnvSpec, obs: Float[Array, "..."]) -> Float[Array, "... feat
 
 def _num_features(spec: EnvSpec) -> int:
     return int(np.prod(spec.obs_shape))
+
+
+def make_features(spec: EnvSpec) -> Features:
+    """What every network here sees of an observation."""
+    return Features(_num_features(spec), lambda obs: _features(spec, obs))
+
+
+def make_net(num_inputs: int, hidden: Sequence[int], num_outputs: int) -> Net:
+    """A tanh network from vectors to vectors."""
+    return Net(*_functions(_MLP(tuple(hidden), num_outputs, 1.0), num_inputs))
 
 
 def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | Array = -0.5) -> Policy:

@@ -9,7 +9,7 @@ from llmrl.learner.streams import Values, blended, signals, stream_advantage, st
 from llmrl.nets import make_critic
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, make_weights, mixture, no_trust, task, task_signal
-from llmrl.types import Discrete, EnvSpec, Stream
+from llmrl.types import Discrete, EnvSpec, Signal, Stream
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))
 STREAMS = (
@@ -89,3 +89,17 @@ def test_an_advantage_learns_of_phi_as_far_as_lambda_reaches(rollout, values):
         paid = rollout.steps.aux[..., source]
         expected = generalized_advantage(paid, task_signal(rollout, 0.9).discount, zero, zero, ended, 0.7)
         np.testing.assert_allclose(slope[..., source], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_signal_that_termination_does_not_end_goes_on_with_the_fresh_episode(rollout, values):
+    """As if the first observation after the reset were the one after the step, and nothing had ended."""
+    steps = rollout.steps._replace(truncated=jnp.zeros((6, 4), bool))
+    assert np.any(steps.terminated[:-1])
+    lasting = Signal(steps.reward, jnp.full((6, 4), 0.9))
+    found = stream_advantage(lasting, values, 1, rollout._replace(steps=steps), 0.7)
+    now, after = values.now[..., 1], values.next[..., 1]
+    fresh = jnp.where(steps.terminated, jnp.concatenate([now[1:], after[-1:]]), after)
+    expected = generalized_advantage(*lasting, now, fresh, jnp.zeros((6, 4), bool), 0.7)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    ending = task_signal(rollout._replace(steps=steps), 0.9)
+    assert not np.allclose(found, stream_advantage(ending, values, 1, rollout._replace(steps=steps), 0.7))

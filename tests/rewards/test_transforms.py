@@ -6,7 +6,25 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.rewards import add, dpba, evidence, intrinsic, make_weights, mixture, pbrs, pies, task, task_signal
+from llmrl.rewards import (
+    GoalTable,
+    add,
+    apt,
+    dpba,
+    evidence,
+    goals,
+    icm,
+    intrinsic,
+    intrinsic_stream,
+    make_weights,
+    mixture,
+    pbrs,
+    pies,
+    rnd,
+    task,
+    task_and_goals,
+    task_signal,
+)
 from llmrl.types import Box, Discrete, EnvSpec
 
 T, N, M, GAMMA = 6, 4, 2, 0.9
@@ -20,6 +38,14 @@ def blend(spec, trust=None, **weights):
 
 
 POTENTIAL = {"hidden": (4,), "updates": 2, "batch_size": 8}
+
+
+def explore(bonus, *size, spec, **options):
+    return intrinsic_stream(bonus(spec, *size, hidden=(4,), features=3, **options), 0.8, T, N, "novelty")
+
+
+SUGGESTED = GoalTable(np.zeros(1, np.uint32), np.asarray([[0.0, 1.0]], np.float32))
+
 TRANSFORMS = {
     "task": lambda spec: task(),
     "add": lambda spec: add(0.5),
@@ -31,15 +57,25 @@ TRANSFORMS = {
     "pbrs": lambda spec: pbrs(0.5),
     "dpba": lambda spec: dpba(spec, **POTENTIAL),
     "pies": lambda spec: pies(spec, num_iterations=4, **POTENTIAL),
+    "rnd": lambda spec: explore(rnd, N, spec=spec),
+    "icm": lambda spec: explore(icm, N, spec=spec),
+    "apt": lambda spec: explore(apt, T, N, spec=spec, neighbors=3),
+    "goals": lambda spec: task_and_goals(goals(SUGGESTED, N), T, N),
 }
 CASES = [(name, DISCRETE) for name in TRANSFORMS]
-CASES += [(name, CONTINUOUS) for name in ("intrinsic", "everything", "dpba")]
+CASES += [("intrinsic", CONTINUOUS), ("everything", CONTINUOUS), ("icm", CONTINUOUS), ("dpba", CONTINUOUS)]
+NON_EPISODIC = ("rnd", "icm", "apt")
+"""Streams of their own, without the task's reward and beyond its terminations."""
 
 
-def contract(make):
+def contract(make, cases=CASES):
     return pytest.mark.parametrize(
-        ("name", "spec"), CASES, ids=[f"{name}-{type(spec.action).__name__}" for name, spec in CASES]
+        ("name", "spec"), cases, ids=[f"{name}-{type(spec.action).__name__}" for name, spec in cases]
     )(make)
+
+
+def contract_with_task(make):
+    return contract(make, [(name, spec) for name, spec in CASES if name not in NON_EPISODIC])
 
 
 def paid(transform, rollout, phi=None, state=None):
@@ -101,7 +137,8 @@ def test_contract(random_rollout, name, spec):
         assert jax.tree.map(jnp.shape, before) == jax.tree.map(jnp.shape, after)
         assert jax.tree.map(lambda x: x.dtype, before) == jax.tree.map(lambda x: x.dtype, after)
         steps = rollout.steps
-        np.testing.assert_array_equal(signal.discount == 0, steps.terminated)  # and so not where only truncated
+        ends = steps.terminated & (name not in NON_EPISODIC)
+        np.testing.assert_array_equal(signal.discount == 0, ends)  # and so not where only truncated
         each = jax.tree.map(lambda x, seed=seed: x[seed], many)
         jax.tree.map(
             lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5),
@@ -110,7 +147,7 @@ def test_contract(random_rollout, name, spec):
         )
 
 
-@contract
+@contract_with_task
 def test_without_sources_only_the_offset_may_pay(random_rollout, name, spec):
     """A source that says nothing changes nothing, however much it is trusted."""
     rollout = random_rollout(spec, T, N, aux=np.zeros((T, N, M), np.float32))

@@ -1,0 +1,48 @@
+"""Running mean and variance, batch by batch, as if all samples had been seen at once."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+class Moments(NamedTuple):
+    """What has been seen so far.
+
+    Attributes:
+        mean: of every component, [*s].
+        variance: of every component, biased, [*s].
+        samples: how many there were, [].
+    """
+
+    mean: Float[Array, "*s"]
+    variance: Float[Array, "*s"]
+    samples: Float[Array, ""]
+
+
+def no_moments(shape: tuple[int, ...] = ()) -> Moments:
+    """The moments of nothing, for samples of a given shape."""
+    return Moments(jnp.zeros(shape), jnp.zeros(shape), jnp.zeros(()))
+
+
+def observed(moments: Moments, batch: Float[Array, "b *s"]) -> Moments:
+    """The moments of all samples seen so far and a batch of new ones, [b, *s].
+
+    Reference: Chan, Golub and LeVeque 1983, "Algorithms for computing the sample variance", eq. 2.1.
+    """
+    added = batch.shape[0]
+    total = moments.samples + added
+    shift = jnp.mean(batch, axis=0) - moments.mean
+    squares = moments.variance * moments.samples + jnp.var(batch, axis=0) * added
+    squares = squares + jnp.square(shift) * moments.samples * added / total
+    return Moments(moments.mean + shift * added / total, squares / total, total)
+
+
+def whitened(moments: Moments, x: Float[Array, "*b_s"], bound: float = 5.0, eps: float = 1e-8) -> Float[Array, "*b_s"]:
+    """Every component of x, [..., *s], in deviations from its mean, clipped to +-``bound``.
+
+    A component that has never changed is 0 until it does, and then at the bound.
+    """
+    return jnp.clip((x - moments.mean) / jnp.sqrt(moments.variance + eps), -bound, bound)
