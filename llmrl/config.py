@@ -504,7 +504,8 @@ def refuse_secret(name: str) -> ValueError | None:
     )
 
 
-def _validate_llm(llm: LLMConfig) -> None:
+def validate_llm(llm: LLMConfig) -> LLMConfig:
+    """Return ``llm`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     _one_of(PROVIDERS, **{"llm.provider": llm.provider})
     _one_of(SCORES, **{"llm.score": llm.score})
     _one_of(("state", "answer"), **{"llm.noise_unit": llm.noise_unit})
@@ -532,14 +533,15 @@ def _validate_llm(llm: LLMConfig) -> None:
         if llm.prompt not in fitting:
             raise ValueError(f"llm.score={llm.score} needs llm.prompt={fitting[0]}, got {llm.prompt}")
     _validate_endpoint(llm)
+    return llm
 
 
 def _validate_endpoint(llm: LLMConfig) -> None:
     # None of these messages repeats a value: it may be a key that ended up in the wrong place.
     if llm.key_variable is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", llm.key_variable):
         raise ValueError(
-            "llm.key_variable must be the name of an environment variable in capitals, as in OPENAI_API_KEY; not the key "
-            "itself, which would be written to disk with the other settings"
+            "llm.key_variable must be the name of an environment variable, in capitals, as in OPENAI_API_KEY, and not "
+            "the key itself, which would be written to disk with the other settings"
         )
     for name in llm.extra:
         if error := refuse_secret(f"llm.extra.{name}"):
@@ -570,7 +572,7 @@ def validate(config: Config) -> Config:
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)
     _validate_method(config.method, config.ppo.num_envs)
-    _validate_llm(config.llm)
+    validate_llm(config.llm)
     return config
 
 

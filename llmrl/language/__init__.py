@@ -14,6 +14,7 @@ from llmrl.config import LLMConfig
 from llmrl.language.asking import Manners
 from llmrl.language.cache import Cache, open_cache
 from llmrl.language.labeller import Labeller, fill, make_labeller
+from llmrl.language.probe import Probe, probe
 from llmrl.language.providers import make_provider, noisy, oracle, recorded
 from llmrl.language.question import Captioner, Provider
 from llmrl.language.spending import Budget
@@ -25,6 +26,7 @@ __all__ = [
     "Captioner",
     "Labeller",
     "Manners",
+    "Probe",
     "Provider",
     "Table",
     "build",
@@ -43,6 +45,7 @@ __all__ = [
     "open_cache",
     "open_labeller",
     "oracle",
+    "probe",
     "recorded",
     "save",
     "size",

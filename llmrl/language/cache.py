@@ -47,7 +47,7 @@ class Cache(NamedTuple):
         put: ``(provider, question, answer) -> None``.
         export: ``(path) -> rows written``, as JSON lines that ``recorded`` reads too.
         import_: ``(path) -> rows new to the cache``.
-        count: ``() -> rows``.
+        size: ``() -> rows``.
         problems: ``() -> how many reads and writes failed``.
         close: ``() -> None``.
     """
@@ -56,7 +56,7 @@ class Cache(NamedTuple):
     put: Callable[[Provider, Question, Answer], None]
     export: Callable[[str | Path], int]
     import_: Callable[[str | Path], int]
-    count: Callable[[], int]
+    size: Callable[[], int]
     problems: Callable[[], int]
     close: Callable[[], None]
 
@@ -233,10 +233,10 @@ def _make_cache(store: _Store) -> Cache:
     def import_(path: str | Path) -> int:
         return store.run(lambda connection: sum(_insert(connection, row) for row in _importable(Path(path))), 0)
 
-    def count() -> int:
+    def size() -> int:
         return store.run(lambda connection: connection.execute("SELECT count(*) FROM answers").fetchone()[0], 0)
 
-    return Cache(get, put, export, import_, count, lambda: store.problems, store.close)
+    return Cache(get, put, export, import_, size, lambda: store.problems, store.close)
 
 
 def _read_scores(text: str, expected: int) -> tuple[float, ...] | None:

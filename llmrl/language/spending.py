@@ -96,7 +96,8 @@ class Ledger:
     def counts(self) -> dict[str, float]:
         """All counters, and what was spent."""
         with self._lock:
-            return {**self._counts, "tokens": float(self._tokens), "cost": self._cost}
+            counts = {name: float(count) for name, count in self._counts.items()}
+            return {**counts, "tokens": float(self._tokens), "cost": self._cost}
 
 
 def estimate_tokens(text: str) -> int:

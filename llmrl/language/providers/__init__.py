@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from llmrl.config import PROVIDERS, LLMConfig
+from llmrl.config import PROVIDERS, LLMConfig, validate_llm
 from llmrl.errors import unknown
 from llmrl.language.providers.noisy import noisy
 from llmrl.language.providers.oracle import oracle
@@ -28,6 +28,7 @@ def make_provider(config: LLMConfig, captioner: Captioner, environment: str | No
     Raises:
         ValueError: a setting is wrong, or an API key is missing.
     """
+    validate_llm(config)
     factories: dict[str, Callable[[], Provider]] = {
         "recorded": lambda: recorded(config.answers or environment or ""),
         "oracle": lambda: _oracle(config, captioner),
