@@ -182,8 +182,11 @@ def explain(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     if isinstance(error, OverrideParseException):
-        if secret := refuse_secret(str(error.override).partition("=")[0].lstrip("+~")):
-            return str(secret)  # an override with a key in it is not repeated
+        key = str(error.override).partition("=")[0].lstrip("+~")
+        if secret := refuse_secret(key):
+            return str(secret)
+        if key.startswith("llm."):
+            return f"cannot read the value of {key}; quote it, as in {key}='\"...\"'"  # there may be an API key in it
         return f"cannot read the override {error.override!r}; expected key=value or group=choice"
     if str(error).startswith("Ambiguous value"):
         override = str(error).partition("'")[2].partition("'")[0]

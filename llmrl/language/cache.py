@@ -133,8 +133,9 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         return connection
     with _locked(path):
         for _ in range(2):
-            connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
+            connection = None
             try:
+                connection = sqlite3.connect(path, timeout=_BUSY_SECONDS, check_same_thread=False)
                 if _is_sound(connection, path):
                     connection.execute("PRAGMA journal_mode=WAL")
                     connection.execute("PRAGMA synchronous=NORMAL")
@@ -142,11 +143,13 @@ def _connect(path: Path | None) -> sqlite3.Connection:
                     return connection
                 problem = "another version of llmrl wrote it"
             except sqlite3.OperationalError as error:
-                connection.close()
+                if connection is not None:
+                    connection.close()
                 raise OSError(f"cannot use {path} as a cache of answers: {error}") from None
             except sqlite3.DatabaseError as error:
                 problem = str(error)
-            connection.close()
+            if connection is not None:
+                connection.close()
             _set_aside(path, problem)
     raise OSError(f"cannot make a cache of answers at {path}")
 

@@ -89,7 +89,7 @@ async def _models(endpoint: Endpoint, deadline: float) -> list[str]:
     data = body.get("data") if isinstance(body, dict) else None
     entries = data if isinstance(data, list) else []
     names = [entry.get("id") for entry in entries if isinstance(entry, dict)]
-    return [endpoint.redact(name)[:100] for name in names if isinstance(name, str)]
+    return [name[:100] for name in names if isinstance(name, str)]
 
 
 def _explain(failure: Unanswered, config: LLMConfig, where: str, models: list[str]) -> str:

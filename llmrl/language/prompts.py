@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
-from jinja2 import StrictUndefined, Template, TemplateError
+from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from llmrl.errors import unknown
@@ -103,7 +103,10 @@ def load_prompt(name: str) -> Prompt:
         if name not in PROMPTS:
             raise unknown("prompt", name, PROMPTS)
         return PROMPTS[name]
-    values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    try:
+        values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
         raise ValueError(f"{name} must hold the fields {', '.join(Prompt._fields)}")
     for field in values:
@@ -147,7 +150,7 @@ def render(
         parts = [
             _compiled(part).render(values) for part in (prompt.general, prompt.context, prompt.state, prompt.inquiry)
         ]
-    except TemplateError as error:
+    except Exception as error:  # a template can raise anything
         raise ValueError(f"prompt {prompt.name}: {error}") from error
     general, *rest = (part.strip() for part in parts)
     return general[:RENDERED_LIMIT], "\n\n".join(part for part in rest if part)[:RENDERED_LIMIT]
@@ -158,6 +161,7 @@ def _compiled(template: str) -> Template:
     return ImmutableSandboxedEnvironment(undefined=StrictUndefined, trim_blocks=False).from_string(template)
 
 
+@lru_cache(maxsize=4096)
 def clean(text: object, limit: int, keep_lines: bool = False) -> str:
     """A text from an environment as it may stand in a prompt: printable, on one line, unable to end its block.
 
@@ -174,5 +178,7 @@ def clean(text: object, limit: int, keep_lines: bool = False) -> str:
 
 
 def _printable(word: str) -> str:
+    if word.isprintable():
+        return word
     # "C*" are control characters, surrogates and the invisible ones that change a text's direction.
     return "".join(letter for letter in word if unicodedata.category(letter)[0] != "C")

@@ -118,11 +118,15 @@ def best_match(similarities: Float[np.ndarray, "g e"], threshold: float) -> tupl
 
 
 async def spelling(goals: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "g e"]:
-    """Similarity of spelling: the share of letters in common, whatever the order of the words."""
+    """Similarity of spelling: the share of letters in common, whatever the order of the words; articles and
+    punctuation do not count."""
     from rapidfuzz import fuzz, process, utils
 
+    def essential(text):
+        return " ".join(word for word in utils.default_process(text).split() if word not in ("a", "an", "the"))
+
     scores = process.cdist(
-        list(goals), list(phrases), scorer=fuzz.token_sort_ratio, processor=utils.default_process, dtype=np.float32
+        list(goals), list(phrases), scorer=fuzz.token_sort_ratio, processor=essential, dtype=np.float32
     )
     return scores / np.float32(100.0)
 

@@ -6,9 +6,10 @@ import ipaddress
 import os
 import re
 from collections.abc import Callable
+from typing import Any
 from urllib.parse import quote, urlsplit
 
-_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:sk|pk|rk|gsk|hf|xai|key|Bearer)[-_ ][A-Za-z0-9_.\-]{8,}")
+_LOOKS_LIKE_A_KEY = re.compile(r"\b(?:(?:sk|pk|rk|gsk|hf|xai|key)[-_]|Bearer )[A-Za-z0-9_.\-]{8,}")
 _HIDDEN = "<key>"
 
 
@@ -56,13 +57,29 @@ def is_local(host: str) -> bool:
         return False
 
 
-def make_redact(key: str | None) -> Callable[[str], str]:
-    """``text -> text`` without the key, and without anything else that looks like one."""
+def make_redactors(key: str | None) -> tuple[Callable[[str], str], Callable[[str], str]]:
+    """Two ways to take a key out of a text, both ``text -> text``.
+
+    Returns:
+        The first hides the key itself and leaves everything else alone: for answers. The second also hides what merely
+        looks like a key: for an endpoint's error messages.
+    """
     forms = {key, quote(key, safe="")} if key and len(key) >= 4 else set()
 
-    def redact(text: str) -> str:
+    def hide(text: str) -> str:
         for form in forms:
             text = text.replace(form, _HIDDEN)
-        return _LOOKS_LIKE_A_KEY.sub(_HIDDEN, text)
+        return text
 
-    return redact
+    return hide, lambda text: _LOOKS_LIKE_A_KEY.sub(_HIDDEN, hide(text))
+
+
+def scrub(value: Any, hide: Callable[[str], str]) -> Any:
+    """A JSON value with every text in it put through ``hide``."""
+    if isinstance(value, str):
+        return hide(value)
+    if isinstance(value, list):
+        return [scrub(each, hide) for each in value]
+    if isinstance(value, dict):
+        return {hide(name): scrub(each, hide) for name, each in value.items()}
+    return value

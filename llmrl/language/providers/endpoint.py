@@ -7,6 +7,7 @@ a web page as a string or an object without its fields, and repeat the key in an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import math
 import re
@@ -16,7 +17,7 @@ from time import time
 from typing import Any, NamedTuple
 
 from llmrl.language.question import Unanswered
-from llmrl.language.secrets import make_redact
+from llmrl.language.secrets import make_redactors, scrub
 
 MAX_BODY = 4_000_000
 """Bytes of an answer's body; a longer one is not read to its end."""
@@ -26,20 +27,19 @@ _MESSAGE_LENGTH = 200
 
 
 class Endpoint(NamedTuple):
-    """An OpenAI-compatible endpoint. Calls raise ``Unanswered`` and nothing else; who calls sets the deadline.
+    """An OpenAI-compatible endpoint. Calls raise ``Unanswered`` and nothing else; who calls sets the deadline. Nothing
+    that comes back holds the key.
 
     Attributes:
         chat: ``body -> JSON`` of ``/chat/completions``.
         embeddings: ``body -> JSON`` of ``/embeddings``.
         models: ``() -> JSON`` of ``/models``.
-        redact: ``text -> text`` without the key.
         close: frees connections.
     """
 
     chat: Callable[[dict[str, Any]], Awaitable[Any]]
     embeddings: Callable[[dict[str, Any]], Awaitable[Any]]
     models: Callable[[], Awaitable[Any]]
-    redact: Callable[[str], str]
     close: Callable[[], Awaitable[None]]
 
 
@@ -59,7 +59,7 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
     except ImportError as error:
         raise ValueError("llm.provider=openai needs the extra `llm`: pip install 'llmrl[llm]'") from error
 
-    redact = make_redact(key)
+    hide, redact = make_redactors(key)
 
     def make_client() -> Any:
         http = sdk.DefaultAsyncHttpxClient(follow_redirects=False, timeout=read_timeout)
@@ -80,7 +80,7 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
 
     async def chat(body: dict[str, Any]) -> Any:
         send = client().chat.completions.with_streaming_response.create
-        return await _attempt(sdk, redact, lambda: send(**_split(body, "model", "messages")))
+        return scrub(await _attempt(sdk, redact, lambda: send(**_split(body, "model", "messages"))), hide)
 
     async def embeddings(body: dict[str, Any]) -> Any:
         send = client().embeddings.with_streaming_response.create
@@ -88,14 +88,14 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
 
     async def models() -> Any:
         send = client().models.with_streaming_response.list
-        return await _attempt(sdk, redact, send)
+        return scrub(await _attempt(sdk, redact, send), hide)
 
     async def close() -> None:
         mine = clients.pop(asyncio.get_running_loop(), None)
         if mine is not None:
             await mine.close()
 
-    return Endpoint(chat, embeddings, models, redact, close)
+    return Endpoint(chat, embeddings, models, close)
 
 
 def _split(body: dict[str, Any], *named: str) -> dict[str, Any]:
@@ -137,12 +137,12 @@ def _parse(body: bytes, content_type: str) -> Any:
     def refuse(constant: str) -> Any:
         raise ValueError(f"{constant} is no number")
 
-    try:
-        if _depth(body) > _MAX_DEPTH:
-            raise ValueError("nested too deeply")  # the parser would run into Python's own limit, and not always return
-        return json.loads(body, parse_constant=refuse)
-    except ValueError:
-        raise Unanswered("malformed", f"no JSON, but {len(body)} bytes of {content_type[:40] or 'something'}") from None
+    with contextlib.suppress(ValueError):
+        # Deeper, the parser would run into Python's own limit, which not every version survives.
+        if _depth(body) <= _MAX_DEPTH:
+            return json.loads(body, parse_constant=refuse)
+    # Again not raised inside: a JSONDecodeError holds the whole body.
+    raise Unanswered("malformed", f"no JSON, but {len(body)} bytes of {content_type[:40] or 'something'}")
 
 
 def _depth(body: bytes) -> int:

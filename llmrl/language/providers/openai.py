@@ -48,7 +48,7 @@ def openai(config: LLMConfig) -> Provider:
         completion = read_completion(body)
         scores = await score(completion, question)
         prompt_tokens, answer_tokens = _usage(body, question, completion)
-        return Answer(scores, endpoint.redact(_raw(completion)), prompt_tokens, answer_tokens)
+        return Answer(scores, _raw(completion), prompt_tokens, answer_tokens)
 
     scored_by = [config.score, config.threshold, config.embedding_model, config.embedding_local]
     address = urlsplit(config.base_url)
