@@ -524,9 +524,13 @@ def validate_llm(llm: LLMConfig) -> LLMConfig:
     _positive(
         **{"llm.deadline": llm.deadline, "llm.concurrency": llm.concurrency, "llm.capacity": llm.capacity},
     )
-    for name in ("requests_per_minute", "max_requests", "max_tokens", "max_cost", "max_seconds"):
+    if llm.requests_per_minute is not None:
+        _positive(**{"llm.requests_per_minute": llm.requests_per_minute})
+    for name in ("max_requests", "max_tokens", "max_cost", "max_seconds"):
         if getattr(llm, name) is not None:
-            _positive(**{f"llm.{name}": getattr(llm, name)})
+            _between(0, float("inf"), **{f"llm.{name}": getattr(llm, name)})
+    if llm.max_cost is not None and not (llm.prompt_price or llm.answer_price):
+        raise ValueError("llm.max_cost needs llm.prompt_price and llm.answer_price, or it limits nothing")
     if not llm.prompt.endswith((".yaml", ".yml")):
         _one_of(PROMPTS, **{"llm.prompt": llm.prompt})
         fitting = {"token_probability": ("yes_no",), "embedding_similarity": ("goals",)}.get(llm.score, PROMPTS)

@@ -148,8 +148,9 @@ class Asker:
             wanted = failure.retry_after or 0.0
             if self._failed_in_a_row >= self._manners.patience:
                 self._trip(failure, wanted)
-            elif wanted:
-                self._open_until = max(self._open_until, self._clock() + min(wanted, self._manners.max_cooldown))
+            elif wanted > self._manners.deadline:
+                self._open_until = self._clock() + min(wanted, self._manners.max_cooldown)
+                self._say_pause(failure)
 
     def _trip(self, failure: Unanswered, wanted: float) -> None:
         """Opens the breaker: for a while nobody asks; then a single failure opens it again, for longer."""
@@ -162,7 +163,10 @@ class Asker:
         if self._manners.max_trips is not None and self._trips >= self._manners.max_trips:
             self._stop(failure)
         else:
-            _log.warning("asking pauses for %.3g s: %s", self._open_until - self._clock(), failure)
+            self._say_pause(failure)
+
+    def _say_pause(self, failure: Unanswered) -> None:
+        _log.warning("asking pauses for %.3g s: %s", self._open_until - self._clock(), failure)
 
     def _stop(self, reason: Unanswered) -> None:
         if self.stopped is None:

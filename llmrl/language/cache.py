@@ -10,7 +10,6 @@ import contextlib
 import hashlib
 import json
 import logging
-import math
 import os
 import sqlite3
 import threading
@@ -19,10 +18,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from llmrl.language.lines import header, is_score, read_lines
 from llmrl.language.question import Answer, Provider, Question
 
 SCHEMA = 1
-FORMAT = "llmrl-answers"
 _APPLICATION = 0x6C6C6D72
 """Marks a file as ours, so that nobody else's database is taken for a damaged cache."""
 
@@ -106,9 +105,9 @@ class _Store:
                 try:
                     with self.connection:
                         return work(self.connection)
-                except sqlite3.DatabaseError as error:
+                except sqlite3.Error as error:
                     self.problems += 1
-                    damaged = not isinstance(error, sqlite3.OperationalError | sqlite3.ProgrammingError)
+                    damaged = type(error) is sqlite3.DatabaseError  # its subclasses are locks, full disks, bugs
                     if not (damaged and attempt == 0 and self.path):
                         _log.warning("cache of answers: %s", error)
                         return otherwise
@@ -252,11 +251,6 @@ def _read_scores(text: str, expected: int) -> tuple[float, ...] | None:
     return tuple(map(float, scores)) if sound else None
 
 
-def is_score(value: object) -> bool:
-    """Whether a value read from JSON is a number in [0, 1]."""
-    return type(value) in (int, float) and math.isfinite(value) and 0.0 <= value <= 1.0  # type: ignore[operator, arg-type]
-
-
 def _row(provider: Provider, question: Question, answer: Answer) -> dict[str, Any]:
     return {
         "key": cache_key(provider, question),
@@ -288,8 +282,8 @@ def _export(connection: sqlite3.Connection, path: Path) -> int:
     written = 0
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with scratch.open("w", encoding="utf-8") as file:
-            file.write(json.dumps({"format": FORMAT, "version": SCHEMA, "source": "answers of language models"}) + "\n")
+        with scratch.open("w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(json.dumps(header("answers of language models")) + "\n")
             for values in rows:
                 row = dict(zip(_COLUMNS, values, strict=True))
                 row |= {column: json.loads(row[column]) for column in _JSON_COLUMNS}
@@ -314,28 +308,3 @@ def _importable(path: Path) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{path}:{number}: needs one score in [0, 1] per event")
         row = {column: row.get(column) for column in _COLUMNS}
         yield row | {column: json.dumps(row[column]) for column in _JSON_COLUMNS}
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a file of answers with their line numbers; its first line names the format.
-
-    Raises:
-        ValueError: a line is no JSON object, or the first one names another format.
-    """
-    with Path(path).open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                row = None
-            if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: no JSON object")
-            if number == 1:
-                if row.get("format") != FORMAT or row.get("version") != SCHEMA:
-                    raise ValueError(
-                        f'{path}:1: must read {{"format": "{FORMAT}", "version": {SCHEMA}, "source": ...}}'
-                    )
-                continue
-            yield number, row

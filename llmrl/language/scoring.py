@@ -10,6 +10,7 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from llmrl.language.prompts import clean
 from llmrl.language.question import Question, Unanswered
 
 MAX_GOALS = 32
@@ -103,7 +104,8 @@ def parse_goals(text: str) -> tuple[str, ...]:
         Unanswered: there is no bulleted line.
     """
     bullets = [match.group(1) for line in text.splitlines() if (match := _BULLET.match(line))]
-    goals = tuple(dict.fromkeys(goal.lower()[:MAX_GOAL_LENGTH] for goal in bullets))[:MAX_GOALS]
+    cleaned = (clean(goal, MAX_GOAL_LENGTH).lower() for goal in bullets)
+    goals = tuple(dict.fromkeys(filter(None, cleaned)))[:MAX_GOALS]
     if not goals:
         raise Unanswered("unparseable", f"no goals in a list: {text[:60]!r}")
     return () if goals in (("none",), ("nothing",)) else goals

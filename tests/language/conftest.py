@@ -225,6 +225,10 @@ class Hostile(BaseHTTPRequestHandler):
         """An answer that repeats the key, as a careless proxy does."""
         self.reply(completion(f"Yes {self.headers.get('authorization', '')}"))
 
+    def half_a_pair(self):
+        """Half a surrogate pair: allowed in JSON, forbidden in UTF-8."""
+        self.reply(completion("Yes \ud800"))
+
 
 class Server(NamedTuple):
     """The hostile server.

@@ -248,7 +248,8 @@ def test_a_labeller_from_settings(words, file):
         ({"prompt": "goals"}, "needs llm.prompt=yes_no"),
         ({"noise": 1.5}, "llm.noise"),
         ({"deadline": 0.0}, "llm.deadline"),
-        ({"max_requests": 0}, "llm.max_requests"),
+        ({"max_requests": -1}, "llm.max_requests"),
+        ({"max_cost": 1.0}, "llm.prompt_price"),
         ({"base_url": "localhost:8000"}, "https://host/v1"),
     ],
 )

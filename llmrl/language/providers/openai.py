@@ -143,4 +143,4 @@ def _usage(body: dict[str, Any], question: Question, completion: Completion) -> 
 def _raw(completion: Completion) -> str:
     """What the cache keeps: the text and, while they decide anything, the candidates."""
     tokens: Sequence[Any] = completion.tokens[:8]
-    return json.dumps({"text": completion.text, "tokens": tokens}, ensure_ascii=False)
+    return json.dumps({"text": completion.text, "tokens": tokens})  # ASCII: a model may say half a surrogate pair

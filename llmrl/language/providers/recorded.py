@@ -1,17 +1,4 @@
-"""Answers from a file: a run without a network, a key or a cost.
-
-A file holds JSON lines. The first one is a header,
-
-    {"format": "llmrl-answers", "version": 1, "source": "written by hand", ...}
-
-whose ``source`` says where the answers come from. Each further line is one answer:
-
-    {"state": "the pole leans to the left", "event": "push the cart to the left", "score": 1.0}
-
-``state`` and ``event`` are the environment's own words, ``score`` lies in [0, 1]. ``events`` and ``scores`` may hold
-several; ``context`` restricts an answer to one task's words. Whatever else a line holds is left alone: a cache's
-export is such a file too.
-"""
+"""Answers from a file, see ``llmrl.language.lines``: a run without a network, a key or a cost."""
 
 from __future__ import annotations
 
@@ -21,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from llmrl.errors import unknown
-from llmrl.language.cache import is_score, read_lines
+from llmrl.language.lines import is_score, read_lines
 from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, clean
 from llmrl.language.question import Answer, Provider, Question, Unanswered
 
