@@ -155,6 +155,8 @@ class Desk:
     def bug(self, error: BaseException) -> None:
         """Whatever nobody thought of: labelling ends, training goes on."""
         self.ledger.count("failures")
+        with self._lock:
+            self._on_the_way.clear()
         self.stop(Unanswered("failed", f"labelling broke down: {_summary(error)}"))
         _log.warning("%s", self.stopped)
 

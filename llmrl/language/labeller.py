@@ -146,7 +146,7 @@ def fill(
             answers |= labeller.collect()
             if progress is not None:
                 progress(stats)
-            if not stats["pending"] or stats["stopped"]:
+            if not stats["pending"]:  # what is on its way when a budget ends was paid for, and is waited for
                 break
             time.sleep(0.02)
         answers |= labeller.collect()

@@ -206,37 +206,37 @@ def test_threads_share_a_cache(tmp_path):
     cache.close()
 
 
-PROCESS = """
-import sys
+EIGHT = """
+import multiprocessing, sys
 from llmrl.language.cache import open_cache
 from llmrl.language.question import Answer, Provider, Question
 provider = Provider(identity="somebody")
-print("ready", flush=True)
-sys.stdin.readline()
-cache = open_cache(sys.argv[1])
-for number in range(60):
-    question = Question(number, (0,), f"state {number}", ("jump",))
-    found = cache.get(provider, question)
-    cache.put(provider, question, found or Answer((number / 100,)))
-    assert cache.get(provider, question).scores == (number / 100,)
-print(cache.problems(), flush=True)
+fork = multiprocessing.get_context("fork")  # nothing here has threads yet
+together = fork.Barrier(8)
+def work():
+    together.wait()
+    cache = open_cache(sys.argv[1])
+    for number in range(60):
+        question = Question(number, (0,), f"state {number}", ("jump",))
+        found = cache.get(provider, question)
+        cache.put(provider, question, found or Answer((number / 100,)))
+        assert cache.get(provider, question).scores == (number / 100,)
+    assert cache.problems() == 0
+workers = [fork.Process(target=work) for _ in range(8)]
+for worker in workers:
+    worker.start()
+for worker in workers:
+    worker.join()
+print([worker.exitcode for worker in workers])
 """
 
 
 def test_eight_processes_share_a_cache_from_its_first_moment(tmp_path):
-    root = str(Path(caches.__file__).parents[2])
     path = tmp_path / "a.sqlite"
-    command = [sys.executable, "-c", PROCESS, str(path)]
-    pipe = subprocess.PIPE
-    workers = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=root) for _ in range(8)]
-    for worker in workers:
-        assert worker.stdout.readline() == "ready\n", worker.stderr.read()
-    for worker in workers:  # all of them open it now
-        worker.stdin.write("\n")
-        worker.stdin.flush()
-    for worker in workers:
-        printed, errors = worker.communicate(timeout=60)
-        assert (worker.returncode, errors, printed) == (0, "", "0\n")
+    root = Path(caches.__file__).parents[2]
+    command = [sys.executable, "-c", EIGHT, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=root, timeout=200)
+    assert (done.stdout, done.stderr) == (f"{[0] * 8}\n", "")
     cache = open_cache(path)
     assert cache.size() == 60
     cache.close()

@@ -120,7 +120,7 @@ print(opened, sorted(heavy), threading.active_count())
 
 def test_recorded_answers_open_no_socket_and_this_room_imports_no_jax(words, file):
     command = [sys.executable, "-c", SILENT, str(file(*rows_of(words, [1, 2])))]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(llmrl.__file__).parents[1], timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, cwd=Path(llmrl.__file__).parents[1], timeout=200)
     assert (done.stdout, done.stderr) == ("[] [] 1\n", "")
 
 
