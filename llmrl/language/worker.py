@@ -68,7 +68,8 @@ class Worker:
                 for _ in range(lines):
                     group.create_task(self._line(asker, slots))
         finally:
-            await asyncio.wait_for(provider.close(), _CLOSING_SECONDS / 2)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(provider.close(), _CLOSING_SECONDS / 2)
 
     async def _line(self, asker: Asker, slots: asyncio.Semaphore) -> None:
         """Takes up one state after the other."""
