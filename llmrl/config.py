@@ -6,8 +6,10 @@ checks plain values once, at the door.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
+from urllib.parse import urlsplit
 
 from llmrl.errors import unknown
 
@@ -17,6 +19,9 @@ GRADIENTS = ("implicit", "unrolled", "incremental", "explicit")
 SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
 REPRESENTATIONS = ("inverse", "random")
+PROVIDERS = ("recorded", "oracle", "openai")
+PROMPTS = ("yes_no", "goals")
+SCORES = ("token_probability", "embedding_similarity", "string_similarity")
 SOLVERS = (
     "neumann",
     "neumann_finite_difference",
@@ -357,6 +362,80 @@ class MethodConfig:
 
 
 @dataclass(frozen=True)
+class LLMConfig:
+    """Where the answers of a language model come from, and what they may cost; see ``llmrl.language``.
+
+    There is no field for an API key: what is configured is written to disk. A key is read from the environment.
+
+    Attributes:
+        provider: one of ``PROVIDERS``.
+        answers: for ``recorded``: a file of answers, or the name of one that is shipped; None takes the one named like
+            the environment.
+        function: for ``oracle``: dotted path of ``(key, event) -> score``; None takes the environment's own.
+        model: for ``openai``: the model's name at the endpoint.
+        base_url: for ``openai``: any compatible endpoint, as in ``http://localhost:8000/v1``.
+        key_variable: environment variable with the endpoint's API key; None sends none.
+        prompt: one of ``PROMPTS``, or the path of a yaml file with templates of your own.
+        score: one of ``SCORES``.
+        threshold: similarity from which a suggested goal and an event are the same thing.
+        embedding_model: for ``embedding_similarity``: its name at the endpoint, or of a sentence-transformers model.
+        embedding_local: whether sentence-transformers computes embeddings on this machine.
+        temperature: of sampling.
+        top_logprobs: log-probabilities asked for per token; some servers allow no more than 5.
+        extra: more entries of the request's body; null takes one out.
+        deadline: seconds for one question, retries included.
+        retries: further attempts after one that failed for a passing reason.
+        concurrency: requests on their way at the same time.
+        requests_per_minute: None sets no rate.
+        max_requests: budget of one run; None sets none.
+        max_tokens: budget of prompt and answer tokens together; None sets none.
+        max_cost: budget in the currency of the prices; None sets none.
+        max_seconds: time after which nothing more is asked; None sets no limit.
+        prompt_price: of a million prompt tokens.
+        answer_price: of a million answer tokens.
+        noise: share of answers made wrong, whoever gave them: 1 - score.
+        noise_seed: which ones.
+        noise_unit: ``state`` makes all answers about a state wrong or none, ``answer`` each for itself.
+        adversarial: make all answers wrong.
+        cache: SQLite file of everything that was ever answered; None keeps answers in memory.
+        capacity: rows of the table of answers; fixed, so that nothing recompiles.
+        neutral: score of a state that has no answer.
+    """
+
+    provider: str = "recorded"
+    answers: str | None = None
+    function: str | None = None
+    model: str = ""
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str | None = "OPENAI_API_KEY"
+    prompt: str = "yes_no"
+    score: str = "token_probability"
+    threshold: float = 0.9
+    embedding_model: str = ""
+    embedding_local: bool = False
+    temperature: float = 0.0
+    top_logprobs: int = 10
+    extra: dict[str, Any] = field(default_factory=dict)
+    deadline: float = 30.0
+    retries: int = 3
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+    prompt_price: float = 0.0
+    answer_price: float = 0.0
+    noise: float = 0.0
+    noise_seed: int = 0
+    noise_unit: str = "state"
+    adversarial: bool = False
+    cache: str | None = "runs/answers.sqlite"
+    capacity: int = 4096
+    neutral: float = 0.5
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run.
 
@@ -368,6 +447,7 @@ class Config:
         ppo: the inner level.
         reward_from: directory of the finished run whose learned reward ``method=frozen`` trains under.
         reward_seed: the seed of that run whose reward every seed gets; None gives each the next one, round robin.
+        llm: the language model behind ``aux=language``.
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
         total_steps: environment steps of one seed.
@@ -387,6 +467,7 @@ class Config:
     ppo: PPOConfig = field(default_factory=PPOConfig)
     reward_from: str | None = None
     reward_seed: int | None = None
+    llm: LLMConfig = field(default_factory=LLMConfig)
     seed: int = 0
     seeds: int = 8
     total_steps: int = 200_000
@@ -562,6 +643,80 @@ def _validate_bonuses(novelty: NoveltyConfig, goals: GoalsConfig) -> None:
     _between(0.0, 1.0, **{"method.novelty.discount": novelty.discount, "method.goals.pretraining": goals.pretraining})
 
 
+def _is_secret(name: str) -> bool:
+    return name.lower().replace("-", "_") in ("api_key", "apikey", "key", "token", "secret", "authorization")
+
+
+def refuse_secret(name: str) -> ValueError | None:
+    """The error for a key of a config that would hold a secret, else None; a value is never repeated."""
+    if not _is_secret(name.rpartition(".")[2]):
+        return None
+    return ValueError(
+        f"{name} is refused: settings are written to disk, and a key must not be; put it into an environment variable "
+        "and name that one with llm.key_variable=MY_VARIABLE"
+    )
+
+
+def validate_llm(llm: LLMConfig) -> LLMConfig:
+    """Return ``llm`` unchanged, or raise a ``ValueError`` that names the first bad value."""
+    _one_of(PROVIDERS, **{"llm.provider": llm.provider})
+    _one_of(SCORES, **{"llm.score": llm.score})
+    _one_of(("state", "answer"), **{"llm.noise_unit": llm.noise_unit})
+    _between(0.0, 1.0, **{"llm.threshold": llm.threshold, "llm.noise": llm.noise, "llm.neutral": llm.neutral})
+    _between(
+        0.0,
+        float("inf"),
+        **{
+            "llm.temperature": llm.temperature,
+            "llm.retries": llm.retries,
+            "llm.prompt_price": llm.prompt_price,
+            "llm.answer_price": llm.answer_price,
+        },
+    )
+    _between(1, 20, **{"llm.top_logprobs": llm.top_logprobs})
+    _positive(
+        **{"llm.deadline": llm.deadline, "llm.concurrency": llm.concurrency, "llm.capacity": llm.capacity},
+    )
+    if llm.requests_per_minute is not None:
+        _positive(**{"llm.requests_per_minute": llm.requests_per_minute})
+    for name in ("max_requests", "max_tokens", "max_cost", "max_seconds"):
+        if getattr(llm, name) is not None:
+            _between(0, float("inf"), **{f"llm.{name}": getattr(llm, name)})
+    if llm.max_cost is not None and not (llm.prompt_price or llm.answer_price):
+        raise ValueError("llm.max_cost needs llm.prompt_price and llm.answer_price, or it limits nothing")
+    if not llm.prompt.endswith((".yaml", ".yml")):
+        _one_of(PROMPTS, **{"llm.prompt": llm.prompt})
+        fitting = {"token_probability": ("yes_no",), "embedding_similarity": ("goals",)}.get(llm.score, PROMPTS)
+        if llm.prompt not in fitting:
+            raise ValueError(f"llm.score={llm.score} needs llm.prompt={fitting[0]}, got {llm.prompt}")
+    _validate_endpoint(llm)
+    return llm
+
+
+def _validate_endpoint(llm: LLMConfig) -> None:
+    # None of these messages repeats a value: it may be a key that ended up in the wrong place.
+    if llm.key_variable is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", llm.key_variable):
+        raise ValueError(
+            "llm.key_variable must be the name of an environment variable, in capitals, as in OPENAI_API_KEY, and not "
+            "the key itself, which would be written to disk with the other settings"
+        )
+    for name in llm.extra:
+        if error := refuse_secret(f"llm.extra.{name}"):
+            raise error
+    address = urlsplit(llm.base_url)
+    if address.scheme not in ("http", "https") or not address.hostname:
+        raise ValueError("llm.base_url must look like https://host/v1")
+    if address.username or address.password or address.query or address.fragment:
+        raise ValueError(
+            "llm.base_url must hold neither a user, a password nor a query: settings are written to disk; a key goes "
+            "into the environment variable that llm.key_variable names"
+        )
+    if llm.provider == "openai" and not llm.model:
+        raise ValueError("llm.provider=openai needs a model, as in llm.model=llama3.1")
+    if llm.provider == "openai" and llm.score == "embedding_similarity" and not llm.embedding_model:
+        raise ValueError("llm.score=embedding_similarity needs llm.embedding_model")
+
+
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
@@ -577,6 +732,7 @@ def validate(config: Config) -> Config:
     _validate_potential(config.method.potential)
     _validate_transfer(config)
     _validate_bonuses(config.method.novelty, config.method.goals)
+    validate_llm(config.llm)
     return config
 
 
@@ -587,7 +743,9 @@ def _build(cls: type, values: Any, path: str) -> Any:
     built = {}
     for name, value in values.items():
         if name not in known:
-            raise unknown("key", f"{path}{name}", [f"{path}{other}" for other in known])
+            raise refuse_secret(f"{path}{name}") or unknown(
+                "key", f"{path}{name}", [f"{path}{other}" for other in known]
+            )
         built[name] = _build(_SECTIONS.get((cls, name), object), value, f"{path}{name}.")
         if isinstance(built[name], list):
             built[name] = tuple(built[name])
@@ -600,6 +758,7 @@ _SECTIONS: dict[tuple[type, str], type] = {
     (Config, "method"): MethodConfig,
     (Config, "solver"): SolverConfig,
     (Config, "ppo"): PPOConfig,
+    (Config, "llm"): LLMConfig,
     (MethodConfig, "weight"): WeightConfig,
     (MethodConfig, "outer"): OuterConfig,
     (MethodConfig, "trust"): TrustConfig,

@@ -21,7 +21,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from llmrl.config import Config, EnvConfig, from_dict
+from llmrl.config import Config, EnvConfig, from_dict, refuse_secret
 from llmrl.errors import unknown
 
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward"}
@@ -184,10 +184,17 @@ def explain(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     if isinstance(error, OverrideParseException):
+        key = str(error.override).partition("=")[0].lstrip("+~")
+        if secret := refuse_secret(key):
+            return str(secret)
+        if key.startswith("llm."):
+            return f"cannot read the value of {key}; quote it, as in {key}='\"...\"'"  # there may be an API key in it
         return f"cannot read the override {error.override!r}; expected key=value or group=choice"
     if str(error).startswith("Ambiguous value"):
         override = str(error).partition("'")[2].partition("'")[0]
         key, _, values = override.partition("=")
+        if secret := refuse_secret(key.lstrip("+~")):
+            return str(secret)
         return f"{override} is several values: add --multirun to run each, or write {key}=[{values}] for a list"
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
@@ -199,7 +206,9 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unknown_key(key: str, settings: Config | Evaluation | Bench) -> str:
-    if key.startswith(("aux.sources.", "aux.options.", "env.params.")):
+    if secret := refuse_secret(key):
+        return str(secret)
+    if key.startswith(("aux.sources.", "aux.options.", "env.params.", "llm.extra.")):
         return f"unknown key {key!r}: a new entry is added with a plus, +{key}=..."
     keys = list(_dotted_keys(settings))
     parent, _, name = key.rpartition(".")

@@ -1,0 +1,134 @@
+"""From words to scores, on the host: prompts, providers, scoring, cache, labelling. Nothing here knows jax.
+
+labeller = open_labeller(config.llm, captioner, environment="cartpole")
+labeller.ask({key: count})                    # returns at once
+table = merge(table, labeller.collect())      # between two compiled chunks
+labeller.close()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from llmrl.config import LLMConfig
+from llmrl.language.asking import Manners
+from llmrl.language.cache import Cache, open_cache
+from llmrl.language.labeller import Labeller, fill, make_labeller
+from llmrl.language.probe import Probe, probe
+from llmrl.language.providers import make_provider, noisy, oracle, recorded
+from llmrl.language.question import Captioner, Provider
+from llmrl.language.spending import Budget
+from llmrl.language.table import Table, build, empty, load, lookup, merge, save, size
+
+__all__ = [
+    "Budget",
+    "Cache",
+    "Captioner",
+    "Labeller",
+    "Manners",
+    "Probe",
+    "Provider",
+    "Table",
+    "build",
+    "budget_of",
+    "cache_of",
+    "empty",
+    "fill",
+    "fill_table",
+    "load",
+    "lookup",
+    "make_labeller",
+    "make_provider",
+    "manners_of",
+    "merge",
+    "noisy",
+    "open_cache",
+    "open_labeller",
+    "oracle",
+    "probe",
+    "recorded",
+    "save",
+    "size",
+]
+
+
+def open_labeller(config: LLMConfig, captioner: Captioner, environment: str | None = None) -> Labeller:
+    """The labeller that a config describes; it owns its cache.
+
+    Args:
+        config: the settings.
+        captioner: the environment's words.
+        environment: its name, for ``recorded`` without a file.
+
+    Raises:
+        ValueError: a setting is wrong, or an API key is missing.
+        OSError: the cache cannot be opened.
+    """
+    provider = make_provider(config, captioner, environment)
+    cache = cache_of(config, provider)
+    labeller = make_labeller(
+        provider,
+        captioner,
+        cache,
+        budget_of(config),
+        manners=manners_of(config),
+        concurrency=config.concurrency,
+        neutral=config.neutral,
+    )
+
+    def close() -> None:
+        labeller.close()
+        if cache is not None:
+            cache.close()
+
+    return labeller._replace(close=close)
+
+
+def fill_table(
+    config: LLMConfig,
+    captioner: Captioner,
+    keys: Iterable[int],
+    limit: int | None = None,
+    environment: str | None = None,
+    progress: Callable[[dict[str, float]], None] | None = None,
+) -> Table:
+    """The table that a config describes, filled: blocks until all is answered; see ``fill``."""
+    provider = make_provider(config, captioner, environment)
+    cache = cache_of(config, provider)
+    try:
+        return fill(
+            captioner,
+            provider,
+            cache,
+            keys,
+            limit,
+            capacity=config.capacity,
+            neutral=config.neutral,
+            budget=budget_of(config),
+            manners=manners_of(config, max_trips=3),
+            concurrency=config.concurrency,
+            progress=progress,
+        )
+    finally:
+        if cache is not None:
+            cache.close()
+
+
+def cache_of(config: LLMConfig, provider: Provider) -> Cache | None:
+    """The cache that a config names; None for a provider that answers at once and needs none."""
+    return None if provider.answer is None else open_cache(config.cache)
+
+
+def budget_of(config: LLMConfig) -> Budget:
+    """The budget that a config sets."""
+    return Budget(config.max_requests, config.max_tokens, config.max_cost, config.max_seconds)
+
+
+def manners_of(config: LLMConfig, max_trips: int | None = None) -> Manners:
+    """How a config wants an endpoint to be treated."""
+    return Manners(
+        deadline=config.deadline,
+        retries=config.retries,
+        requests_per_minute=config.requests_per_minute,
+        max_trips=max_trips,
+    )

@@ -1,0 +1,73 @@
+"""Who answers; a new provider is a file here and an entry in ``make_provider``."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any
+
+from llmrl.config import PROVIDERS, LLMConfig, validate_llm
+from llmrl.errors import unknown
+from llmrl.language.providers.noisy import noisy
+from llmrl.language.providers.oracle import oracle
+from llmrl.language.providers.recorded import recorded
+from llmrl.language.question import Captioner, Provider
+
+__all__ = ["make_provider", "noisy", "oracle", "recorded"]
+
+
+def make_provider(config: LLMConfig, captioner: Captioner, environment: str | None = None) -> Provider:
+    """The provider that a config names, with the noise it asks for.
+
+    Args:
+        config: the settings.
+        captioner: the environment's words; its ``oracle`` is used where no function is configured.
+        environment: the environment's name, for ``recorded`` without a file.
+
+    Raises:
+        ValueError: a setting is wrong, or an API key is missing.
+    """
+    validate_llm(config)
+    factories: dict[str, Callable[[], Provider]] = {
+        "recorded": lambda: recorded(config.answers or environment or ""),
+        "oracle": lambda: _oracle(config, captioner),
+        "openai": lambda: _openai(config),
+    }
+    if config.provider not in factories:
+        raise unknown("llm.provider", config.provider, PROVIDERS)
+    provider = factories[config.provider]()
+    if config.noise or config.adversarial:
+        return noisy(provider, config.noise, config.noise_seed, unit=config.noise_unit, adversarial=config.adversarial)
+    return provider
+
+
+def _oracle(config: LLMConfig, captioner: Captioner) -> Provider:
+    if config.function is not None:
+        return oracle(_dotted(config.function), config.function)
+    score = getattr(captioner, "oracle", None)
+    if score is None:
+        raise ValueError(
+            "this environment has no oracle of its own: give one with llm.function=my_package.hints.is_good"
+        )
+    return oracle(score)
+
+
+def _openai(config: LLMConfig) -> Provider:
+    from llmrl.language.providers.openai import openai
+
+    return openai(config)
+
+
+def _dotted(path: str) -> Callable[..., Any]:
+    """A function by its dotted path, ``package.module.function`` or ``package.module:function``."""
+    module, _, name = path.replace(":", ".").rpartition(".")
+    if not re.fullmatch(r"\w+(\.\w+)*", module):
+        raise ValueError(f"llm.function must be a dotted path, as in my_package.hints.is_good, got {path!r}")
+    try:
+        function = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"llm.function={path}: {error}") from error
+    if not callable(function):
+        raise ValueError(f"llm.function={path} is no function")
+    return function

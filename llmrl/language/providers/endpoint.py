@@ -1,0 +1,205 @@
+"""The boundary to an OpenAI-compatible endpoint: one attempt per call, checked JSON or ``Unanswered``.
+
+The SDK carries requests and nothing more. It would retry by itself, follow redirects with the key in its hands, return
+a web page as a string or an object without its fields, and repeat the key in an error. All of that is decided here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import math
+import re
+from collections.abc import Awaitable, Callable
+from email.utils import parsedate_to_datetime
+from time import time
+from typing import Any, NamedTuple
+
+from llmrl.language.question import Unanswered
+from llmrl.language.secrets import make_redactors, scrub
+
+MAX_BODY = 4_000_000
+"""Bytes of an answer's body; a longer one is not read to its end."""
+
+_MAX_DEPTH = 100
+_MESSAGE_LENGTH = 200
+
+
+class Endpoint(NamedTuple):
+    """An OpenAI-compatible endpoint. Calls raise ``Unanswered`` and nothing else; who calls sets the deadline. Nothing
+    that comes back holds the key.
+
+    Attributes:
+        chat: ``body -> JSON`` of ``/chat/completions``.
+        embeddings: ``body -> JSON`` of ``/embeddings``.
+        models: ``() -> JSON`` of ``/models``.
+        close: frees connections.
+    """
+
+    chat: Callable[[dict[str, Any]], Awaitable[Any]]
+    embeddings: Callable[[dict[str, Any]], Awaitable[Any]]
+    models: Callable[[], Awaitable[Any]]
+    close: Callable[[], Awaitable[None]]
+
+
+def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
+    """An endpoint; nothing is sent yet.
+
+    Args:
+        base_url: as in ``https://api.openai.com/v1``.
+        key: sent with every request, None sends none.
+        read_timeout: seconds of silence after which a connection counts as dead.
+
+    Raises:
+        ValueError: the extra ``llm`` is not installed.
+    """
+    try:
+        import openai as sdk
+    except ImportError as error:
+        raise ValueError("llm.provider=openai needs the extra `llm`: pip install 'llmrl[llm]'") from error
+
+    hide, redact = make_redactors(key)
+
+    def make_client() -> Any:
+        http = sdk.DefaultAsyncHttpxClient(follow_redirects=False, timeout=read_timeout)
+        client = sdk.AsyncOpenAI(
+            api_key=key or "none", base_url=base_url, timeout=read_timeout, max_retries=0, http_client=http
+        )
+        _ = client.chat.completions, client.embeddings, client.models  # imported now, not within somebody's deadline
+        return client
+
+    # A client's connections belong to the event loop that opened them.
+    clients: dict[asyncio.AbstractEventLoop | None, Any] = {None: make_client()}
+
+    def client() -> Any:
+        loop = asyncio.get_running_loop()
+        if loop not in clients:
+            clients[loop] = clients.pop(None, None) or make_client()
+        return clients[loop]
+
+    async def chat(body: dict[str, Any]) -> Any:
+        send = client().chat.completions.with_streaming_response.create
+        return scrub(await _attempt(sdk, redact, lambda: send(**_split(body, "model", "messages"))), hide)
+
+    async def embeddings(body: dict[str, Any]) -> Any:
+        send = client().embeddings.with_streaming_response.create
+        return await _attempt(sdk, redact, lambda: send(**_split(body, "model", "input", "encoding_format")))
+
+    async def models() -> Any:
+        send = client().models.with_streaming_response.list
+        return scrub(await _attempt(sdk, redact, send), hide)
+
+    async def close() -> None:
+        mine = clients.pop(asyncio.get_running_loop(), None)
+        if mine is not None:
+            await mine.close()
+
+    return Endpoint(chat, embeddings, models, close)
+
+
+def _split(body: dict[str, Any], *named: str) -> dict[str, Any]:
+    """What the SDK wants by name, and the rest as it is: servers know parameters that the SDK has not heard of."""
+    return {
+        **{name: body[name] for name in named},
+        "extra_body": {name: value for name, value in body.items() if name not in named},
+    }
+
+
+async def _attempt(sdk: Any, redact: Callable[[str], str], send: Callable[[], Any]) -> Any:
+    try:
+        async with send() as response:
+            return _parse(await _read(response), response.headers.get("content-type", ""))
+    except Unanswered as failure:
+        outcome = failure
+    except sdk.APIStatusError as error:
+        outcome = _refused(error, redact)
+    except sdk.APITimeoutError:
+        outcome = Unanswered("timeout", "the endpoint fell silent")
+    except sdk.APIConnectionError as error:
+        outcome = Unanswered("unreachable", _told(error.__cause__ or error, redact))
+    except Exception as error:  # a body that broke off, compression that is none, ...
+        outcome = Unanswered("malformed", _told(error, redact))
+    # Raised out here, so that the exception above, which may hold the key, is not carried along as its context.
+    raise outcome
+
+
+async def _read(response: Any) -> bytes:
+    body = bytearray()
+    async for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Unanswered("malformed", f"an answer of more than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _parse(body: bytes, content_type: str) -> Any:
+    def refuse(constant: str) -> Any:
+        raise ValueError(f"{constant} is no number")
+
+    with contextlib.suppress(ValueError):
+        # Deeper, the parser would run into Python's own limit, which not every version survives.
+        if _depth(body) <= _MAX_DEPTH:
+            return json.loads(body, parse_constant=refuse)
+    # Again not raised inside: a JSONDecodeError holds the whole body.
+    raise Unanswered("malformed", f"no JSON, but {len(body)} bytes of {content_type[:40] or 'something'}")
+
+
+def _depth(body: bytes) -> int:
+    """At most how deep JSON is nested: brackets inside of strings count too."""
+    if body.count(b"[") + body.count(b"{") <= _MAX_DEPTH:
+        return 0
+    depth = deepest = 0
+    for bracket in re.findall(rb"[\[\]{}]", body):
+        depth = depth + 1 if bracket in b"[{" else max(0, depth - 1)
+        deepest = max(deepest, depth)
+    return deepest
+
+
+def _refused(error: Any, redact: Callable[[str], str]) -> Unanswered:
+    """A status that is not 200, in words; what the endpoint said is kept short, and free of the key."""
+    status = int(error.status_code)
+    message, code = _message(error.body)
+    said = f"{status}: {redact(message)[:_MESSAGE_LENGTH]}" if message else f"status {status}"
+    wish = _retry_after(error.response.headers)
+    if 300 <= status < 400:
+        return Unanswered("redirected", f"the endpoint redirects ({status}), and a key follows no redirects; ask the "
+                          "final address with llm.base_url=...")  # fmt: skip
+    if status in (401, 403):
+        return Unanswered("rejected_key", f"the endpoint rejects the key ({said})")
+    if status == 404:
+        return Unanswered("no_model", f"no such model, or no such path at the endpoint ({said})")
+    if status == 429 and code == "insufficient_quota":
+        return Unanswered("misconfigured", f"the account has no quota left ({said})")
+    if status in (408, 409, 425, 429):
+        return Unanswered("rate_limited", f"the endpoint asks to wait ({said})", wish)
+    if status >= 500:
+        return Unanswered("server_error", f"the endpoint failed ({said})", wish)
+    return Unanswered("refused_request", f"the endpoint refused the request ({said})")
+
+
+def _message(body: Any) -> tuple[str, str]:
+    """The message and the code of an error's body, wherever a server puts them."""
+    if isinstance(body, dict):
+        inner = body.get("error", body)
+        if isinstance(inner, dict):
+            return str(inner.get("message") or inner.get("detail") or ""), str(inner.get("code") or "")
+        return str(inner), ""
+    return (" ".join(body.split()) if isinstance(body, str) else ""), ""
+
+
+def _retry_after(headers: Any) -> float | None:
+    """Seconds to wait, from a number of seconds or a date."""
+    text = headers.get("retry-after", "")
+    try:
+        seconds = float(text)
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(text).timestamp() - time()
+        except (ValueError, TypeError, OverflowError):
+            return None
+    return max(0.0, seconds) if math.isfinite(seconds) else None
+
+
+def _told(error: BaseException, redact: Callable[[str], str]) -> str:
+    return redact(f"{type(error).__name__}: {error}")[:_MESSAGE_LENGTH]

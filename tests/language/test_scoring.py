@@ -1,0 +1,161 @@
+import asyncio
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llmrl.language.question import Question, Unanswered
+from llmrl.language.scoring import (
+    Completion,
+    best_match,
+    cosine,
+    make_scorer,
+    parse_goals,
+    probability_of_yes,
+    said_yes,
+    spelling,
+)
+
+PROBABILITY = st.floats(1e-6, 1.0)
+
+
+def said(*positions):
+    return Completion("", tuple(tuple((token, math.log(p)) for token, p in each) for each in positions))
+
+
+# --- token probability ------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.sampled_from(["yes", " No", "maybe", "", "the"]), PROBABILITY), min_size=1, max_size=6))
+def test_a_score_is_a_probability_or_there_is_none(candidates):
+    try:
+        score = probability_of_yes(said(candidates))
+    except Unanswered as failure:
+        assert failure.kind == "unparseable"
+    else:
+        assert 0.0 <= score <= 1.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(PROBABILITY, PROBABILITY)
+def test_yes_and_no_are_mirror_images(yes, no):
+    ours = probability_of_yes(said([("yes", yes), ("no", no)])) if yes + no >= 0.05 else 0.5
+    theirs = probability_of_yes(said([("no", yes), ("yes", no)])) if yes + no >= 0.05 else 0.5
+    assert ours == pytest.approx(1.0 - theirs)
+    if yes + no >= 0.05:
+        assert ours == pytest.approx(yes / (yes + no))
+
+
+def test_all_spellings_are_added_up():
+    spellings = ["yes", "Yes", " YES", "\u0120yes", "\u2581Yes", "Yes.", '"yes"']
+    candidates = [(token, 0.1) for token in spellings] + [(" No", 0.1), ("NO", 0.1)]
+    assert probability_of_yes(said(candidates)) == pytest.approx(7 / 9)
+
+
+def test_the_chosen_token_counts_once_though_it_is_listed_twice():
+    assert probability_of_yes(said([("yes", 0.6), ("yes", 0.6), ("no", 0.2)])) == pytest.approx(0.75)
+
+
+def test_the_side_that_is_not_listed_gets_the_most_it_can_have():
+    assert probability_of_yes(said([("yes", 0.9), ("the", 0.04)])) == pytest.approx(0.9 / 0.94)
+    assert probability_of_yes(said([("no", 0.9), ("the", 0.04)])) == pytest.approx(0.04 / 0.94)
+    assert probability_of_yes(said([("yes", 0.9)])) == pytest.approx(0.9)
+    assert probability_of_yes(said([("yes", 1.0)])) == 1.0
+
+
+def test_punctuation_before_the_word_is_passed_over_and_words_are_not():
+    assert probability_of_yes(said([("**", 0.9)], [("Yes", 0.75), ("No", 0.25)])) == pytest.approx(0.75)
+    with pytest.raises(Unanswered, match="neither yes nor no"):
+        probability_of_yes(said([("I", 0.9)], [("Yes", 0.75), ("No", 0.25)]))
+
+
+def test_without_log_probabilities_there_is_no_score():
+    with pytest.raises(Unanswered) as failure:
+        probability_of_yes(Completion("Yes"))
+    assert failure.value.kind == "no_logprobs"
+
+
+def test_other_words_that_begin_alike_are_not_counted():
+    for word in ("yesterday", "nothing", "not", "n", "eyes"):
+        with pytest.raises(Unanswered):
+            probability_of_yes(said([(word, 0.9)]))
+
+
+@pytest.mark.parametrize(
+    ("text", "score"), [("Yes.", 1.0), ("**no**, because yes", 0.0), (" YES!", 1.0), ("1. No", 0.0)]
+)
+def test_text_that_begins_with_the_word(text, score):
+    assert said_yes(text) == score
+
+
+@pytest.mark.parametrize("text", ["", "perhaps", "nothing", "the answer is yes", "123"])
+def test_text_that_does_not(text):
+    with pytest.raises(Unanswered):
+        said_yes(text)
+
+
+# --- goals ------------------------------------------------------------------------------------------------------------
+
+
+def test_goals_are_bulleted_lines():
+    text = "Here you go:\n- Place a table.\n  * drink WATER\n2) sleep\n- place a table\n\nGood luck!"
+    assert parse_goals(text) == ("place a table", "drink water", "sleep")
+    assert parse_goals("- none") == ()
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.text(max_size=200))
+def test_any_text_has_goals_or_is_refused(text):
+    try:
+        goals = parse_goals(text)
+    except Unanswered as failure:
+        assert failure.kind == "unparseable"
+    else:
+        assert len(goals) <= 32
+        assert all(goal and goal == goal.lower() for goal in goals)
+
+
+def test_the_best_goal_over_the_threshold_counts():
+    similarities = np.asarray([[0.95, 0.2, 0.89], [0.99, 0.1, -1.0]], np.float32)
+    assert best_match(similarities, 0.9) == (pytest.approx(0.99), 0.0, 0.0)
+    with pytest.raises(Unanswered):
+        best_match(np.asarray([[np.nan]], np.float32), 0.9)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
+def test_similarity_of_spelling(goals):
+    similarities = asyncio.run(spelling(goals, [*goals, "place a table"]))
+    assert similarities.shape == (len(goals), len(goals) + 1)
+    assert np.all((similarities >= 0.0) & (similarities <= 1.0))
+
+
+def test_neither_articles_nor_order_nor_punctuation_count():
+    named = ["place the table", "Table, place a!", "eat the cow"]
+    alike = asyncio.run(spelling(named, ["place a table"]))[:, 0]
+    np.testing.assert_array_equal(alike[:2], 1.0)
+    assert alike[2] < 0.5
+
+
+def test_cosine():
+    vectors = np.asarray([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]], np.float32)
+    np.testing.assert_allclose(cosine(vectors, vectors[:2]), [[1.0, 0.6], [0.6, 1.0], [0.0, 0.0]], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("token_probability", "goals"), ("embedding_similarity", "yes_no"), ("embedding_similarity", "goals")],
+)
+def test_a_score_that_does_not_go_with_the_question_is_refused(name, kind):
+    with pytest.raises(ValueError, match="does not go with"):
+        make_scorer(name, kind, 0.9)
+
+
+def test_no_goals_is_an_answer_too():
+    question = Question(1, (0, 1), "state", ("jump", "sit"))
+    score = make_scorer("string_similarity", "goals", 0.9)
+    assert asyncio.run(score(Completion("- nothing"), question)) == (0.0, 0.0)
+    assert asyncio.run(score(Completion("- sit"), question)) == (0.0, 1.0)
