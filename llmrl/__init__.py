@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from llmrl.hypergradients import implicit_gradient as implicit_gradient
     from llmrl.overrides import compose as compose
     from llmrl.train import train as train
+    from llmrl.trust_map import trust_map as trust_map
 
 __version__ = "0.1.0"
 
@@ -27,10 +28,11 @@ _FUNCTIONS = {
     "compose": "llmrl.overrides",
     "train": "llmrl.train",
     "plot": "llmrl.analysis.plots",
+    "trust_map": "llmrl.trust_map",
     "implicit_gradient": "llmrl.hypergradients",
 }
 
-__all__ = ["compose", "implicit_gradient", "plot", "solvers", "train"]
+__all__ = ["compose", "implicit_gradient", "plot", "solvers", "train", "trust_map"]
 
 
 def __getattr__(name: str) -> Any:

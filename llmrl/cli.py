@@ -9,9 +9,10 @@ import functools
 import hashlib
 import os
 import re
+import shlex
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -25,12 +26,20 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
 
   train      train agents that learn how far to trust their auxiliary reward
   evaluate   evaluate the agents of a finished run
+  report     statistics, curves and trust of finished runs, on one page
+  figure     regenerate a figure of the paper
   bench      measure throughput, and what a hypergradient costs
 
 `llmrl <command> --help` lists a command's groups and keys. For a start:
 
   llmrl train env=cartpole aux=harmful method=implicit
 """
+
+POSITIONAL = {"report": "runs", "figure": "number"}
+"""Commands with words that need no key, and the key that they stand for."""
+
+_FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
+_FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--experimental-rerun"}
 
 _NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher"}
 """Overrides that a run's name already has, or that change nothing about its result."""
@@ -75,9 +84,28 @@ def _run_application(command: str, arguments: list[str]) -> None:
 
     # Hydra would print its own errors, over several lines and with exit code 1; this makes it raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = [f"llmrl {command}", *arguments]
+    sys.argv = [f"llmrl {command}", *keyed(command, arguments)]
     register_schemas()
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(COMMANDS[command])()
+
+
+def keyed(command: str, arguments: list[str]) -> list[str]:
+    """Arguments as Hydra knows them: of a command with positional words, these as one override of their key."""
+    if command not in POSITIONAL:
+        return arguments
+    words, others = [], []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_word = "=" not in argument and argument[:1] not in ("-", "+", "~") and before not in _FLAGS_WITH_VALUES
+        (words if is_word else others).append(argument)
+    if not words:
+        return others
+    key = POSITIONAL[command]
+    if key == "runs":
+        quoted = ["'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words]
+        return [f"{key}=[{','.join(quoted)}]", *others]
+    if len(words) > 1:
+        raise Refused(f"{command} takes one {key}, got {' '.join(words)}")
+    return [f"{key}={words[0]}", *others]
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
@@ -144,8 +172,49 @@ def bench(node: Any) -> None:
     run(request, command=" ".join(sys.argv))
 
 
-COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "bench": bench}
+@_job
+def report(node: Any) -> None:
+    """Writes the page, and says where it is."""
+    from llmrl.overrides import to_report
+
+    request = to_report(node)
+
+    from llmrl.report.page import report as run
+
+    options = {name: value for name, value in vars(request).items() if name not in ("runs", "out")}
+    print(run(request.runs, request.out, **options, command=_typed("report", request.runs)))
+
+
+@_job
+def figure(node: Any) -> None:
+    """Trains what a figure of the paper needs and is not there yet, and draws it."""
+    from llmrl.overrides import to_reproduction
+
+    request = to_reproduction(node)
+
+    from llmrl.figures import figure as run
+
+    options = {name: value for name, value in vars(request).items() if name != "number"}
+    print(run(request.number, **options, command=_typed("figure", [str(request.number)])))
+
+
+COMMANDS: dict[str, Callable[[Any], None]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "bench": bench,
+    "report": report,
+    "figure": figure,
+}
 """Subcommands by name; each has a config file and a schema of the same name."""
+
+
+def _typed(command: str, words: Sequence[str]) -> str:
+    """A command with positional words as it may be typed again."""
+    from hydra.core.hydra_config import HydraConfig
+
+    overrides = HydraConfig.get().overrides.task
+    others = [override for override in overrides if not override.startswith(f"{POSITIONAL[command]}=")]
+    return shlex.join(["llmrl", command, *words, *others])
 
 
 def _default_run_dir(config: Config) -> str:

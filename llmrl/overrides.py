@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 from hydra import compose as compose_with_hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -76,7 +78,57 @@ class Bench:
     out: str | None = "bench.json"
 
 
-SCHEMAS: dict[str, type] = {"train": Config, "evaluate": Evaluation, "bench": Bench}
+@dataclass(frozen=True)
+class Report:
+    """What ``llmrl report`` is asked.
+
+    Attributes:
+        runs: run directories, directories that hold some, or glob patterns; on the command line they need no key.
+        out: directory of the page.
+        measure: metric that is compared; each environment's own where not given.
+        dims: two components of the observation for the maps of trust; the most telling ones where not given.
+        trust: whether to play the trained policies for the maps of trust.
+    """
+
+    runs: tuple[str, ...] = ()
+    out: str = "report"
+    measure: str | None = None
+    dims: tuple[str, ...] = ()
+    trust: bool = True
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What ``llmrl figure`` is asked.
+
+    Attributes:
+        number: the figure of the paper; on the command line it needs no key.
+        seeds: of each run; 20 where not given, 3 for ``quick``.
+        quick: few seeds and steps: a look, not a result.
+        helpful: with a column for a helpful source too.
+        methods: those to compare; all of the figure's where none is named.
+        processes: runs trained side by side on this machine.
+        shard: which part of the runs to train here, ``i/n``: one machine of several.
+        out: directory of runs, picture and table; ``runs/figures/<number>`` where not given.
+    """
+
+    number: int = MISSING
+    seeds: int | None = None
+    quick: bool = False
+    helpful: bool = False
+    methods: tuple[str, ...] = ()
+    processes: int = 1
+    shard: str = "1/1"
+    out: str | None = None
+
+
+SCHEMAS: dict[str, type] = {
+    "train": Config,
+    "evaluate": Evaluation,
+    "bench": Bench,
+    "report": Report,
+    "figure": Reproduction,
+}
 """The typed settings behind each primary config file."""
 
 
@@ -117,10 +169,23 @@ def compose(*overrides: str) -> Config:
     """
     register_schemas()
     try:
-        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+        with _own_hydra():
             return to_config(compose_with_hydra("train", list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error)) from error
+
+
+@contextmanager
+def _own_hydra() -> Iterator[None]:
+    """Our config files, also inside a running Hydra application such as ``llmrl figure``; Hydra knows one at a time."""
+    world = GlobalHydra.instance()
+    running = world.hydra
+    world.clear()
+    try:
+        with initialize_config_dir(str(config_dir()), version_base="1.3"):
+            yield
+    finally:
+        world.hydra = running
 
 
 def to_config(node: DictConfig) -> Config:
@@ -157,6 +222,28 @@ def to_bench(node: DictConfig) -> Bench:
     return bench
 
 
+def to_report(node: DictConfig) -> Report:
+    """A ``Report`` from what Hydra composed."""
+    values = _container(node)
+    request = Report(**{**values, "runs": tuple(values["runs"]), "dims": tuple(values["dims"])})
+    if not request.runs:
+        raise ValueError("report needs a run's directory, or one that holds some: llmrl report runs")
+    if len(request.dims) not in (0, 2):
+        raise ValueError(f"dims must be two components of the observation, got {list(request.dims)}")
+    return request
+
+
+def to_reproduction(node: DictConfig) -> Reproduction:
+    """A ``Reproduction`` from what Hydra composed."""
+    values = _container(node)
+    request = Reproduction(**{**values, "methods": tuple(values["methods"])})
+    for name in ("processes", "seeds"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be positive, got {value}")
+    return request
+
+
 def _container(node: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
@@ -178,9 +265,8 @@ def explain(error: BaseException) -> str:
         key = _first_line(cause).rpartition(" ")[2]
         return f"{key} has no value yet: give one with {key}=..."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
-        return _unknown_key(
-            cause.full_key, cause.object_type() if cause.object_type in (Evaluation, Bench) else Config()
-        )
+        schema = next((known for known in SCHEMAS.values() if known is cause.object_type), Config)
+        return _unknown_key(cause.full_key, schema())
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     if isinstance(error, OverrideParseException):
@@ -205,7 +291,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _unknown_key(key: str, settings: Config | Evaluation | Bench) -> str:
+def _unknown_key(key: str, settings: Any) -> str:
     if secret := refuse_secret(key):
         return str(secret)
     if key.startswith(("aux.sources.", "aux.options.", "env.params.", "llm.extra.")):

@@ -167,6 +167,19 @@ class Signal(NamedTuple):
     discount: Float[Array, "t n"]
 
 
+class SourceWeights(NamedTuple):
+    """How far each auxiliary source is trusted on the steps of a rollout.
+
+    Attributes:
+        weight: the factor that a source is multiplied with before it is paid, every limit included, [t, n, m].
+        unit: the size of a weight that means full trust; smaller than 1 where a source was scaled down to the task's
+            units, [m].
+    """
+
+    weight: Float[Array, "t n m"]
+    unit: Float[Array, " m"]
+
+
 class RewardTransform(NamedTuple):
     """A way to turn the task's signal into another one.
 
@@ -179,12 +192,15 @@ class RewardTransform(NamedTuple):
         observe: ``(state, phi, signal, rollout) -> state``: what the transform notes of a fresh rollout, once per
             iteration (running statistics, a predictor's own learning). ``signal`` is the bare task's.
         report: ``(phi, state, rollout) -> {metric: scalar}``, what a person should see of it.
+        weights: ``(phi, state, rollout) -> SourceWeights``: how far each source is trusted, for the trust report; None
+            where a transform has no weight per source. Only ``obs``, ``action`` and ``aux`` of the steps may matter.
     """
 
     init: Callable[[PRNGKeyArray], tuple[dict[str, PyTree], PyTree]]
     apply: Callable[[Signal, PyTree, PyTree, Rollout], Signal]
     observe: Callable[[PyTree, PyTree, Signal, Rollout], PyTree]
     report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
+    weights: Callable[[PyTree, PyTree, Rollout], SourceWeights] | None = None
 
 
 class Stream(NamedTuple):

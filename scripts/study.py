@@ -10,36 +10,16 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 
-from llmrl.analysis.statistics import Interval, area_under_curve, last_tenth, mean_interval, ratio_interval
-
-if TYPE_CHECKING:
-    from llmrl.config import Config
-
-
-class Run(NamedTuple):
-    """A name, which is its directory too, and what ``llmrl.compose`` is told."""
-
-    name: str
-    overrides: tuple[str, ...]
-
-
-class Found(NamedTuple):
-    """What a finished run left: curves by name, [seeds, iterations], and its speed."""
-
-    curves: Mapping[str, np.ndarray]
-    steps_per_second: float | None = None
-
-
-Results: TypeAlias = Mapping[str, Found]
-"""By the runs' names."""
+from llmrl.analysis.comparison import regret
+from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
+from llmrl.analysis.tables import estimate, markdown, number
+from llmrl.studies import Found, Results, Run, carry_out
 
 
 class Study(NamedTuple):
@@ -148,30 +128,14 @@ def no_regret_table(results: Results) -> str:
         if "weight_mean_active" in found.curves:
             weight = last_tenth(found.curves["weight_mean_active"])
             row += [number(weight.mean()), number(weight.max())]
-        baselines = [results.get(f"{env}/any/ppo"), results.get(f"{env}/{source}/add")]
-        if method not in ("ppo", "add") and None not in baselines:
+        simple = {"ppo": f"{env}/any/ppo", "add": f"{env}/{source}/add"}
+        if method not in simple and set(simple.values()) <= results.keys():
             row += [""] * (len(header) - len(row))
-            row += comparison(area, end, [scores(other, "episode_length") for other in baselines if other is not None])
+            baselines = {other: results[run].curves["episode_length"] for other, run in simple.items()}
+            beside = regret(found.curves["episode_length"], baselines)
+            row += [estimate(beside.area), *map(estimate, beside.differences.values()), "yes" if beside.kept else "no"]
         rows.append(row)
     return markdown((*header, *compared), rows)
-
-
-def comparison(
-    area: np.ndarray, end: np.ndarray, baselines: Sequence[tuple[np.ndarray, np.ndarray]], least: float = 0.97
-) -> list[str]:
-    """Area relative to the better baseline, ends minus the baselines' ends, and whether there is nothing to regret.
-
-    Args:
-        area, end: of the method, [seeds].
-        baselines: area and end of each, on the same seeds.
-        least: share of the better baseline's area that counts as no regret; an end counts where it is not significantly
-            below the baseline's.
-    """
-    better = max((other for other, _ in baselines), key=np.mean)
-    ratio = ratio_interval(area, better)
-    differences = [mean_interval(end - other) for _, other in baselines]
-    kept = ratio.value >= least and all(difference.high >= 0 for difference in differences)
-    return [estimate(ratio), *map(estimate, differences), "yes" if kept else "no"]
 
 
 def ablation_table(results: Results) -> str:
@@ -244,21 +208,6 @@ def scores(found: Found, measure: str) -> tuple[np.ndarray, np.ndarray]:
     return area_under_curve(found.curves[measure]), last_tenth(found.curves[measure])
 
 
-def number(value: float) -> str:
-    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.3f}"
-
-
-def estimate(interval: Interval) -> str:
-    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table; a row that is too short ends in empty cells."""
-    padded = [[*row, *[""] * (len(header) - len(row))] for row in rows]
-    lines = [header, ["---"] * len(header), *padded]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
-
-
 STUDIES = {
     "no_regret": Study(30, tuple(no_regret_runs()), no_regret_table),
     "ablation": Study(10, tuple(ablation_runs()), ablation_table),
@@ -268,54 +217,6 @@ STUDIES = {
 
 
 # --- running ----------------------------------------------------------------------------------------------------------
-
-
-def carry_out(study: Study, out: Path, seeds: int, only: str, quick: bool) -> dict[str, Found]:
-    """Trains the runs whose name contains ``only``, as far as they are not finished, and reads all that are."""
-    from llmrl import compose
-    from llmrl.progress import note
-
-    results: dict[str, Found] = {}
-    wanted = [run.name for run in study.runs if only in run.name]
-    began, trained = time.monotonic(), 0
-    for run in study.runs:
-        config = compose(*run.overrides, *(QUICK if quick else ()), f"seeds={seeds}")
-        config = replace(config, run_dir=str(out / run.name), progress=False)
-        found = read_finished(config)
-        if found is None and run.name in wanted:
-            done = wanted.index(run.name)
-            left = (time.monotonic() - began) / trained * (len(wanted) - done) / 60 if trained else None
-            note(f"[{done + 1}/{len(wanted)}] {run.name}" + (f", about {left:.0f} min left" if left else ""))
-            found = train_anew(config)
-            trained += 1
-        if found is not None:
-            results[run.name] = found
-    return results
-
-
-def read_finished(config: Config) -> Found | None:
-    """What a run of these settings left, or None where it is not finished."""
-    from llmrl import metrics, runs
-
-    assert config.run_dir is not None
-    if not (Path(config.run_dir) / "summary.json").exists():
-        return None
-    run = runs.load_run(config.run_dir)
-    # What a run of other settings is, and what to do about it, ``train`` says.
-    uncompared = dict.fromkeys(runs.NOT_COMPARED)
-    if replace(run.config, **uncompared) != replace(config, **uncompared):
-        return None
-    return Found(metrics.read(run.metrics_path), runs.read_summary(run)["steps_per_second"])
-
-
-def train_anew(config: Config) -> Found:
-    import jax
-
-    from llmrl import train
-
-    result = train(config)
-    jax.clear_caches()  # a study is a hundred programs that are never needed again
-    return Found(result.metrics, result.summary["steps_per_second"])
 
 
 def main() -> None:
@@ -330,10 +231,13 @@ def main() -> None:
     study = STUDIES[asked.study]
     seeds = 2 if asked.quick else asked.seeds or study.seeds
     out = asked.out or Path("runs/studies") / (f"{asked.study}_quick" if asked.quick else asked.study)
-    table = study.table(carry_out(study, out, seeds, asked.only, asked.quick))
+    outcome = carry_out(study.runs, out, seeds=seeds, extra=QUICK if asked.quick else (), only=asked.only)
+    table = study.table(outcome.results)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(f"    python {' '.join(sys.argv)}\n\n{table}")
     print(table)
+    if outcome.failures:
+        sys.exit(f"{len(outcome.failures)} runs failed; the same command tries them again")
 
 
 if __name__ == "__main__":

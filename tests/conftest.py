@@ -26,6 +26,7 @@ CHECKED = (
     "checkpoint",
     "envs",
     "evaluate",
+    "figures",
     "hypergradients",
     "language",
     "learner",
@@ -34,10 +35,13 @@ CHECKED = (
     "nets",
     "ops",
     "progress",
+    "report",
     "rewards",
     "runs",
     "solvers",
+    "studies",
     "train",
+    "trust_map",
     "types",
 )
 install_import_hook([f"llmrl.{room}" for room in CHECKED], "beartype.beartype")

@@ -1,4 +1,5 @@
 import json
+import shlex
 import subprocess
 import sys
 from dataclasses import replace
@@ -249,6 +250,67 @@ def test_evaluate_asks_for_the_runs_own_environment_unless_told(monkeypatch, cap
         assert message in capsys.readouterr().err
 
 
+def test_report_takes_directories_without_a_key(monkeypatch, capsys):
+    asked = []
+
+    def report(*paths, **options):
+        asked.append((*paths, options))
+        return "out/index.html"
+
+    monkeypatch.setitem(sys.modules, "llmrl.report.page", SimpleNamespace(report=report))
+    main(["report", "runs/x", "it's a [run], isn't it", "runs/*", "out=there", "dims=[angle,cart velocity]"])
+    assert asked[0][:2] == (("runs/x", "it's a [run], isn't it", "runs/*"), "there")
+    assert asked[0][2] == {
+        "measure": None,
+        "dims": ("angle", "cart velocity"),
+        "trust": True,
+        "command": shlex.join(["llmrl", "report", *asked[0][0], "out=there", "dims=[angle,cart velocity]"]),
+    }
+    assert capsys.readouterr().out == "out/index.html\n"
+    for words, message in (
+        ([], "llmrl report runs"),
+        (["x", "mesure=y"], "'measure'"),
+        (["x", "dims=[angle]"], "dims"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["report", *words])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_figure_takes_its_number_without_a_key(monkeypatch, capsys):
+    asked = []
+
+    def figure(number, **options):
+        asked.append((number, options))
+        assert llmrl.compose("method=add").method.name == "add"  # as a figure does, inside the application
+        return "figure1.png"
+
+    monkeypatch.setitem(sys.modules, "llmrl.figures", SimpleNamespace(figure=figure))
+    main(["figure", "1", "seeds=4", "shard=1/2", "quick=true", "methods=[ppo,add]"])
+    number, options = asked[0]
+    assert number == 1
+    assert (options["seeds"], options["shard"], options["quick"]) == (4, "1/2", True)
+    assert (options["methods"], options["processes"], options["helpful"]) == (("ppo", "add"), 1, False)
+    assert options["command"] == "llmrl figure 1 seeds=4 shard=1/2 quick=true 'methods=[ppo,add]'"
+    for words, message in (
+        ([], "number"),
+        (["1", "2"], "one number, got 1 2"),
+        (["one"], "number: Value 'one'"),
+        (["1", "processes=0"], "processes"),
+        (["1", "sedes=3"], "'seeds'"),
+    ):
+        with pytest.raises(SystemExit) as exit_:
+            main(["figure", *words])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_flags_value_is_no_positional_word(capsys):
+    main(["figure", "--cfg", "job", "1"])
+    assert "number: 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("words", [["trian"], ["--trian"]])
 def test_unknown_command(words, capsys):
     with pytest.raises(SystemExit) as exit_:
@@ -270,6 +332,8 @@ SLOW = ("jax", "flax", "gymnax", "orbax", "matplotlib", "rich")
         ["train", "--help"],
         ["train", "--cfg", "job"],
         ["evaluate", "--help"],
+        ["report", "--help"],
+        ["figure", "--cfg", "job", "1"],
         ["train", "seeds=0"],
     ],
 )

@@ -49,7 +49,7 @@ def curves(metrics: Curves, path: str | Path | None = None, title: str = "") -> 
     figure = Figure(figsize=(13.5, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
-    steps = _steps(metrics)
+    steps = steps_of(metrics)
     _panel(left, steps, {"": metrics.get("episode_return")}, "return of an episode")
     _panel(middle, steps, _weights(metrics), "mean weight where the source is active")
     middle.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
@@ -59,7 +59,7 @@ def curves(metrics: Curves, path: str | Path | None = None, title: str = "") -> 
         figure.suptitle(title, fontsize=12)
     if path is not None:
         figure.savefig(path, dpi=130)
-    _show_in_notebooks(figure)
+    show_in_notebooks(figure)
     return figure
 
 
@@ -97,7 +97,8 @@ def _third(metrics: Curves) -> tuple[str, str]:
     return "entropy", "entropy of the policy"
 
 
-def _steps(metrics: Curves) -> np.ndarray:
+def steps_of(metrics: Curves) -> Shaped[np.ndarray, " iterations"]:
+    """Environment steps of one seed at the end of each iteration, or the iterations' numbers."""
     if "env_steps" in metrics:
         return np.asarray(metrics["env_steps"])[0]
     return np.arange(1, np.shape(next(iter(metrics.values())))[1] + 1)
@@ -116,7 +117,7 @@ def _colors(number: int) -> list[str]:
     return [COLORS[i % len(COLORS)] for i in range(number)]
 
 
-def _show_in_notebooks(figure: Figure) -> None:
+def show_in_notebooks(figure: Figure) -> None:
     """Notebooks know how to show pyplot's figures only; any object with this method they show too."""
 
     def png() -> bytes:

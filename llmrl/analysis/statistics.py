@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 Scores: TypeAlias = Float[np.ndarray, "*tasks seeds"]
 """One number per seed, [seeds], or per task and seed, [tasks, seeds]."""
@@ -38,11 +38,9 @@ def interquartile_mean(scores: Scores) -> float:
     A quarter of the scores, rounded down, is left out at either end.
 
     Args:
-        scores: [seeds] or [tasks, seeds].
+        scores: [seeds] or [tasks, seeds]; NaN where a seed has no score, left out.
     """
-    ordered = np.sort(scores, axis=None)
-    cut = ordered.size // 4
-    return float(np.mean(ordered[cut : ordered.size - cut]))
+    return float(trimmed_means(np.atleast_2d(np.asarray(scores, np.float64))[None])[0])
 
 
 def mean_interval(scores: Scores, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -54,7 +52,12 @@ def mean_interval(scores: Scores, confidence: float = 0.95, resamples: int = 200
         resamples: bootstrap samples.
         seed: of the bootstrap, so that a report says the same twice.
     """
-    return interval(_mean_of_tasks, scores, confidence, resamples, seed)
+    return interval(task_means, scores, confidence, resamples, seed)
+
+
+def interquartile_interval(scores: Scores, confidence: float = 0.95, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Interquartile mean over seeds and tasks with a stratified bootstrap interval; arguments as ``mean_interval``."""
+    return interval(trimmed_means, scores, confidence, resamples, seed)
 
 
 def interval(
@@ -72,8 +75,8 @@ def interval(
         confidence, resamples, seed: as for ``mean_interval``.
     """
     strata = np.atleast_2d(np.asarray(scores, np.float64))
-    drawn = np.take_along_axis(strata[None], _draws(strata.shape, resamples, seed), axis=-1)
-    return _percentiles(float(statistic(strata[None])[0]), statistic(drawn), confidence)
+    drawn = np.take_along_axis(strata[None], draws(strata.shape, resamples, seed), axis=-1)
+    return percentiles(float(statistic(strata[None])[0]), statistic(drawn), confidence)
 
 
 def ratio_interval(
@@ -100,12 +103,12 @@ def ratio_interval(
     if len(a) != len(b) or (paired and a.shape != b.shape):
         raise ValueError(f"scores of two methods must match, got shapes {a.shape} and {b.shape} with paired={paired}")
     paired = a.shape == b.shape if paired is None else paired
-    draws_a = _draws(a.shape, resamples, seed)
-    draws_b = draws_a if paired else _draws(b.shape, resamples, seed + 1)
-    sampled = _mean_of_tasks(np.take_along_axis(a[None], draws_a, axis=-1)) / _mean_of_tasks(
+    draws_a = draws(a.shape, resamples, seed)
+    draws_b = draws_a if paired else draws(b.shape, resamples, seed + 1)
+    sampled = task_means(np.take_along_axis(a[None], draws_a, axis=-1)) / task_means(
         np.take_along_axis(b[None], draws_b, axis=-1)
     )
-    return _percentiles(float(_mean_of_tasks(a[None])[0] / _mean_of_tasks(b[None])[0]), sampled, confidence)
+    return percentiles(float(task_means(a[None])[0] / task_means(b[None])[0]), sampled, confidence)
 
 
 def area_under_curve(curves: Float[np.ndarray, "seeds iterations"]) -> Float[np.ndarray, " seeds"]:
@@ -114,7 +117,7 @@ def area_under_curve(curves: Float[np.ndarray, "seeds iterations"]) -> Float[np.
     Args:
         curves: NaN where an iteration has no value, left out.
     """
-    return _nanmean(np.asarray(curves, np.float64))
+    return known_mean(np.asarray(curves, np.float64))
 
 
 def last_tenth(curves: Float[np.ndarray, "seeds iterations"]) -> Float[np.ndarray, " seeds"]:
@@ -124,14 +127,16 @@ def last_tenth(curves: Float[np.ndarray, "seeds iterations"]) -> Float[np.ndarra
         curves: NaN where an iteration has no value, left out.
     """
     curves = np.asarray(curves, np.float64)
-    return _nanmean(curves[:, -max(1, curves.shape[1] // 10) :])
+    return known_mean(curves[:, -max(1, curves.shape[1] // 10) :])
 
 
-def _draws(shape: tuple[int, ...], resamples: int, seed: int) -> np.ndarray:
+def draws(shape: tuple[int, ...], resamples: int, seed: int) -> Int[np.ndarray, "resamples *tasks seeds"]:
+    """Which seeds each bootstrap sample takes: as many as there are, with replacement, in every task by itself."""
     return np.random.default_rng(seed).integers(shape[-1], size=(resamples, *shape))
 
 
-def _percentiles(value: float, sampled: np.ndarray, confidence: float) -> Interval:
+def percentiles(value: float, sampled: Float[np.ndarray, " samples"], confidence: float) -> Interval:
+    """The interval between the tails of a bootstrapped statistic; NaN where it never had a value."""
     tail = 50.0 * (1.0 - confidence)
     if not np.isfinite(sampled).any():
         return Interval(value, float("nan"), float("nan"))
@@ -139,11 +144,20 @@ def _percentiles(value: float, sampled: np.ndarray, confidence: float) -> Interv
     return Interval(value, float(low), float(high))
 
 
-def _mean_of_tasks(scores: np.ndarray) -> np.ndarray:
-    return _nanmean(_nanmean(scores))
+def trimmed_means(scores: Float[np.ndarray, "samples tasks seeds"]) -> Float[np.ndarray, " samples"]:
+    """The interquartile mean of each sample's scores, all tasks together."""
+    ordered = np.sort(scores.reshape(len(scores), -1), axis=-1)  # NaNs come last
+    known = np.sum(~np.isnan(ordered), axis=-1, keepdims=True)
+    cut, place = known // 4, np.arange(ordered.shape[-1])
+    return known_mean(np.where((place >= cut) & (place < known - cut), ordered, np.nan))
 
 
-def _nanmean(values: np.ndarray) -> np.ndarray:
+def task_means(scores: Float[np.ndarray, "samples tasks seeds"]) -> Float[np.ndarray, " samples"]:
+    """The mean over tasks of each sample's means over seeds."""
+    return known_mean(known_mean(scores))
+
+
+def known_mean(values: np.ndarray) -> np.ndarray:
     """Mean over the last axis without NaNs; NaN, and no warning, where nothing is left."""
     known = ~np.isnan(values)
     count = known.sum(axis=-1)

@@ -6,13 +6,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from llmrl.rewards.base import stateless
-from llmrl.types import RewardTransform
+from llmrl.types import RewardTransform, SourceWeights
 
 
 def add(coefficient: float | Float[Array, ""] = 1.0) -> RewardTransform:
     """r = r_p + coefficient * sum_m r_m."""
-    return stateless(
+
+    def trusted(phi, state, rollout):
+        weight = jnp.full_like(rollout.steps.aux, coefficient)
+        return SourceWeights(weight, jnp.ones(weight.shape[-1]))
+
+    blend = stateless(
         lambda signal, rollout: signal._replace(
             reward=signal.reward + coefficient * jnp.sum(rollout.steps.aux, axis=-1)
         )
     )
+    return blend._replace(weights=trusted)

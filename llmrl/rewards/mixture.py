@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from llmrl.nets import make_reward_net
 from llmrl.ops.losses import held_constant
 from llmrl.rewards.trust import Trust, TrustState, no_trust
-from llmrl.types import EnvSpec, RewardTransform, Rollout, Signal
+from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights
 
 INITIAL_ETA = 4.6
 """sigmoid(4.6) = 0.990."""
@@ -20,6 +20,8 @@ INITIAL_ETA = 4.6
 LEAST_SHARE = 0.1
 """Of a learned weight that is applied without any evidence: a source that nobody uses shows nothing for itself
 either."""
+TRUSTED_FROM = 0.05
+"""A source counts as used, or as turned around, from this share of full trust on; below it, as ignored."""
 
 
 class Weights(NamedTuple):
@@ -29,12 +31,14 @@ class Weights(NamedTuple):
         init: ``key -> phi``.
         weight: ``(phi, rollout) -> w``, [t, n, m].
         offset: ``(phi, rollout) -> eps``, [t, n].
+        size: the largest |w|; 1 where it has no bound.
         of_state: ``(phi, obs [..., *obs]) -> w``, [..., m]; None where w looks at more than the state.
     """
 
     init: Callable[[PRNGKeyArray], dict[str, PyTree]]
     weight: Callable[[PyTree, Rollout], Float[Array, "t n m"]]
     offset: Callable[[PyTree, Rollout], Float[Array, "t n"]]
+    size: float = 1.0
     of_state: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... m"]] | None = None
 
 
@@ -122,12 +126,22 @@ def make_weights(
             return jnp.zeros_like(steps.reward)
         return jnp.tanh(offset_net.apply(phi["offset"], steps.obs, steps.action, steps.aux)[..., 0])
 
-    return Weights(init, weight, offset_of, of_state=None if sees_action or sees_aux else of_state)
+    state_only = None if sees_action or sees_aux else of_state
+    return Weights(init, weight, offset_of, 1.0 if bound is None else bound, state_only)
 
 
 def _active_mean(weight: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:
     active = (aux != 0).astype(weight.dtype)
     return jnp.sum(weight * active, axis=(0, 1)) / jnp.maximum(jnp.sum(active, axis=(0, 1)), 1.0)
+
+
+def _trust_shares(trusted: SourceWeights, aux: Float[Array, "t n m"], names: Sequence[str]) -> dict[str, Scalar]:
+    """Of the steps on which a source speaks: the shares on which it is used, ignored and turned around."""
+    share = trusted.weight / jnp.maximum(trusted.unit, 1e-12)  # units may leave nothing of a source: then it is ignored
+    used, turned = (_active_mean((sign * share >= TRUSTED_FROM).astype(share.dtype), aux) for sign in (1.0, -1.0))
+    ignored = _active_mean((jnp.abs(share) < TRUSTED_FROM).astype(share.dtype), aux)
+    kinds = {"used": used, "ignored": ignored, "turned": turned}
+    return {f"trust_{kind}/{name}": of[i] for kind, of in kinds.items() for i, name in enumerate(names)}
 
 
 def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> RewardTransform:
@@ -152,23 +166,28 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
         evidence = phi.get("evidence", {}).get("scalar", jnp.ones(len(spec.aux_names)))
         return limits.scale(state, held_constant(evidence))
 
+    def trusted(phi, state: TrustState, rollout: Rollout) -> SourceWeights:
+        factors = scale(phi, state)
+        return SourceWeights(effective(phi, state, rollout) * factors, weights.size * factors)
+
     def apply(signal: Signal, phi, state, rollout):
-        paid = jnp.sum(effective(phi, state, rollout) * scale(phi, state) * rollout.steps.aux, axis=-1)
+        paid = jnp.sum(trusted(phi, state, rollout).weight * rollout.steps.aux, axis=-1)
         reward = signal.reward + paid + weights.offset(phi, rollout)
         if "discount" not in phi:
             return signal._replace(reward=reward)
         return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
 
     def report(phi, state, rollout):
-        factors = scale(phi, state)
-        weight = effective(phi, state, rollout) * factors
+        learned = trusted(phi, state, rollout)
+        weight = learned.weight
         active = _active_mean(weight, rollout.steps.aux)
         metrics = {
             "weight_mean": jnp.mean(weight),
             "weight_mean_active": jnp.mean(active),
             "weight_size": jnp.mean(jnp.abs(weight)),
-            "trust_scale": jnp.mean(factors),
+            "trust_scale": jnp.mean(scale(phi, state)),
             **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
+            **_trust_shares(learned, rollout.steps.aux, spec.aux_names),
             **limits.report(state),
         }
         for group, share in phi.get("evidence", {}).items():
@@ -182,4 +201,5 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
         apply=apply,
         observe=lambda state, phi, signal, rollout: limits.observe(state, signal, rollout),
         report=report,
+        weights=trusted,
     )

@@ -1,8 +1,11 @@
+import itertools
+
 import numpy as np
 import pytest
 
 from llmrl.analysis.statistics import (
     area_under_curve,
+    interquartile_interval,
     interquartile_mean,
     interval,
     last_tenth,
@@ -15,6 +18,28 @@ def test_interquartile_mean_by_hand():
     assert interquartile_mean(np.array([100.0, 1.0, 2.0, 3.0, 4.0, -50.0, 5.0, 6.0])) == pytest.approx(3.5)
     assert interquartile_mean(np.array([[1.0, 9.0], [2.0, 3.0]])) == pytest.approx(2.5)
     assert interquartile_mean(np.array([7.0])) == 7.0
+
+
+def test_interquartile_mean_is_the_trimmed_mean():
+    trim_mean = pytest.importorskip("scipy.stats").trim_mean
+    for size in range(1, 30):
+        scores = np.random.default_rng(size).standard_cauchy(size)
+        assert interquartile_mean(scores) == pytest.approx(trim_mean(scores, 0.25))
+        assert interquartile_mean(np.append(scores, np.nan)) == pytest.approx(interquartile_mean(scores))
+
+
+def test_interquartile_interval_of_equal_scores_is_a_point_and_strata_are_not_mixed():
+    assert interquartile_interval(np.full((2, 5), 3.0)) == (3.0, 3.0, 3.0)
+    assert interquartile_interval(np.array([[0.0] * 5, [10.0] * 5])) == (5.0, 5.0, 5.0)
+
+
+def test_interquartile_interval_by_brute_force():
+    """Every bootstrap sample of four seeds, once: the percentiles that many random samples approach."""
+    scores = np.array([1.0, 2.0, 4.0, 8.0])
+    every = [np.sort(drawn)[1:3].mean() for drawn in itertools.product(scores, repeat=4)]
+    value, low, high = interquartile_interval(scores, resamples=50_000, confidence=0.8)
+    assert value == 3.0
+    assert (low, high) == tuple(np.percentile(every, [10, 90]))
 
 
 def test_mean_interval_of_equal_scores_is_a_point():

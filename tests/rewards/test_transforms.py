@@ -293,3 +293,39 @@ def test_every_group_of_phi_can_be_learned_from_the_start(rollout, group):
         return jnp.sum(jnp.square(signal.reward)) + jnp.sum(signal.discount)
 
     assert optax.tree.norm(jax.grad(total)(phi)[group]) > 0
+
+
+# --- what is said of trust --------------------------------------------------------------------------------------------
+
+
+def test_the_weights_that_are_shown_are_those_that_are_paid(random_rollout):
+    """Of whatever has a weight per source and no offset; one source at a time."""
+    rollout = random_rollout(DISCRETE, T, N)
+    shown = []
+    for name, make in TRANSFORMS.items():
+        transform = make(DISCRETE)
+        phi, state = transform.init(KEY)
+        if transform.weights is None or "offset" in phi:
+            continue
+        phi = jax.tree.map(lambda x: x + 0.3, phi)
+        state = transform.observe(state, phi, task_signal(rollout, GAMMA), rollout)
+        weight, unit = transform.weights(phi, state, rollout)
+        extra = paid(transform, rollout, phi, state).reward - rollout.steps.reward
+        np.testing.assert_allclose(jnp.sum(weight * rollout.steps.aux, axis=-1), extra, atol=1e-5)
+        assert unit.shape == (M,)
+        assert np.all(unit >= 0)
+        shown.append(name)
+    assert shown == ["add", "scalar", "network", "trusted"]
+
+
+@pytest.mark.parametrize(("level", "kind"), [(0.06, "used"), (0.04, "ignored"), (-0.04, "ignored"), (-0.06, "turned")])
+def test_a_source_is_used_ignored_or_turned_around_by_its_share_of_full_trust(random_rollout, level, kind):
+    aux = np.ones((T, N, M), np.float32)
+    aux[..., 1] = 0.0
+    rollout = random_rollout(DISCRETE, T, N, aux=aux)
+    transform = blend(DISCRETE, network=False, bound=2.0)
+    _, state = transform.init(KEY)
+    report = transform.report({"scalar": jnp.full(M, np.arctanh(level))}, state, rollout)
+    shares = {name: float(report[f"trust_{name}/first"]) for name in ("used", "ignored", "turned")}
+    assert shares == {name: float(name == kind) for name in shares}
+    assert all(report[f"trust_{name}/second"] == 0 for name in shares)  # a source that says nothing

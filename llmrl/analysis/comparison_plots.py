@@ -1,0 +1,170 @@
+"""Pictures that compare methods: learning curves with bands, performance profiles, solver health."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, MaxNLocator
+
+from llmrl.analysis.comparison import Band, performance_profile, sample_efficiency, thin
+from llmrl.analysis.statistics import Scores, trimmed_means
+
+PALETTE = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f", "#4a4e69", "#c97b9b", "#6aa6a6", "#8a6d3b", "#7f7f7f")
+DASHES = ("-", "--", ":")
+
+
+class Curve(NamedTuple):
+    """One method's learning curves.
+
+    Attributes:
+        steps: environment steps of one seed, [iterations].
+        values: [seeds, iterations].
+    """
+
+    steps: Shaped[np.ndarray, " iterations"]
+    values: Float[np.ndarray, "seeds iterations"]
+
+
+def styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a dash for every label; the same in all pictures that are given the same labels."""
+    return {
+        label: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]) for i, label in enumerate(labels)
+    }
+
+
+def learning_curves(
+    methods: Mapping[str, Curve],
+    measure: str,
+    path: str | Path | None = None,
+    labels: Sequence[str] = (),
+) -> Figure:
+    """Interquartile mean over seeds with its 95 % bootstrap band, one colour per method.
+
+    Args:
+        methods: label -> curves.
+        measure: what the curves show, for the axis.
+        path: where to save the picture, if anywhere.
+        labels: all labels that have colours, in pictures that belong together.
+    """
+    figure = Figure(figsize=(6.6, 3.8), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    draw_curves(axes, methods, styles(labels or list(methods)))
+    axes.set_xlabel("environment steps of one seed", fontsize=12)
+    axes.set_ylabel(measure.replace("_", " "), fontsize=12)
+    _legend(figure, axes, len(methods))
+    return _saved(figure, path)
+
+
+def draw_curves(
+    axes: Axes,
+    methods: Mapping[str, Curve],
+    colors: Mapping[str, tuple[str, str]],
+    statistic=trimmed_means,
+    points: int = 60,
+) -> None:
+    """Draws each method's statistic over seeds and its band; a method without any value is left out."""
+    for label, (steps, values) in methods.items():
+        if np.isnan(values).all():
+            continue
+        ends, means = thin(np.asarray(values, np.float64), points)
+        band = sample_efficiency(means, statistic, resamples=500)
+        _draw_band(axes, np.asarray(steps)[ends - 1], band, label, colors[label])
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    _plain(axes)
+
+
+def profiles(
+    methods: Mapping[str, Scores], measure: str, path: str | Path | None = None, labels: Sequence[str] = ()
+) -> Figure:
+    """Share of seeds that end above each score: a method is better where its line is higher.
+
+    Args:
+        methods: label -> final scores, [seeds].
+        measure: what the scores are, for the axis.
+        path, labels: as for ``learning_curves``.
+    """
+    figure = Figure(figsize=(6.6, 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    every = np.concatenate([np.ravel(scores) for scores in methods.values()])
+    every = every[~np.isnan(every)]
+    low, high = (float(every.min()), float(every.max())) if every.size else (0.0, 1.0)
+    margin = 0.03 * (high - low) or 0.5
+    thresholds = np.linspace(low - margin, high + margin, 101)
+    colors = styles(labels or list(methods))
+    for label, scores in methods.items():
+        scores = np.asarray(scores, np.float64)
+        known = scores[~np.isnan(scores)]
+        if known.size:
+            _draw_band(axes, thresholds, performance_profile(known, thresholds, resamples=500), label, colors[label])
+    axes.set_ylim(-0.02, 1.02)
+    axes.set_xlabel(f"{measure.replace('_', ' ')}, last tenth of training", fontsize=12)
+    axes.set_ylabel("share of seeds above", fontsize=12)
+    _plain(axes)
+    _legend(figure, axes, len(methods))
+    return _saved(figure, path)
+
+
+def solver_health(
+    runs: Mapping[str, tuple[np.ndarray, Mapping[str, np.ndarray]]],
+    panels: Mapping[str, str],
+    path: str | Path | None = None,
+) -> Figure:
+    """How the inverse-curvature solves went over training: a panel per metric, the mean over seeds of each run.
+
+    Args:
+        runs: label -> (environment steps [iterations], metrics name -> [seeds, iterations]).
+        panels: metric -> title.
+        path: where to save the picture, if anywhere.
+    """
+    figure = Figure(figsize=(6.6, 0.6 + 2.1 * len(panels)), layout="constrained")
+    FigureCanvasAgg(figure)
+    colors = styles(list(runs))
+    for axes, (metric, title) in zip(
+        np.atleast_1d(figure.subplots(len(panels), 1, sharex=True)), panels.items(), strict=True
+    ):
+        shown = {
+            label: Curve(steps, np.asarray(metrics[metric], np.float64))
+            for label, (steps, metrics) in runs.items()
+            if metric in metrics
+        }
+        draw_curves(axes, shown, colors, points=40)
+        axes.set_title(title, fontsize=12, loc="left")
+    figure.axes[-1].set_xlabel("environment steps of one seed", fontsize=12)
+    _legend(figure, figure.axes[0], len(runs))
+    return _saved(figure, path)
+
+
+def _draw_band(axes: Axes, x: np.ndarray, band: Band, label: str, style: tuple[str, str]) -> None:
+    color, dash = style
+    axes.plot(x, band.value, color=color, linestyle=dash, linewidth=2.0, label=label)
+    axes.fill_between(x, band.low, band.high, color=color, alpha=0.16, linewidth=0)
+
+
+def _plain(axes: Axes) -> None:
+    axes.tick_params(labelsize=11)
+    axes.grid(axis="y", color="0.92")
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _legend(figure: Figure, axes: Axes, number: int) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if handles and number > 1:
+        columns = 1 if max(map(len, labels)) > 45 else 2 if max(map(len, labels)) > 20 else 4
+        figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=11)
+
+
+def _saved(figure: Figure, path: str | Path | None) -> Figure:
+    if path is not None:
+        figure.savefig(path, dpi=140)
+    return figure

@@ -1,0 +1,254 @@
+"""The tables of a report: plain words and numbers, to be set by whoever shows them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmrl.analysis.comparison import improvement_interval, regret
+from llmrl.analysis.statistics import (
+    Interval,
+    area_under_curve,
+    interquartile_interval,
+    last_tenth,
+    mean_interval,
+)
+from llmrl.analysis.tables import known, number
+from llmrl.analysis.trust import RIGHT_SIGNS, TrustMap, right_signs, shares
+from llmrl.report.entries import IGNORES, TRUSTS, Entry, Method, Task, flat
+
+NOT_SHOWN = ("run_dir", "resume", "progress")
+SOLVER_PANELS = {
+    "meta_residual": "residual",
+    "meta_solution_norm": "solution / gradient",
+    "meta_cut": "share cut back",
+}
+"""How the inverse-curvature solves went, metric -> title."""
+
+
+class Table(NamedTuple):
+    """A table in words.
+
+    Attributes:
+        header: one word or two per column.
+        rows: cells, of the header's length.
+        note: what must be known to read it.
+    """
+
+    header: tuple[str, ...]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def common_folder(entries: Sequence[Entry]) -> str:
+    """The directory that all runs are below; empty for a single run."""
+    paths = [os.path.abspath(entry.path) for entry in entries]
+    folder = os.path.commonpath(paths) if len(paths) > 1 else ""
+    return "" if folder == os.sep else folder
+
+
+def below(folder: str, entries: Sequence[Entry]) -> list[str]:
+    """The runs' directories as seen from a common one."""
+    return [os.path.relpath(entry.path, folder) if folder else str(entry.path) for entry in entries]
+
+
+def runs_table(entries: Sequence[Entry], folder: str) -> Table:
+    """What was read, and how far each run is; directories as seen from ``folder``."""
+    rows = []
+    for entry, name in zip(entries, below(folder, entries), strict=True):
+        summary = entry.summary or {}
+        speed = summary.get("steps_per_second")
+        seconds = summary.get("seconds", {})
+        rows.append(
+            [
+                name,
+                entry.progress,
+                str(entry.curves["seed"].shape[0]),
+                f"{int(entry.curves['env_steps'].max()):,}",
+                f"{seconds['run'] / 60:.1f} min" if "run" in seconds else "-",
+                f"{speed:,.0f}" if speed else "-",
+                str(summary.get("device", "-")),
+            ]
+        )
+    return Table(("directory", "state", "seeds", "steps a seed", "training", "steps/s", "device"), rows)
+
+
+def final_table(task: Task) -> Table:
+    """Area and end of every method on a task."""
+    header = ("method", "seeds", "steps", "area, mean", "end, mean", "end, IQM", "worst seed", "best seed")
+    rows = []
+    for method in task.methods.values():
+        if task.measure not in method.curves:
+            rows.append([marked(method), *["-"] * (len(header) - 1)])
+            continue
+        curves = np.asarray(method.curves[task.measure], np.float64)
+        area, end = area_under_curve(curves), last_tenth(curves)
+        row = [marked(method), str(len(curves)), f"{_steps(method):,}"]
+        row += [known(mean_interval(area)), known(mean_interval(end)), known(interquartile_interval(end))]
+        rows.append([*row, _extreme(end, np.min), _extreme(end, np.max)])
+    return Table(header, rows)
+
+
+def marked(method: Method) -> str:
+    """A method's label, and whether a run of it is unfinished."""
+    return method.label if method.finished else f"{method.label} (unfinished)"
+
+
+def _extreme(scores: np.ndarray, which: Any) -> str:
+    kept = scores[~np.isnan(scores)]
+    return number(float(which(kept))) if kept.size else "-"
+
+
+def regret_table(task: Task) -> Table | None:
+    """Each finished method beside the better of ignoring and trusting the source; None without both, or without any."""
+    curves = _finished_curves(task)
+    if IGNORES not in curves or TRUSTS not in curves:
+        return None
+    baselines = {name: curves.pop(name) for name in (IGNORES, TRUSTS)}
+    rows = []
+    for label, values in curves.items():
+        beside = regret(values, baselines)
+        row = [label, known(beside.area), known(beside.final)]
+        row += [known(beside.differences[name]) for name in baselines]
+        rows.append([*row, "yes" if beside.kept else "no"])
+    header = ("method", "area / better", "end / better", f"end - {IGNORES}", f"end - {TRUSTS}", "no regret")
+    return Table(header, rows) if rows else None
+
+
+def improvement_table(task: Task) -> Table | None:
+    """Probability that a seed of the row's method ends higher than one of the column's; None for a single method."""
+    ends = {label: last_tenth(values) for label, values in _finished_curves(task).items()}
+    if len(ends) < 2:
+        return None
+    rows = []
+    for label, end in ends.items():
+        row = ["" if other == label else _share(improvement_interval(end, ends[other])) for other in ends]
+        rows.append([label, *row])
+    return Table(("higher than", *ends), rows)
+
+
+def _share(interval: Interval) -> str:
+    return "-" if np.isnan(interval.value) else f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+
+
+def _finished_curves(task: Task) -> dict[str, np.ndarray]:
+    """Of what may be compared: finished, with numbers, and trained for as many steps as the longest."""
+    finished = {
+        label: method
+        for label, method in task.methods.items()
+        if method.finished and task.measure in method.curves and not np.isnan(method.curves[task.measure]).all()
+    }
+    longest = max((_steps(method) for method in finished.values()), default=0)
+    return {
+        label: np.asarray(method.curves[task.measure], np.float64)
+        for label, method in finished.items()
+        if _steps(method) == longest
+    }
+
+
+def _steps(method: Method) -> int:
+    return int(method.curves["env_steps"].max())
+
+
+def solver_table(entries: Mapping[str, Entry]) -> Table | None:
+    """How well the outer level's systems were solved, over the whole of each run; None where nothing was solved."""
+    rows = []
+    for label, entry in entries.items():
+        curves = entry.curves
+        if "meta_residual" not in curves:
+            continue
+        steps = np.nansum(curves["meta_step"]) if "meta_step" in curves else np.nan
+        products = np.nansum(curves["meta_matvecs"]) / steps if "meta_matvecs" in curves and steps else np.nan
+        rows.append(
+            [
+                label,
+                f"{entry.config.solver.name}, {entry.config.solver.curvature}",
+                _mean(curves, "meta_residual"),
+                _largest(curves, "meta_residual"),
+                _mean(curves, "meta_solution_norm"),
+                _largest(curves, "meta_solution_norm"),
+                _percent(curves, "meta_cut"),
+                _percent(curves, "meta_skipped"),
+                "-" if np.isnan(products) else number(float(products)),
+            ]
+        )
+    header = ("run", "solver", "residual", "largest", "|x| / |g|", "largest", "cut back", "left out", "products a step")
+    return Table(header, rows) if rows else None
+
+
+def _mean(curves: Mapping[str, np.ndarray], name: str) -> str:
+    values = curves.get(name)
+    return "-" if values is None or np.isnan(values).all() else number(float(np.nanmean(values)))
+
+
+def _largest(curves: Mapping[str, np.ndarray], name: str) -> str:
+    values = curves.get(name)
+    return "-" if values is None or np.isnan(values).all() else number(float(np.nanmax(values)))
+
+
+def _percent(curves: Mapping[str, np.ndarray], name: str) -> str:
+    values = curves.get(name)
+    return "-" if values is None or np.isnan(values).all() else f"{100 * float(np.nanmean(values)):.1f} %"
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+def settings_tables(entries: Sequence[Entry], folder: str) -> tuple[Table, Table | None]:
+    """The settings that all runs share, and those in which they differ (None for a single run)."""
+    settings = [_shown(entry) for entry in entries]
+    keys = list(dict.fromkeys(key for values in settings for key in values))
+    shared = [key for key in keys if all(values.get(key, "") == settings[0].get(key, "") for values in settings)]
+    common = Table(("setting", "value"), [[key, settings[0].get(key, "")] for key in shared])
+    if len(entries) < 2:
+        return common, None
+    differing = [key for key in keys if key not in shared]
+    rows = [[key, *(values.get(key, "") for values in settings)] for key in differing]
+    return common, Table(("setting", *below(folder, entries)), rows)
+
+
+def _shown(entry: Entry) -> dict[str, str]:
+    values = {key: value for key, value in asdict(entry.config).items() if key not in NOT_SHOWN}
+    return {key: "-" if value is None else str(value) for key, value in flat(values).items()}
+
+
+# --- trust ------------------------------------------------------------------------------------------------------------
+
+
+def trust_table(found: TrustMap) -> Table:
+    """What became of each source on the states that the trained policies visit, over seeds."""
+    header = ("source", "used", "ignored", "turned around", "weight", "full trust", "right sign", "both sides alike")
+    rows = []
+    for i, source in enumerate(found.sources):
+        speaks = found.aux[:, :, 0, i] != 0
+        weight = np.where(speaks, found.weight[:, :, 0, i], np.nan)
+        row = [source, *(_share_of_seeds(share) for share in shares(found, source))]
+        row += [known(mean_interval(_mean_over_states(weight))), number(float(found.unit[:, i].mean()))]
+        row += [_share_of_seeds(share) for share in right_signs(found, source)] if source in RIGHT_SIGNS else ["-", "-"]
+        rows.append(row)
+    return Table(header, rows)
+
+
+def sign_sentences(found: TrustMap) -> list[str]:
+    """For each source of known quality: on which share of the visited states its weight has the right sign."""
+    return [
+        f"the weight of {source} has the right sign on {_share_of_seeds(right_signs(found, source).share)} of the "
+        "visited states where it speaks"
+        for source in found.sources
+        if source in RIGHT_SIGNS
+    ]
+
+
+def _mean_over_states(weight: np.ndarray) -> np.ndarray:
+    return area_under_curve(np.asarray(weight, np.float64))
+
+
+def _share_of_seeds(share: np.ndarray) -> str:
+    interval = mean_interval(np.asarray(share, np.float64))
+    if np.isnan(interval.value):
+        return "-"
+    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"

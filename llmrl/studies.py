@@ -1,0 +1,197 @@
+"""Studies: lists of named runs, each in its own directory, of which only those are trained that are not finished yet.
+
+An interrupted study goes on with the same command. It may be shared out: over processes of one machine, each run in a
+fresh one, and over machines, each with its own part of the list.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llmrl.config import Config
+
+
+class Run(NamedTuple):
+    """A name, which is its directory too, and what ``llmrl.compose`` is told."""
+
+    name: str
+    overrides: tuple[str, ...]
+
+
+class Found(NamedTuple):
+    """What a finished run left: curves by name, [seeds, iterations], and its speed."""
+
+    curves: Mapping[str, np.ndarray]
+    steps_per_second: float | None = None
+
+
+Results: TypeAlias = dict[str, Found]
+"""By the runs' names."""
+
+Train: TypeAlias = "Callable[[Config], Found]"
+"""Trains a run that has a directory; importable by name where it is to run in other processes."""
+
+
+class Outcome(NamedTuple):
+    """What a study has, and what went wrong.
+
+    Attributes:
+        results: of all finished runs, in the list's order, those of other commands and machines included.
+        trained: names of the runs that this call trained.
+        failures: name -> one line, of the runs that failed.
+    """
+
+    results: Results
+    trained: tuple[str, ...]
+    failures: dict[str, str]
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/4`` as (2, 4): the second of four parts.
+
+    Raises:
+        ValueError: it is not written like that, or there is no such part.
+    """
+    part, _, parts = text.partition("/")
+    if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
+        raise ValueError(f"shard must be i/n with i from 1 to n, as in 1/4, got {text!r}")
+    return int(part), int(parts)
+
+
+def carry_out(
+    runs: Sequence[Run],
+    out: Path,
+    *,
+    seeds: int,
+    extra: Sequence[str] = (),
+    only: str = "",
+    shard: tuple[int, int] = (1, 1),
+    processes: int = 1,
+    train: Train | None = None,
+) -> Outcome:
+    """Trains what is not finished and reads all that is. One failed run does not stop the others.
+
+    Args:
+        runs: the whole list; names differ.
+        out: where the runs' directories are.
+        seeds: of each run.
+        extra: overrides for every run, after its own.
+        only: train only runs whose name contains this.
+        shard: which part of the list to train, see ``parse_shard``.
+        processes: runs trained side by side.
+        train: how a run is trained; ``train_anew`` where not given.
+    """
+    from llmrl.overrides import explain
+    from llmrl.progress import note
+
+    configs = {run.name: _config(run, out, seeds, extra) for run in runs}
+    part, parts = shard
+    mine = [run.name for run in runs if only in run.name][part - 1 :: parts]
+    results = {name: read_finished(config) for name, config in configs.items()}
+    missing = {name: configs[name] for name in mine if results[name] is None}
+    if len(missing) < len(mine):
+        note(f"{len(mine) - len(missing)} of {len(mine)} runs are finished already")
+
+    trained, failures = [], {}
+    began = time.monotonic()
+    for name, outcome in _train_all(missing, processes, train or train_anew):
+        if isinstance(outcome, Found):
+            results[name] = outcome
+            trained.append(name)
+        else:
+            failures[name] = explain(outcome)
+        done = len(trained) + len(failures)
+        left = (time.monotonic() - began) / done * (len(missing) - done) / 60
+        said = f"failed, {failures[name]}" if name in failures else "finished"
+        note(
+            f"[{done}/{len(missing)}] {name}: {said}" + (f", about {left:.0f} min left" if done < len(missing) else "")
+        )
+    return Outcome({name: found for name, found in results.items() if found is not None}, tuple(trained), failures)
+
+
+def _config(run: Run, out: Path, seeds: int, extra: Sequence[str]) -> Config:
+    from llmrl.overrides import compose
+
+    return replace(compose(*run.overrides, *extra, f"seeds={seeds}"), run_dir=str(out / run.name), progress=False)
+
+
+def read_finished(config: Config) -> Found | None:
+    """What a run of these settings left, or None where it is not finished."""
+    from llmrl import metrics, runs
+
+    assert config.run_dir is not None
+    if not (Path(config.run_dir) / "summary.json").exists():
+        return None
+    run = runs.load_run(config.run_dir)
+    # What a run of other settings is, and what to do about it, ``train`` says.
+    uncompared = dict.fromkeys(runs.NOT_COMPARED)
+    if replace(run.config, **uncompared) != replace(config, **uncompared):
+        return None
+    return Found(metrics.read(run.metrics_path), runs.read_summary(run)["steps_per_second"])
+
+
+def train_anew(config: Config) -> Found:
+    """Trains one run of many."""
+    import jax
+
+    from llmrl.train import train
+
+    result = train(config)
+    jax.clear_caches()  # a study is a hundred programs that are never needed again
+    return Found(result.metrics, result.summary["steps_per_second"])
+
+
+# --- one after another, or side by side -------------------------------------------------------------------------------
+
+
+def _train_all(configs: Mapping[str, Config], processes: int, train: Train) -> Iterator[tuple[str, Found | Exception]]:
+    """Each run's result, or why it has none, as they come."""
+    from llmrl.progress import note
+
+    if processes == 1 or len(configs) < 2:
+        for name, config in configs.items():
+            note(f"training {name}")
+            yield name, _attempt(train, config)
+        return
+    cores = max(1, (os.cpu_count() or 1) // processes)
+    # Spawned, since jax does not survive a fork; one run each, so that nothing of a run is left for the next.
+    with ProcessPoolExecutor(
+        processes, get_context("spawn"), initializer=_share_cores, initargs=(cores,), max_tasks_per_child=1
+    ) as pool:
+        tasks = {pool.submit(train, config): name for name, config in configs.items()}
+        try:
+            for task in as_completed(tasks):
+                error = task.exception()
+                if error is not None and not isinstance(error, Exception):
+                    raise error
+                yield tasks[task], task.result() if error is None else error
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _attempt(train: Train, config: Config) -> Found | Exception:
+    try:
+        return train(config)
+    except Exception as error:
+        if os.environ.get("LLMRL_DEBUG", "") not in ("", "0"):
+            raise
+        return error
+
+
+def _share_cores(cores: int) -> None:
+    """Leaves the other processes their cores: this one simulates so many devices. Said by flag and not by
+    ``config.devices``, so that a run may go on under another number of processes."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_force_host_platform_device_count" not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()

@@ -1,0 +1,309 @@
+"""Reports on run directories that the tests write by hand: nothing is trained."""
+
+import functools
+import re
+from dataclasses import asdict, replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+import yaml
+
+import llmrl
+from llmrl import metrics
+from llmrl.analysis.trust import AS_ACTED, TrustMap
+from llmrl.report.entries import Broken, Entry, describe_env, describe_source, find, read, sort_into_tasks
+from llmrl.report.page import report
+from llmrl.report.tables import final_table, improvement_table
+
+ITERATIONS = 20
+
+compose = functools.cache(llmrl.compose)
+
+
+def write_run(path, *overrides, level=100.0, finished=True, iterations=ITERATIONS, seeds=3, **curves):
+    """A run's files, with curves that rise to about the level."""
+    config = replace(compose(*overrides, f"seeds={seeds}", "total_steps=40960"), run_dir=str(path))
+    path.mkdir(parents=True)
+    (path / "config.yaml").write_text(yaml.safe_dump(plain(asdict(config))))
+    noise = np.random.default_rng(0).uniform(-1.0, 1.0, (seeds, iterations))
+    values = {
+        "episode_return": -np.ones((seeds, iterations)),
+        "episode_length": level * np.linspace(0.5, 1.0, iterations) + noise,
+        "success_rate": np.full((seeds, iterations), 0.5),
+        **{name: np.broadcast_to(curve, (seeds, iterations)) for name, curve in curves.items()},
+    }
+    metrics.append(path / "metrics.csv", {name: np.float32(curve) for name, curve in values.items()}, 0, 2048)
+    if finished:
+        found = metrics.summary(
+            metrics.read(path / "metrics.csv"),
+            steps_per_iteration=2048,
+            compile_seconds=1.0,
+            run_seconds=60.0,
+            run_iterations=iterations,
+        )
+        metrics.write_summary(path / "summary.json", found)
+    return path
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return {key: plain(entry) for key, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+LEARNED = {
+    "weight_mean": -0.1,
+    "weight_mean_active/harmful": -0.1,
+    "trust_used/harmful": 0.1,
+    "trust_ignored/harmful": 0.2,
+    "trust_turned/harmful": 0.7,
+    "meta_residual": 0.25,
+    "meta_solution_norm": 1.5,
+    "meta_cut": 0.125,
+    "meta_skipped": 0.0,
+    "meta_step": 1.0,
+    "meta_matvecs": 24.0,
+}
+
+
+@pytest.fixture
+def three(tmp_path):
+    """What a comparison needs, in one directory."""
+    runs = tmp_path / "runs"
+    write_run(runs / "ppo", "method=ppo", level=100.0)
+    write_run(runs / "add", "method=add", level=20.0)
+    write_run(runs / "deep" / "down" / "learned", "method=implicit", level=110.0, **LEARNED)
+    return runs
+
+
+def a_map(path):
+    obs = np.random.default_rng(0).normal(size=(3, 500, 4)).astype(np.float32)
+    shape = (3, 500, 3, 1)
+    return TrustMap(
+        ("harmful",),
+        (AS_ACTED, "action 0", "action 1"),
+        ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
+        obs,
+        np.full(shape, -0.1, np.float32),
+        np.full(shape, -0.1, np.float32),
+        np.full((3, 1), 0.5, np.float32),
+    )
+
+
+class Page(HTMLParser):
+    """What a browser would load, where links lead to, and the text."""
+
+    VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.loaded, self.links, self.ids, self.text = [], [], [], [], [], ""
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        values = dict(attrs)
+        self.tags.append(tag)
+        self.loaded += [values[name] for name in ("src", "srcset", "data", "poster", "background") if name in values]
+        self.loaded += [values["href"]] if tag == "link" else []
+        self.links += [values["href"]] if tag == "a" else []
+        self.ids += [values["id"]] if "id" in values else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(paths, tmp_path, **options):
+    path = report([str(path) for path in paths], tmp_path / "out", **{"make_map": a_map, **options})
+    assert path == tmp_path / "out" / "index.html"
+    return Page(path.read_text()), path.read_text()
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_page_has_every_part(three, tmp_path):
+    page, _ = page_of([three], tmp_path)
+    text = " ".join(page.text.split())
+    for words in ("cartpole: harmful", "No regret", "Probability of improvement", "Performance profile"):
+        assert words in text
+    assert "harmful over" in text
+    assert "0.250" in text  # the residual
+    assert "12.5 %" in text  # cut back
+    assert "24.0" in text  # products a step
+    assert "5 % of full trust" in text
+    assert text.count("finished") >= 3
+    assert page.tags.count("img") == 5  # curves, profile, map, shares, solver health
+
+
+def test_the_page_needs_nothing_but_itself(three, tmp_path):
+    page, source = page_of([three], tmp_path)
+    assert page.loaded
+    assert all(address.startswith("data:image/png;base64,") for address in page.loaded)
+    assert not {"script", "link", "iframe", "object", "embed"} & set(page.tags)
+    assert "@import" not in source
+    assert "url(" not in source
+    assert not re.search(r"https?://", source)
+    assert 'name="viewport"' in source
+    beside = {file.name for file in (tmp_path / "out").iterdir()}
+    for link in page.links:
+        assert link[1:] in page.ids if link.startswith("#") else link in beside
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_names_from_files_are_escaped(tmp_path):
+    evil = "<script>alert(1)</script>"
+    path = write_run(tmp_path / "x<script>y" / "run", "method=implicit", "aux=harmful", **LEARNED)
+    config = yaml.safe_load((path / "config.yaml").read_text())
+    config["aux"]["function"] = evil
+    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    broken = tmp_path / "<img src=x onerror=alert(2)>"
+    broken.mkdir()
+    (broken / "config.yaml").write_text("nonsense: 1")
+
+    def broken_map(path):
+        raise ValueError(f"cannot play {evil}")
+
+    page, source = page_of([tmp_path], tmp_path, make_map=broken_map)
+    assert "script" not in page.tags
+    assert evil not in source
+    assert evil in page.text
+    assert "cannot play" in page.text
+    assert all(address.startswith("data:") for address in page.loaded)
+
+
+def test_a_broken_run_is_listed_with_the_reason_and_the_others_are_reported(three, tmp_path):
+    (three / "no_metrics").mkdir()
+    (three / "no_metrics" / "config.yaml").write_text((three / "ppo" / "config.yaml").read_text())
+    for name, damage in (("torn", "0,0,2048,half"), ("text", "hello")):
+        path = write_run(three / name, "method=add", finished=False)
+        (path / "metrics.csv").write_text((path / "metrics.csv").read_text() + damage + "\n")
+    (write_run(three / "bad_json", "method=add") / "summary.json").write_text("{")
+    (write_run(three / "bad_yaml", "method=add") / "config.yaml").write_text("a: [")
+    (write_run(three / "no_config", "method=add") / "config.yaml").unlink()
+    page, _ = page_of([three, tmp_path / "nowhere"], tmp_path)
+    listed = page.text[page.text.index("Not in this report") : page.text.index("Methods compared")]
+    for name in ("no_metrics", "torn", "text", "bad_json", "bad_yaml", "no_config", "nowhere"):
+        assert f"{name}: " in listed
+    assert "metrics.csv is missing" in listed
+    assert "no such directory" in listed
+    assert "No regret" in page.text
+
+
+def test_unfinished_runs_are_marked_and_not_compared(tmp_path):
+    write_run(tmp_path / "runs" / "ppo", "method=ppo")
+    write_run(tmp_path / "runs" / "add", "method=add", finished=False, iterations=7)
+    page, _ = page_of([tmp_path / "runs"], tmp_path)
+    assert "unfinished: 7 of 20 iterations" in page.text
+    assert "add (unfinished)" in page.text
+    assert "Probability of improvement" not in page.text
+
+
+def test_only_broken_runs_still_make_a_page_and_no_runs_at_all_are_an_error(tmp_path):
+    (tmp_path / "runs" / "x").mkdir(parents=True)
+    (tmp_path / "runs" / "x" / "config.yaml").write_text("nonsense: 1")
+    page, _ = page_of([tmp_path / "runs"], tmp_path)
+    assert "nonsense" in page.text
+    with pytest.raises(ValueError, match="no such directory"):
+        report([str(tmp_path / "nowhere")], tmp_path / "out")
+
+
+def test_the_map_may_be_left_out_and_its_dimensions_chosen(three, tmp_path):
+    def never(path):
+        raise AssertionError
+
+    page, _ = page_of([three], tmp_path, trust=False, make_map=never)
+    assert "Trust: what" not in page.text
+    page, _ = page_of([three], tmp_path, dims=("angular", "cart position"))
+    assert "harmful over pole angular velocity and cart position" in page.text
+    page, _ = page_of([three], tmp_path, dims=("angular", "card position"))
+    assert "nearest: 'cart position'" in page.text
+
+
+def test_an_unknown_measure_is_an_error(three, tmp_path):
+    with pytest.raises(ValueError, match="measure=episode_lenght"):
+        report([str(three)], tmp_path / "out", measure="episode_lenght", make_map=a_map)
+
+
+# --- finding and sorting ----------------------------------------------------------------------------------------------
+
+
+def test_runs_are_found_below_directories_and_by_patterns_once(three):
+    every, missing = find([str(three), str(three / "ppo"), str(three / "d*"), f"{three}/**/learned"])
+    assert [path.name for path in every] == ["add", "learned", "ppo"]
+    assert missing == []
+    (three / "empty").mkdir()
+    assert [reason for _, reason in find([str(three / "empty"), str(three / "nothing*")])[1]] == [
+        "no run in it",
+        "no such directory",
+    ]
+
+
+def entries(tmp_path, *runs):
+    read_runs = [read(write_run(tmp_path / str(i), *overrides)) for i, overrides in enumerate(runs)]
+    assert all(isinstance(entry, Entry) for entry in read_runs)
+    return read_runs
+
+
+def test_ppo_is_the_baseline_of_every_source_and_tasks_are_not_mixed(tmp_path):
+    tasks = sort_into_tasks(
+        entries(
+            tmp_path,
+            ("method=ppo",),
+            ("method=add", "aux=random"),
+            ("method=implicit", "aux=harmful"),
+            ("method=implicit", "aux=harmful", "aux.scale=10"),
+            ("method=ppo", "env=gridworld", "aux=harmful"),
+        )
+    )
+    assert {(task.env, task.source): sorted(task.methods) for task in tasks} == {
+        ("cartpole", "random"): ["add", "ppo"],
+        ("cartpole", "harmful"): ["implicit", "ppo"],
+        ("cartpole", "harmful x 10"): ["implicit", "ppo"],
+        ("gridworld", "none"): ["ppo"],
+    }
+    assert {task.env: task.measure for task in tasks} == {"cartpole": "episode_length", "gridworld": "success_rate"}
+
+
+def test_namesakes_are_told_apart_by_their_settings_and_seeds_are_put_together(tmp_path):
+    (task,) = sort_into_tasks(
+        entries(
+            tmp_path,
+            ("method=implicit", "seed=0"),
+            ("method=implicit", "seed=1"),
+            ("method=implicit", "solver.num_terms=5"),
+        )
+    )
+    assert {label: len(method.curves["seed"]) for label, method in task.methods.items()} == {
+        "implicit, solver.num_terms=20": 6,
+        "implicit, solver.num_terms=5": 3,
+    }
+
+
+def test_words_for_environments_and_sources():
+    config = llmrl.compose("env=gridworld", "env.size=5", "aux=[harmful,random]", "aux.sources.random=0.5")
+    assert describe_env(config) == "gridworld, size=5"
+    assert describe_source(config) == "harmful + 0.5 x random"
+    assert describe_env(llmrl.compose("env=gymnax", "env.id=Acrobot-v1", "aux=none")) == "Acrobot-v1"
+    assert describe_source(llmrl.compose("aux=none")) == "none"
+
+
+def test_a_run_without_any_files_is_broken(tmp_path):
+    assert isinstance(read(tmp_path), Broken)
+
+
+def test_only_runs_of_one_length_are_compared(tmp_path):
+    write_run(tmp_path / "runs" / "ppo", "method=ppo")
+    write_run(tmp_path / "runs" / "add", "method=add")
+    write_run(tmp_path / "runs" / "short", "method=implicit", iterations=7)
+    (task,) = sort_into_tasks([read(path) for path in find([str(tmp_path / "runs")])[0]])
+    table = improvement_table(task)
+    assert table is not None
+    assert set(table.header) == {"higher than", "ppo", "add"}
+    assert {row[2] for row in final_table(task).rows} == {"40,960", "14,336"}

@@ -1,0 +1,131 @@
+"""The figures' lists of runs, and what becomes of them, without training."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from llmrl import figures, metrics, overrides, runs
+from llmrl.methods import METHODS
+from llmrl.studies import Found
+
+LEVELS = {"ppo": 100.0, "add": 30.0, "implicit": 120.0}
+
+
+COMPOSE = functools.cache(overrides.compose)
+
+
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch):
+    """The tests ask for the same runs again and again, and composing is the slow part."""
+    monkeypatch.setattr(overrides, "compose", COMPOSE)
+
+
+@pytest.fixture
+def fake_train():
+    """Leaves what training would leave; curves at a level of the method's."""
+    configs = []
+
+    def train(config):
+        configs.append(config)
+        with runs.open_run(config) as run:
+            level = LEVELS.get(config.method.name, 50.0)
+            noise = np.random.default_rng(0).normal(size=(config.seeds, 20))
+            metrics.append(run.metrics_path, {"episode_length": np.float32(level + noise)}, 0, 2048)
+            found = metrics.read(run.metrics_path)
+            times = {"compile_seconds": 60.0, "run_seconds": 60.0, "run_iterations": 20}
+            metrics.write_summary(run.summary_path, metrics.summary(found, steps_per_iteration=2048, **times))
+        return Found(found)
+
+    train.configs = configs
+    return train
+
+
+def test_every_run_of_the_figure_composes_and_has_its_own_directory():
+    planned = figures.plan(helpful=True)
+    names = [run.name for run in planned.runs]
+    assert len(set(names)) == len(names)
+    assert len(names) == len(figures.ENVS) * (3 * (len(planned.methods) - 1) + 1)
+    for run in planned.runs:
+        config = COMPOSE(*run.overrides)
+        env, source, method = run.name.split("/")
+        assert (config.env.name, config.method.name) == (env, method)
+        assert source == "any" or list(config.aux.sources) == [source]
+
+
+def test_the_helpful_column_is_a_variant():
+    assert figures.plan().columns == ("harmful", "random")
+    assert set(figures.plan().runs) < set(figures.plan(helpful=True).runs)
+
+
+def test_methods_that_do_not_exist_here_are_dropped_and_said(tmp_path, fake_train, capsys, monkeypatch):
+    known = {name: METHODS[name] for name in ("ppo", "add", "implicit")}
+    monkeypatch.setattr("llmrl.methods.METHODS", known)
+    planned = figures.plan()
+    assert set(planned.methods) == set(known)
+    assert set(planned.methods) | set(planned.dropped) == set(figures.FIGURE_METHODS)
+    figures.figure(1, seeds=2, out=str(tmp_path), train=fake_train)
+    assert "dpba" in capsys.readouterr().err
+    assert "dpba" in (tmp_path / "figure1.md").read_text()
+
+
+def test_methods_may_be_chosen_and_unknown_ones_are_refused():
+    assert figures.plan(methods=["ppo", "add"]).methods == ("add", "ppo")
+    with pytest.raises(ValueError, match="nearest: 'ppo'"):
+        figures.plan(methods=["pppo"])
+    with pytest.raises(ValueError, match="unknown figure 7"):
+        figures.figure(7)
+    with pytest.raises(ValueError, match="shard"):
+        figures.figure(1, shard="3/2")
+
+
+def test_a_figure_is_a_picture_and_a_table_and_goes_on_where_it_was(tmp_path, fake_train, monkeypatch):
+    monkeypatch.setattr(figures, "ENVS", {"cartpole": "discrete CartPole"})
+    chosen = {"methods": ["ppo", "add", "implicit"], "seeds": 4, "out": str(tmp_path), "train": fake_train}
+    picture = figures.figure(1, shard="1/2", **chosen)
+    half = len(fake_train.configs)
+    written = (tmp_path / "figure1.md").read_text()
+    assert picture == tmp_path / "figure1.png"
+    assert 0 < half < 5
+    assert "Not finished yet" in written
+    figures.figure(1, shard="2/2", command="llmrl figure 1", **chosen)
+    assert len({config.run_dir for config in fake_train.configs}) == len(fake_train.configs) == 5
+    written = (tmp_path / "figure1.md").read_text()
+    assert f"{5 - half} runs trained by this command" in written
+    assert "All 5 runs together: 10.0 minutes" in written
+    assert "    llmrl figure 1\n" in written
+    assert "Not finished yet" not in written
+    row = next(line for line in written.splitlines() if line.startswith("| cartpole | harmful | implicit |"))
+    assert row.endswith("| no |")  # nothing to regret
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    figures.figure(1, **chosen)
+    assert len(fake_train.configs) == 5
+
+
+def test_quick_means_few_seeds_and_steps_and_a_directory_of_its_own(tmp_path, fake_train, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    picture = figures.figure(1, quick=True, methods=["ppo"], train=fake_train)
+    assert picture == Path("runs/figures/1_quick/figure1.png")
+    assert {config.seeds for config in fake_train.configs} == {figures.QUICK_SEEDS}
+    assert {config.total_steps for config in fake_train.configs} == {40960}
+
+
+def test_failures_are_told_after_everything_else_is_done(tmp_path, fake_train):
+    def train(config):
+        if config.env.name == "cartpole":
+            raise ValueError("no luck")
+        return fake_train(config)
+
+    with pytest.raises(ValueError, match=r"1 of the runs failed.*no luck"):
+        figures.figure(1, seeds=2, methods=["ppo"], out=str(tmp_path), train=train)
+    assert (tmp_path / "figure1.png").exists()
+    assert "Failed: cartpole/any/ppo (no luck)" in (tmp_path / "figure1.md").read_text()
+
+
+def test_panels_are_rows_of_environments_and_columns_of_sources(tmp_path):
+    drawn = figures.draw_figure_1(figures.plan(helpful=True), {}, tmp_path / "empty.png")
+    titles = [axes.get_title(loc="left") for axes in drawn.axes]
+    assert titles[:2] == ["discrete CartPole, harmful reward", "discrete CartPole, random reward"]
+    assert titles[3] == "continuous CartPole, harmful reward"
+    assert len(titles) == 6

@@ -1,0 +1,77 @@
+"""Maps of trust of policies that nobody trained: what is asked, where, and of whom."""
+
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import llmrl
+from llmrl.analysis.trust import right_signs, shares
+from llmrl.train import make_trainer, seed_keys
+
+SMALL = (
+    "ppo.num_envs=2",
+    "ppo.num_steps=4",
+    "ppo.num_minibatches=2",
+    "ppo.hidden=[4]",
+    "method.weight.hidden=[4]",
+    "seeds=2",
+)
+
+
+def untrained(*overrides, weight=0.5):
+    """A run as it starts, but for the weight of its sources."""
+    config = llmrl.compose(*overrides, *SMALL)
+    trainer = make_trainer(config)
+    states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
+    task_phi, phi = states.phis
+    known = phi["evidence"] | {"scalar": jnp.ones_like(phi["scalar"])}
+    phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight)), "evidence": known}
+    return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi)))
+
+
+@pytest.fixture(scope="module")
+def discrete():
+    return llmrl.trust_map(untrained("env=cartpole", "aux=half_right"), num_steps=16, num_envs=4)
+
+
+def test_every_state_is_asked_about_every_action(discrete):
+    assert discrete.probes == ("as the policy acts", "action 0", "action 1")
+    assert discrete.obs.shape == (2, 64, 4)
+    assert discrete.weight.shape == discrete.aux.shape == (2, 64, 3, 1)
+    position, angle = discrete.obs[..., 0], discrete.obs[..., 2]
+    size = np.where(position >= 0, 0.1, -0.1)
+    _, left, right = np.moveaxis(discrete.aux[..., 0], -1, 0)
+    np.testing.assert_allclose(left, np.where(angle < 0, size, 0.0), rtol=1e-6)
+    np.testing.assert_allclose(right, np.where(angle > 0, size, 0.0), rtol=1e-6)
+
+
+def test_the_action_taken_is_one_of_them(discrete):
+    taken, left, right = np.moveaxis(discrete.aux[..., 0], -1, 0)
+    assert np.all((taken == left) | (taken == right))
+    assert len(np.unique(discrete.obs[0, :, 2])) > 16  # episodes differ
+
+
+def test_weights_are_those_that_are_paid(discrete):
+    np.testing.assert_allclose(discrete.weight, 0.5, rtol=1e-5)
+    np.testing.assert_allclose(discrete.unit, 1.0)
+    assert np.all(shares(discrete, "half_right").used == 1.0)
+    found = right_signs(discrete, "half_right")
+    speaks = discrete.aux[:, :, 0, 0] != 0
+    np.testing.assert_allclose(found.share, ((discrete.obs[..., 0] >= 0) & speaks).sum(axis=1) / speaks.sum(axis=1))
+
+
+def test_a_continuous_action_is_asked_about_at_a_few_forces():
+    found = llmrl.trust_map(untrained("env=cartpole_continuous", "aux=beneficial"), num_steps=8, num_envs=2)
+    assert found.probes[1:] == ("action -1", "action -0.5", "action +0.5", "action +1")
+    angle = found.obs[..., 2:3]
+    pushes = np.array([-1.0, -0.5, 0.5, 1.0])
+    np.testing.assert_allclose(found.aux[:, :, 1:, 0], np.where(pushes * angle > 0, 0.1, 0.0), rtol=1e-6)
+
+
+def test_runs_without_anything_to_map_are_refused():
+    for overrides, message in ((("aux=none", "method=ppo"), "none"), (("aux=harmful", "method=ppo"), "method=ppo")):
+        with pytest.raises(ValueError, match=message):
+            llmrl.trust_map(SimpleNamespace(config=llmrl.compose(*overrides), state=None))
