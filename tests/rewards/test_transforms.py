@@ -25,6 +25,7 @@ from llmrl.rewards import (
     task_and_goals,
     task_signal,
 )
+from llmrl.rewards.mixture import LEAST_SHARE
 from llmrl.types import Box, Discrete, EnvSpec
 
 T, N, M, GAMMA = 6, 4, 2, 0.9
@@ -259,8 +260,8 @@ def test_the_intrinsic_reward_starts_at_0_and_is_bounded_by_its_coefficient(roll
     np.testing.assert_allclose(np.abs(extreme), 0.3, rtol=1e-3)
 
 
-def test_without_evidence_a_weight_pays_nothing_but_can_earn_it(rollout):
-    """It is shrunk by its evidence, from 0 to 1, but differentiated as if that were 1."""
+def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
+    """It is shrunk by its evidence, but not to nothing, and differentiated as if that were 1."""
     plain, transform = (blend(DISCRETE, bound=None, evidence=evidence) for evidence in (False, True))
     phi, state = transform.init(KEY)
     learned = {group: jax.tree.map(lambda x: x + 0.3, phi[group]) for group in ("scalar", "network")}
@@ -278,7 +279,7 @@ def test_without_evidence_a_weight_pays_nothing_but_can_earn_it(rollout):
     for share in (0.0, 0.25, 1.0):
         shrunk, same_slope = reward(transform, share)
         nothing = jnp.sum(rollout.steps.reward)
-        np.testing.assert_allclose(shrunk - nothing, share * (full - nothing), rtol=1e-4, atol=1e-4)
+        np.testing.assert_allclose(shrunk - nothing, max(share, LEAST_SHARE) * (full - nothing), rtol=1e-4, atol=1e-4)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), slope, same_slope)
 
 
