@@ -235,7 +235,8 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
 
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
-    metrics = acting.episodes._asdict() | metrics | info._asdict()
+    pool = {} if acting.pool is None else acting.pool._asdict()
+    metrics = acting.episodes._asdict() | pool | metrics | info._asdict()
     new_state = TrainState(
         key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, state.iteration + 1
     )

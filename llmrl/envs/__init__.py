@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from llmrl.envs import cartpole as _cartpole
+from llmrl.envs import craftax_classic as _craftax_classic
+from llmrl.envs import crafter_codes as _crafter_codes
 from llmrl.envs import gridworld as _gridworld
 from llmrl.envs.base import (
     AuxFunction,
@@ -26,6 +28,7 @@ ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "cartpole": _cartpole.cartpole,
     "cartpole_continuous": _cartpole.cartpole_continuous,
     "gridworld": _gridworld.gridworld,
+    "craftax_classic": _craftax_classic.craftax_classic,
 }
 """Our own environments by name; ``make`` also takes every id that gymnax knows."""
 
@@ -33,6 +36,7 @@ AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
     "cartpole": _cartpole.AUX_SOURCES,
     "cartpole_continuous": _cartpole.AUX_SOURCES,
     "gridworld": _gridworld.AUX_SOURCES,
+    "craftax_classic": _crafter_codes.AUX_SOURCES,
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
 
