@@ -20,6 +20,7 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from llmrl import metrics as metrics_file
 from llmrl import runs
 from llmrl.config import Config, validate
+from llmrl.envs import HOST_ENVIRONMENTS, make_host
 from llmrl.envs import make as make_env
 from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.ppo import Batch, Params, make_update
@@ -30,7 +31,7 @@ from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.progress import note, progress
 from llmrl.rewards import task_signal
-from llmrl.types import Environment, EnvSpec, Scalar
+from llmrl.types import Environment, EnvSpec, HostEnvironment, Scalar
 
 Metrics = dict[str, Array]
 
@@ -113,21 +114,31 @@ def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
 
 def make_environment(config: Config) -> Environment:
     """The environment and sources that a config names."""
+    return make_env(**_environment_options(config))
+
+
+def any_environment(config: Config) -> Environment | HostEnvironment:
+    """The same, where it may also be one that only Python can step."""
+    host = config.env.name in HOST_ENVIRONMENTS
+    return make_host(**_environment_options(config)) if host else make_environment(config)
+
+
+def _environment_options(config: Config) -> dict[str, Any]:
     name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
     options = {
         field.name: value
         for field in dataclasses.fields(config.env)
         if field.name not in ("name", "id", "params") and (value := getattr(config.env, field.name)) is not None
     }
-    return make_env(
-        name,
-        aux=config.aux.sources,
-        aux_scale=config.aux.scale,
-        aux_function=config.aux.function,
-        aux_options=config.aux.options,
+    return {
+        "name": name,
+        "aux": config.aux.sources,
+        "aux_scale": config.aux.scale,
+        "aux_function": config.aux.function,
+        "aux_options": config.aux.options,
         **options,
         **config.env.params,
-    )
+    }
 
 
 def policy_of(config: Config, spec: EnvSpec) -> Policy:

@@ -11,7 +11,8 @@ A ``NamedTuple`` carries arrays, a frozen dataclass carries configuration; funct
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -125,6 +126,34 @@ class Environment(NamedTuple):
     reset: Callable[[PRNGKeyArray], tuple[EnvState, Shaped[Array, "*obs"]]]
     step: Callable[[PRNGKeyArray, EnvState, Shaped[Array, "*a"]], tuple[EnvState, TimeStep]]
     steps_per_reset: int | None = None
+
+
+class HostWorlds(NamedTuple):
+    """Games that run in Python, each at a place of its own, as long as they are open; arrays are numpy's.
+
+    Attributes:
+        reset: ``(places, seeds) -> obs [places, *obs]``, a fresh episode at each place; equal seeds make equal ones.
+        step: ``(places, actions) -> TimeStep``, all with a leading axis [places]; never resets.
+        num_processes: how many games are really stepped at once; place p is in process p modulo this.
+    """
+
+    reset: Callable[[Sequence[int], Sequence[int]], Any]
+    step: Callable[[Sequence[int], Sequence[int]], TimeStep]
+    num_processes: int = 1
+
+
+class HostEnvironment(NamedTuple):
+    """An environment that no compiler understands.
+
+    Attributes:
+        spec: the static description.
+        opened: ``sources -> context manager of HostWorlds``; the sources see states of one game at a time.
+        sources: its auxiliary functions, one value each, in the order of ``spec.aux_names``.
+    """
+
+    spec: EnvSpec
+    opened: Callable[[Sequence[Callable]], AbstractContextManager[HostWorlds]]
+    sources: tuple[Callable, ...] = ()
 
 
 # --- experience -----------------------------------------------------------------------------------------------------

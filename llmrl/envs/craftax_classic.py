@@ -197,7 +197,7 @@ def _game(damage: int) -> tuple[Any, Any]:
     from craftax.craftax_classic.envs.craftax_symbolic_env import CraftaxClassicSymbolicEnvNoAutoReset
 
     game = CraftaxClassicSymbolicEnvNoAutoReset()
-    params = game.default_params
+    params: Any = game.default_params
     if damage == 5:
         # No creature has more than 5, so being hit with 5 and having 1 are the same.
         params = params.replace(zombie_health=1, cow_health=1, skeleton_health=1)
