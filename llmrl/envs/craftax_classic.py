@@ -33,15 +33,15 @@ class CraftaxState(NamedTuple):
     """
 
     world: Any
-    seen: UInt8[Array, "145"]
+    seen: UInt8[Array, "*n 145"]
 
     @property
-    def time(self) -> Int[Array, ""]:
+    def time(self) -> Int[Array, "*n"]:
         """Steps taken in this episode."""
         return self.world.timestep
 
     @property
-    def unlocked(self) -> Bool[Array, "22"]:
+    def unlocked(self) -> Bool[Array, "*n 22"]:
         """Achievements of this episode so far."""
         return self.world.achievements
 

@@ -48,18 +48,22 @@ def make_game() -> Any:
     return game
 
 
-def started(game: Any, seed: int, rules: Rules) -> Any:
+def started(game: Any, seed: int) -> Any:
     """A new episode of that game, as an object of its own; about a second of world making.
 
     Args:
         game: from ``make_game``.
         seed: decides the world and all chances in it.
-        rules: how it is played.
     """
     game = _copied(game)
     game._world.reset = functools.partial(_reset_in_order, game._world)
     game._seed, game._episode = int(seed), 0
     game.reset()
+    return game
+
+
+def ruled(game: Any, rules: Rules) -> Any:
+    """The same game, from now on by these rules."""
     player = game._player
     if rules.first_hit or rules.damage > 1:
         player._do_object = functools.partial(_hit, player, rules)

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Int, UInt8
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import AuxFunction, require_positive_int
 from llmrl.envs.crafter_captions import host_event, host_state_key
-from llmrl.envs.crafter_game import Rules, make_game, observe, replica, started, unlocked
+from llmrl.envs.crafter_game import Rules, make_game, observe, replica, ruled, started, unlocked
 from llmrl.types import Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 KEPT_WORLDS = 64
@@ -205,7 +205,7 @@ def _play(pipe: Connection, rules: Rules) -> None:
 
 def _world(worlds: OrderedDict[int, Any], template: Any, seed: int, rules: Rules) -> Any:
     if seed not in worlds:
-        worlds[seed] = started(template, seed, rules)
+        worlds[seed] = ruled(started(template, seed), rules)
         if len(worlds) > KEPT_WORLDS:
             worlds.popitem(last=False)
     return worlds[seed]
