@@ -52,11 +52,15 @@ class EpisodeStatistics(NamedTuple):
 
 def reset_all(env: Environment, key: PRNGKeyArray, num_envs: int) -> ActingState:
     """Fresh episodes in every environment."""
-    env_state, obs = start_all(env, key, num_envs)
-    zeros = jnp.zeros(num_envs)
-    nothing = EpisodeStatistics(*(jnp.zeros(()) for _ in EpisodeStatistics._fields))
     pool = None if env.steps_per_reset is None else PoolStatistics(jnp.zeros(()), jnp.zeros(()))
-    return ActingState(env_state, obs, zeros, zeros, nothing, pool)
+    return unplayed(*start_all(env, key, num_envs))._replace(pool=pool)
+
+
+def unplayed(env_state: EnvState, obs: Shaped[Array, "n *obs"]) -> ActingState:
+    """Environments in which no episode has ended yet."""
+    zeros = jnp.zeros(obs.shape[0])
+    nothing = EpisodeStatistics(*(jnp.zeros(()) for _ in EpisodeStatistics._fields))
+    return ActingState(env_state, obs, zeros, zeros, nothing)
 
 
 def collect(
@@ -107,13 +111,16 @@ def collect(
     start = acting.env_state, acting.obs, resets.start
     (env_state, obs, carried), steps = jax.lax.scan(one_step, start, (noise[:-1], resets.draws, step_keys))
     final_action = policy.distribution(params, obs).sample(noise[-1])
-    length, returned, episodes = _episode_statistics(acting, steps)
+    length, returned, episodes = episode_statistics(acting, steps)
     pool = resets.statistics(carried)
     return ActingState(env_state, obs, length, returned, episodes, pool), Rollout(steps, final_action)
 
 
-def _episode_statistics(acting: ActingState, steps: Transition):
-    """Follow every environment's running episode through the rollout."""
+def episode_statistics(
+    acting: ActingState, steps: Transition
+) -> tuple[Float[Array, " n"], Float[Array, " n"], EpisodeStatistics]:
+    """Every environment's running episode, followed through the rollout: its length and return so far at the end, and
+    statistics of the episodes that ended."""
 
     def follow(carry, now):
         length, returned = carry

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, PyTree
+from jaxtyping import Array, Float, PyTree, UInt8
 
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
-from llmrl.types import HostEnvironment, HostWorlds
+from llmrl.types import EnvSpec, HostEnvironment, HostWorlds, Rollout, Transition
 
 
 def play_episodes(
@@ -46,6 +46,7 @@ def play_episodes(
     def act(obs, key):
         """[styles, actors, width, *obs] -> [styles, actors, width]."""
         noise = sampling_noise(key, env.spec.action, (obs.shape[2],))
+        noise = jnp.broadcast_to(noise, (len(styles), *noise.shape))
 
         def one(params, seen):
             distribution = policy.distribution(params, seen)
@@ -88,3 +89,71 @@ def _play_batch(
         running[running] = ~(result.terminated | result.truncated)
         steps += 1
     return returned, length, success
+
+
+# --- training ---------------------------------------------------------------------------------------------------------
+
+
+def collect_host(
+    worlds: HostWorlds,
+    act: Callable[..., tuple[Array, Array]],
+    obs: UInt8[np.ndarray, "seeds n *obs"],
+    noise: Float[Array, "seeds steps n a"],
+    chances: np.random.Generator,
+) -> tuple[UInt8[np.ndarray, "seeds n *obs"], Rollout]:
+    """What ``collect`` does for compiled environments, for all seeds at once.
+
+    Args:
+        worlds: the games; seed s and environment n are at place s * n_envs + n, all started.
+        act: ``(obs [seeds, n, *obs], noise [seeds, n, a]) -> (action, log_prob)``, [seeds, n] each.
+        obs: present observations.
+        noise: of all actions, one step more than the rollout has.
+        chances: draws the seeds of fresh worlds.
+
+    Returns:
+        Present observations afterwards, and the rollouts, leading axes [seeds, t, n].
+    """
+    places, batch = list(range(obs.shape[0] * obs.shape[1])), obs.shape[:2]
+    steps = []
+    for t in range(noise.shape[1] - 1):
+        action, log_prob = (np.asarray(x) for x in act(obs, noise[:, t]))
+        result = worlds.step(places, action.reshape(-1).tolist())
+        given = jax.tree.map(lambda x: np.asarray(x).reshape(*batch, *x.shape[1:]), result)._asdict()
+        next_obs = given.pop("obs")
+        steps.append(Transition(obs=obs, action=action, log_prob=log_prob, next_obs=next_obs, **given))
+        obs = restarted(worlds, next_obs, given["terminated"] | given["truncated"], chances)
+    final_action, _ = act(obs, noise[:, -1])
+    return obs, Rollout(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *steps), final_action)
+
+
+def restarted(
+    worlds: HostWorlds, obs: UInt8[np.ndarray, "seeds n *obs"], done: np.ndarray, chances: np.random.Generator
+) -> UInt8[np.ndarray, "seeds n *obs"]:
+    """The observations to act on next: fresh worlds' where an episode is done."""
+    places = np.flatnonzero(done).tolist()
+    if not places:
+        return obs
+    obs = obs.copy()
+    obs[done] = worlds.reset(places, chances.integers(2**31 - 1, size=len(places)).tolist())
+    return obs
+
+
+def unplayed_rollout(spec: EnvSpec, num_steps: int, num_envs: int) -> Rollout:
+    """A rollout in which nothing happened, for its shapes, [t, n]."""
+    shape = num_steps, num_envs
+    zeros, never = jnp.zeros(shape), jnp.zeros(shape, jnp.bool_)
+    obs, action = jnp.zeros((*shape, *spec.obs_shape), jnp.uint8), jnp.zeros(shape, jnp.int32)
+    steps = Transition(
+        obs=obs,
+        action=action,
+        log_prob=zeros,
+        reward=zeros,
+        terminated=never,
+        truncated=never,
+        success=never,
+        next_obs=obs,
+        aux=jnp.zeros((*shape, len(spec.aux_names))),
+        state_key=jnp.zeros(shape, jnp.uint32),
+        event=action,
+    )
+    return Rollout(steps, action[-1])

@@ -144,17 +144,17 @@ def test_an_episode_starts_at_time_zero_on_grass_with_nothing():
 def test_a_task_pays_once_an_episode():
     before, after, results, _ = walk()
     chosen = [ACHIEVEMENTS.index(name) for name in TASKS]
-    new = after.unlocked[..., chosen] & ~before.unlocked[..., chosen]
+    new = after.world.achievements[..., chosen] & ~before.world.achievements[..., chosen]
     np.testing.assert_array_equal(results.reward, new.sum(-1))
     assert np.all(results.reward.sum(0) <= 2) and results.reward.sum() >= N  # the tree in front is soon wood
-    np.testing.assert_array_equal(results.success, after.unlocked[..., chosen].all(-1))
+    np.testing.assert_array_equal(results.success, after.world.achievements[..., chosen].all(-1))
 
 
 def test_sources_pay_once_for_what_they_name():
     before, after, results, _ = walk()
     for source, names in enumerate((codes.HELPFUL, codes.DISTRACTING)):
         chosen = [ACHIEVEMENTS.index(name) for name in names]
-        new = after.unlocked[..., chosen] & ~before.unlocked[..., chosen]
+        new = after.world.achievements[..., chosen] & ~before.world.achievements[..., chosen]
         np.testing.assert_array_equal(results.aux[..., source], new.sum(-1))
     assert results.aux[..., 0].sum() >= N and results.aux[..., 1].sum() > 0
 
@@ -163,7 +163,7 @@ def test_ends():
     """By death, or by time; success ends nothing where it was told not to."""
     _, after, results, _ = walk()
     np.testing.assert_array_equal(results.terminated, after.world.player_health <= 0)
-    np.testing.assert_array_equal(results.truncated, np.repeat(after.time[:, :1] >= T - 20, N, 1))
+    np.testing.assert_array_equal(results.truncated, np.repeat(after.world.timestep[:, :1] >= T - 20, N, 1))
     assert results.truncated.any() and not results.truncated.all()
     lava = in_front(fresh()[0], block="lava")
     _, result = step(GAME, lava, RIGHT)
@@ -188,9 +188,9 @@ def test_events_are_what_happened():
     }
     for achievement, event in named.items():
         place = ACHIEVEMENTS.index(achievement)
-        new = after.unlocked[..., place] & ~before.unlocked[..., place]
+        new = after.world.achievements[..., place] & ~before.world.achievements[..., place]
         assert np.all(results.event[new] == captions.EVENTS.index(event))
-    assert np.all(after.unlocked[-1, :, ACHIEVEMENTS.index("collect_wood")])
+    assert np.all(after.world.achievements[-1, :, ACHIEVEMENTS.index("collect_wood")])
     chopped = results.event == captions.EVENTS.index("chop a tree")
     wood = after.world.inventory.wood - before.world.inventory.wood
     np.testing.assert_array_equal(wood == 1, chopped)
