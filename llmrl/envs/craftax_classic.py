@@ -127,7 +127,7 @@ def craftax_classic(
         horizon=horizon,
         encoding=codes.ENCODING if compact else (),
     )
-    return Environment(spec, reset, step, steps_per_reset)
+    return Environment(spec, reset, step, steps_per_reset=steps_per_reset)
 
 
 def observe(world: Any) -> UInt8[Array, "145"]:

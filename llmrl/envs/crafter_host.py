@@ -23,6 +23,10 @@ KEPT_WORLDS = 64
 """Fresh worlds that a process remembers by their seeds: who plays the same one again does not wait a second for it."""
 
 
+MOST_PROCESSES = 16
+"""Each is a Python of its own, with some 200 MB."""
+
+
 class Moment(NamedTuple):
     """What is known of a game between two steps; what auxiliary functions see as its state.
 
@@ -87,7 +91,8 @@ def crafter(
 
     @contextlib.contextmanager
     def opened(sources: Sequence[AuxFunction]) -> Iterator[HostWorlds]:
-        num_processes = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_processes = min(cores, MOST_PROCESSES)
         with _processes(rules, num_processes) as exchange:
             moments: dict[int, Moment] = {}
 

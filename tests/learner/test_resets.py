@@ -31,7 +31,7 @@ def named_worlds(length, steps_per_reset):
         state = state[0], state[1], state[2] + 1.0
         return state, time_step(observe(state), 1.0, state[2] >= state[1], False)
 
-    return Environment(EnvSpec("named_worlds", (2,), Discrete(2), 99), reset, step, steps_per_reset)
+    return Environment(EnvSpec("named_worlds", (2,), Discrete(2), 99), reset, step, steps_per_reset=steps_per_reset)
 
 
 POLICY = Policy(lambda key: (), lambda params, obs: Categorical(jnp.full((*obs.shape[:-1], 2), -jnp.log(2.0))))
