@@ -283,13 +283,14 @@ def make_trainer(config: Config) -> Trainer:
         return _init(with_numbers(config, numbers), env, key)
 
     def run(state, numbers, num_iterations, first=0):
-        if isinstance(env, HostEnvironment):
-            raise ValueError(f"{env.spec.name} runs in Python and cannot be compiled")
+        compiled = env
+        if isinstance(compiled, HostEnvironment):
+            raise ValueError(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
-        parts = _build(live, env)
+        parts = _build(live, compiled)
 
         def body(state, offset):
-            return _iteration(live, env, parts, state, offset)
+            return _iteration(live, compiled, parts, state, offset)
 
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))

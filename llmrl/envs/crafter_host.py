@@ -105,7 +105,7 @@ def crafter(
                 after = exchange("step", places, actions)
                 moments.update(zip(places, after, strict=True))
                 aux = [
-                    [function(a, action, b) for function in sources]
+                    [float(function(a, action, b)) for function in sources]
                     for a, action, b in zip(before, actions, after, strict=True)
                 ]
                 return _time_steps(before, after, aux, tasks, horizon, terminate_on_success)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -118,10 +119,12 @@ def collect_host(
     for t in range(noise.shape[1] - 1):
         action, log_prob = (np.asarray(x) for x in act(obs, noise[:, t]))
         result = worlds.step(places, action.reshape(-1).tolist())
-        given = jax.tree.map(lambda x: np.asarray(x).reshape(*batch, *x.shape[1:]), result)._asdict()
-        next_obs = given.pop("obs")
-        steps.append(Transition(obs=obs, action=action, log_prob=log_prob, next_obs=next_obs, **given))
-        obs = restarted(worlds, next_obs, given["terminated"] | given["truncated"], chances)
+        given: dict[str, Any] = {
+            name: np.asarray(x).reshape(*batch, *x.shape[1:]) for name, x in result._asdict().items()
+        }
+        given |= {"obs": obs, "action": action, "log_prob": log_prob, "next_obs": given["obs"]}
+        steps.append(Transition(**given))
+        obs = restarted(worlds, given["next_obs"], given["terminated"] | given["truncated"], chances)
     final_action, _ = act(obs, noise[:, -1])
     return obs, Rollout(jax.tree.map(lambda *x: jnp.stack(x, axis=1), *steps), final_action)
 

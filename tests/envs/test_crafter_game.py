@@ -205,7 +205,7 @@ def test_where_the_rules_agree_so_do_the_steps():
     for i, (game, action) in enumerate(zip(games, actions, strict=True)):
         before = observe(game)
         game.step(action)
-        ours, theirs = np.asarray(results.obs[i]), observe(game)
+        ours, theirs = np.array(results.obs[i]), observe(game)
         ours[codes.MOB] = theirs[codes.MOB] = 0
         np.testing.assert_array_equal(ours, theirs, err_msg=str(SAME_RULES[i]))
         np.testing.assert_array_equal(reached.unlocked[i], unlocked(game), err_msg=str(SAME_RULES[i]))
