@@ -230,10 +230,10 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
     acting, rollout = collect(
         env, parts.inner.policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps
     )
-    return _learn(parts, state, acting, rollout, index)
+    return _learn(config, parts, state, acting, rollout, index)
 
 
-def _learn(parts: _Parts, state: TrainState, acting: ActingState, rollout: Rollout, index: Array):
+def _learn(config: Config, parts: _Parts, state: TrainState, acting: ActingState, rollout: Rollout, index: Array):
     """Let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
     inner = parts.inner
     key, _, meta_key, update_key = jax.random.split(state.key, 4)
@@ -416,7 +416,7 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
     def learn(states, obs, rollouts, index):
         def one(state, obs, rollout):
             length, returned, episodes = episode_statistics(state.acting, rollout.steps)
-            return _learn(parts, state, ActingState((), obs, length, returned, episodes), rollout, index)
+            return _learn(live, parts, state, ActingState((), obs, length, returned, episodes), rollout, index)
 
         return jax.vmap(one)(states, obs, rollouts)
 
