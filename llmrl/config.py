@@ -43,8 +43,15 @@ class EnvConfig:
         horizon: time limit in steps.
         reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
         size: side of the grid, for ``gridworld``.
-        observation: ``one_hot`` or ``coordinates``, for ``gridworld``.
+        observation: ``one_hot`` or ``coordinates``, for ``gridworld``; ``compact`` or ``one_hot``, for
+            ``craftax_classic``.
         force: largest force in newton, for ``cartpole_continuous``.
+        task: an achievement, a list of them, or ``all``, for ``craftax_classic`` and ``crafter``; there, too:
+        terminate_on_success: whether an episode ends once every task is done.
+        first_hit: whether the first hit on a cow counts as eating it.
+        damage: of a bare hand, 1 or 5.
+        table_wood: wood that a table costs, 2 or 1.
+        steps_per_reset: one world is made per so many steps, for ``craftax_classic``.
         params: gymnax parameters by name, for ``name=gymnax``.
     """
 
@@ -55,6 +62,12 @@ class EnvConfig:
     size: int | None = None
     observation: str | None = None
     force: float | None = None
+    task: Any = None
+    terminate_on_success: bool | None = None
+    first_hit: bool | None = None
+    damage: int | None = None
+    table_wood: int | None = None
+    steps_per_reset: int | None = None
     params: dict[str, float] = field(default_factory=dict)
 
 

@@ -21,17 +21,20 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from llmrl import metrics as metrics_file
 from llmrl import runs, transfer
 from llmrl.config import Config, validate
+from llmrl.envs import HOST_ENVIRONMENTS, make_host
 from llmrl.envs import make as make_env
 from llmrl.learner.ppo import Batch, Params, make_update
 from llmrl.learner.problem import InnerProblem, viewing
-from llmrl.learner.rollout import ActingState, collect, reset_all
+from llmrl.learner.rollout import ActingState, collect, episode_statistics, reset_all, unplayed
+from llmrl.learner.rollout_host import collect_host, restarted, unplayed_rollout
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
+from llmrl.ops.distributions import sampling_noise
 from llmrl.ops.optimizers import own_promotion
 from llmrl.progress import note, progress
 from llmrl.rewards import task_signal
-from llmrl.types import Environment, EnvSpec, Scalar, View
+from llmrl.types import Environment, EnvSpec, HostEnvironment, HostWorlds, Rollout, Scalar, View
 
 Metrics = dict[str, Array]
 
@@ -68,14 +71,14 @@ class Trainer(NamedTuple):
     """A run as pure functions of one seed; ``jax.vmap`` makes it many.
 
     Attributes:
-        env: the environment.
+        env: the environment; one that only Python can step has no ``run`` (see ``_host_pieces``).
         init: ``(key, numbers) -> TrainState``.
         run: ``(state, numbers, num_iterations, first) -> (state, metrics)``, metrics [num_iterations] each; the
             length is static, ``first`` is the number of the first iteration, [].
         numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
     """
 
-    env: Environment
+    env: Environment | HostEnvironment
     init: Callable[[PRNGKeyArray, dict[str, Any]], TrainState]
     run: Callable[..., tuple[TrainState, Metrics]]
     numbers: dict[str, float]
@@ -116,21 +119,31 @@ def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
 
 def make_environment(config: Config) -> Environment:
     """The environment and sources that a config names."""
+    return make_env(**_environment_options(config))
+
+
+def any_environment(config: Config) -> Environment | HostEnvironment:
+    """The same, where it may also be one that only Python can step."""
+    host = config.env.name in HOST_ENVIRONMENTS
+    return make_host(**_environment_options(config)) if host else make_environment(config)
+
+
+def _environment_options(config: Config) -> dict[str, Any]:
     name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
     options = {
         field.name: value
         for field in dataclasses.fields(config.env)
         if field.name not in ("name", "id", "params") and (value := getattr(config.env, field.name)) is not None
     }
-    return make_env(
-        name,
-        aux=config.aux.sources,
-        aux_scale=config.aux.scale,
-        aux_function=config.aux.function,
-        aux_options=config.aux.options,
+    return {
+        "name": name,
+        "aux": config.aux.sources,
+        "aux_scale": config.aux.scale,
+        "aux_function": config.aux.function,
+        "aux_options": config.aux.options,
         **options,
         **config.env.params,
-    )
+    }
 
 
 def policy_of(config: Config, spec: EnvSpec, view: View | None = None) -> Policy:
@@ -174,7 +187,7 @@ class _Parts(NamedTuple):
         return viewing(self.inner.policy, self.inner.view, phis)
 
 
-def _build(config: Config, env: Environment) -> _Parts:
+def _build(config: Config, env: Environment | HostEnvironment) -> _Parts:
     """Everything that the numbers of a config may touch; called inside the traced functions."""
     ppo, spec = config.ppo, env.spec
     method = make_method(config, spec)
@@ -195,18 +208,25 @@ def _build(config: Config, env: Environment) -> _Parts:
     return _Parts(inner, optimizer, update, method.meta(inner) if method.meta is not None else None)
 
 
-def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
+def _init(config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray) -> TrainState:
     parts = _build(config, env)
     key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
     params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
     phi_keys = jax.random.split(phi_key, len(parts.inner.streams))
     started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
     phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
-    acting = reset_all(env, env_key, config.ppo.num_envs)
+    ppo, rollout = config.ppo, None
+    if isinstance(env, HostEnvironment):
+        # Nothing can be played in here: ``_host_pieces`` puts something real in its place.
+        rollout = unplayed_rollout(env.spec, ppo.num_steps, ppo.num_envs)
+        acting = unplayed((), rollout.steps.obs[0])
+    else:
+        acting = reset_all(env, env_key, ppo.num_envs)
     meta_state: PyTree = ()
     if parts.meta is not None:
         # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        _, rollout = collect(env, parts.policy(phis), params.actor, acting, rollout_key, config.ppo.num_steps)
+        if not isinstance(env, HostEnvironment):
+            _, rollout = collect(env, parts.policy(phis), params.actor, acting, rollout_key, ppo.num_steps)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=key,
@@ -223,12 +243,16 @@ def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
 
 
 def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array):
-    """Collect, let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
-    inner = parts.inner
-    key, rollout_key, meta_key, update_key = jax.random.split(state.key, 4)
-    policy = parts.policy(state.phis)
+    """Collect, and learn from it."""
+    rollout_key, policy = jax.random.split(state.key, 4)[1], parts.policy(state.phis)
     acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
+    return _learn(config, parts, state, acting, rollout, index)
 
+
+def _learn(config: Config, parts: _Parts, state: TrainState, acting: ActingState, rollout: Rollout, index: Array):
+    """Let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
+    inner = parts.inner
+    key, _, meta_key, update_key = jax.random.split(state.key, 4)
     bare = task_signal(rollout, inner.discount)
     states = tuple(
         stream.transform.observe(noted, phi, bare, rollout)
@@ -261,7 +285,8 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
 
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
-    metrics = acting.episodes._asdict() | metrics | info._asdict()
+    pool = {} if acting.pool is None else acting.pool._asdict()
+    metrics = acting.episodes._asdict() | pool | metrics | info._asdict()
     new_state = TrainState(
         key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1
     )
@@ -279,17 +304,20 @@ def make_trainer(config: Config) -> Trainer:
     Returns:
         A ``Trainer`` of pure functions; nothing is compiled yet.
     """
-    env = make_environment(config)
+    env = any_environment(config)
 
     def init(key, numbers):
         return _init(with_numbers(config, numbers), env, key)
 
     def run(state, numbers, num_iterations, first=0):
+        compiled = env
+        if isinstance(compiled, HostEnvironment):
+            raise ValueError(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
-        parts = _build(live, env)
+        parts = _build(live, compiled)
 
         def body(state, offset):
-            return _iteration(live, env, parts, state, offset)
+            return _iteration(live, compiled, parts, state, offset)
 
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
@@ -360,6 +388,100 @@ def compiled_run(trainer: Trainer, states: TrainState, mesh: Mesh, num_iteration
     return jax.jit(sharded).lower(states, np.int32(0)).compile()
 
 
+class _Pieces(NamedTuple):
+    """The parts of a run that the host loop puts together.
+
+    Attributes:
+        initial: ``() -> states``, [seeds].
+        restored: ``states -> states``, ready to go on with what a checkpoint holds.
+        program: ``(states, length) -> ((states, first) -> (states, metrics [seeds, length]))``.
+    """
+
+    initial: Callable[[], TrainState]
+    restored: Callable[[TrainState], TrainState]
+    program: Callable[[TrainState, int], Callable]
+
+
+@contextlib.contextmanager
+def _pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[_Pieces]:
+    if isinstance(trainer.env, HostEnvironment):
+        with trainer.env.opened(trainer.env.sources) as worlds:
+            yield _host_pieces(config, trainer, trainer.env, worlds)
+    else:
+        yield _Pieces(
+            lambda: initial_states(trainer, config, mesh),
+            lambda states: jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed"))),
+            lambda states, length: compiled_run(trainer, states, mesh, length),
+        )
+
+
+def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds: HostWorlds) -> _Pieces:
+    """Acting step by step on the host, everything else compiled; all seeds at once, on one device.
+
+    Worlds are not part of a state: whoever goes on with a run starts fresh episodes.
+    """
+    seeds, ppo = config.seeds, config.ppo
+    live = with_numbers(config, trainer.numbers)
+    parts = _build(live, env)
+    chances = np.random.default_rng([config.seed, 1])
+
+    @jax.jit
+    def noise_of(states):
+        shape = ppo.num_steps + 1, ppo.num_envs
+        return jax.vmap(lambda key: sampling_noise(jax.random.split(key, 4)[1], env.spec.action, shape))(states.key)
+
+    @jax.jit
+    def act(actors, phis, obs, noise):
+        def one(actor, phis, obs, noise):
+            distribution = parts.policy(phis).distribution(actor, obs)
+            action = distribution.sample(noise)
+            return action, distribution.log_prob(action)
+
+        return jax.vmap(one)(actors, phis, obs, noise)
+
+    @jax.jit
+    def learn(states, obs, rollouts, index):
+        def one(state, obs, rollout):
+            length, returned, episodes = episode_statistics(state.acting, rollout.steps)
+            return _learn(live, parts, state, ActingState((), obs, length, returned, episodes), rollout, index)
+
+        return jax.vmap(one)(states, obs, rollouts)
+
+    def play(states):
+        obs = np.asarray(states.acting.obs)
+        return collect_host(worlds, partial(act, states.params.actor, states.phis), obs, noise_of(states), chances)
+
+    def started(states):
+        """The same states at the beginning of fresh episodes."""
+        shape = seeds, ppo.num_envs
+        obs = restarted(worlds, np.zeros((*shape, *env.spec.obs_shape), np.uint8), np.ones(shape, bool), chances)
+        return states._replace(
+            acting=states.acting._replace(obs=jnp.asarray(obs), length=jnp.zeros(shape), returned=jnp.zeros(shape))
+        )
+
+    def initial():
+        states = started(jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config)))
+        if parts.meta is None:
+            return states
+        _, rollouts = play(states)
+        remember = jax.jit(jax.vmap(parts.meta.init))
+        meta_state = remember(states.phis, states.transform_states, states.params, rollouts)
+        return started(states._replace(meta_state=meta_state))
+
+    def program(states, length):
+        def run(states, first):
+            rows = []
+            for index in range(first, first + length):
+                obs, rollouts = play(states)
+                states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32))
+                rows.append(row)
+            return states, jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rows)
+
+        return run
+
+    return _Pieces(initial, started, program)
+
+
 # --- the host loop ----------------------------------------------------------------------------------------------------
 
 
@@ -426,24 +548,21 @@ def train(config: Config) -> Result:
     validate(config)
     use_compilation_cache()
     use_cores(config)
-    config = transfer.resolved(config, lambda other: make_environment(other).spec)
+    config = transfer.resolved(config, lambda other: any_environment(other).spec)
     trainer = make_trainer(config)
     mesh = seed_mesh(config)
-    with _store(config) as store:
+    with _store(config) as store, _pieces(config, trainer, mesh) as pieces:
         if config.progress and mesh.size > 1:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
         restored = store.restore(state_shapes(trainer, config))
         if restored is None:
-            states, start = transfer.with_reward(config, initial_states(trainer, config, mesh)), 0
+            states, start = transfer.with_reward(config, pieces.initial()), 0
         else:
-            states, start = restored
-            states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
-        return _train_chunks(config, trainer, mesh, states, start, store)
+            states, start = pieces.restored(restored[0]), restored[1]
+        return _train_chunks(config, pieces, states, start, store)
 
 
-def _train_chunks(
-    config: Config, trainer: Trainer, mesh: Mesh, states: TrainState, start: int, store: _Store
-) -> Result:
+def _train_chunks(config: Config, pieces: _Pieces, states: TrainState, start: int, store: _Store) -> Result:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
@@ -455,7 +574,7 @@ def _train_chunks(
                 continue
             began = time.monotonic()
             if length not in programs:
-                programs[length] = compiled_run(trainer, states, mesh, length)
+                programs[length] = pieces.program(states, length)
             compiled = time.monotonic()
             states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length)))
             chunk = {name: np.asarray(curve) for name, curve in chunk.items()}

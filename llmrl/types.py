@@ -12,6 +12,7 @@ A ``NamedTuple`` carries arrays, a frozen dataclass carries configuration; funct
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,6 +42,22 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Neighbouring bytes of an observation that share a code: each names a row of features.
+
+    Where an observation is made of symbols (what lies on 63 cells), a rollout stores bytes, and a network's first layer
+    alone sees the many zeros and ones they stand for.
+
+    Attributes:
+        count: how many bytes.
+        rows: features of each code, [codes, features].
+    """
+
+    count: int
+    rows: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """What a learner may know of an environment before it has seen it.
 
@@ -53,6 +70,7 @@ class EnvSpec:
         obs_scale: divisor per observation component (broadcast against ``obs_shape``), so that networks see numbers
             near 1.
         obs_names: a name per observation component, for pictures; empty where there are too many.
+        encoding: what the bytes of a uint8 observation stand for, in their order; empty where observations are floats.
     """
 
     name: str
@@ -62,6 +80,7 @@ class EnvSpec:
     aux_names: tuple[str, ...] = ()
     obs_scale: tuple[float, ...] | float = 1.0
     obs_names: tuple[str, ...] = ()
+    encoding: tuple[Codes, ...] = ()
 
 
 class TimeStep(NamedTuple):
@@ -78,7 +97,7 @@ class TimeStep(NamedTuple):
         event: what the step did, as an integer.
     """
 
-    obs: Float[Array, "*obs"]
+    obs: Shaped[Array, "*obs"]
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
@@ -99,11 +118,42 @@ class Environment(NamedTuple):
         spec: the static description.
         reset: ``key -> (state, obs)``.
         step: ``(key, state, action) -> (state, TimeStep)``; never resets.
+        steps_per_reset: where ``reset`` is dear: a rollout makes one fresh start per so many steps, and episodes that
+            end share them. None makes one for every step, which is cheap where ``reset`` is.
     """
 
     spec: EnvSpec
-    reset: Callable[[PRNGKeyArray], tuple[EnvState, Float[Array, "*obs"]]]
+    reset: Callable[[PRNGKeyArray], tuple[EnvState, Shaped[Array, "*obs"]]]
     step: Callable[[PRNGKeyArray, EnvState, Shaped[Array, "*a"]], tuple[EnvState, TimeStep]]
+    steps_per_reset: int | None = None
+
+
+class HostWorlds(NamedTuple):
+    """Games that run in Python, each at a place of its own, as long as they are open; arrays are numpy's.
+
+    Attributes:
+        reset: ``(places, seeds) -> obs [places, *obs]``, a fresh episode at each place; equal seeds make equal ones.
+        step: ``(places, actions) -> TimeStep``, all with a leading axis [places]; never resets.
+        num_processes: how many games are really stepped at once; place p is in process p modulo this.
+    """
+
+    reset: Callable[[Sequence[int], Sequence[int]], Any]
+    step: Callable[[Sequence[int], Sequence[int]], TimeStep]
+    num_processes: int = 1
+
+
+class HostEnvironment(NamedTuple):
+    """An environment that no compiler understands.
+
+    Attributes:
+        spec: the static description.
+        opened: ``sources -> context manager of HostWorlds``; the sources see states of one game at a time.
+        sources: its auxiliary functions, one value each, in the order of ``spec.aux_names``.
+    """
+
+    spec: EnvSpec
+    opened: Callable[[Sequence[Callable]], AbstractContextManager[HostWorlds]]
+    sources: tuple[Callable, ...] = ()
 
 
 # --- experience -----------------------------------------------------------------------------------------------------
@@ -126,14 +176,14 @@ class Transition(NamedTuple):
         event: what the step did, [...].
     """
 
-    obs: Float[Array, "*batch_obs"]
+    obs: Shaped[Array, "*batch_obs"]
     action: Shaped[Array, "*batch_action"]
     log_prob: Float[Array, "*batch"]
     reward: Float[Array, "*batch"]
     terminated: Bool[Array, "*batch"]
     truncated: Bool[Array, "*batch"]
     success: Bool[Array, "*batch"]
-    next_obs: Float[Array, "*batch_obs"]
+    next_obs: Shaped[Array, "*batch_obs"]
     aux: Float[Array, "*batch m"]
     state_key: UInt32[Array, "*batch"]
     event: Int[Array, "*batch"]

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from llmrl.envs import cartpole as _cartpole
+from llmrl.envs import craftax_classic as _craftax_classic
+from llmrl.envs import crafter_codes as _crafter_codes
+from llmrl.envs import crafter_host as _crafter_host
 from llmrl.envs import gridworld as _gridworld
 from llmrl.envs.base import (
     AuxFunction,
@@ -20,19 +24,25 @@ from llmrl.envs.base import (
 )
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.errors import unknown
-from llmrl.types import Environment
+from llmrl.types import Environment, HostEnvironment
 
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "cartpole": _cartpole.cartpole,
     "cartpole_continuous": _cartpole.cartpole_continuous,
     "gridworld": _gridworld.gridworld,
+    "craftax_classic": _craftax_classic.craftax_classic,
 }
 """Our own environments by name; ``make`` also takes every id that gymnax knows."""
+
+HOST_ENVIRONMENTS: dict[str, Callable[..., HostEnvironment]] = {"crafter": _crafter_host.crafter}
+"""Environments that only Python can step, by name; ``make_host`` makes them."""
 
 AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
     "cartpole": _cartpole.AUX_SOURCES,
     "cartpole_continuous": _cartpole.AUX_SOURCES,
     "gridworld": _gridworld.AUX_SOURCES,
+    "craftax_classic": _crafter_codes.AUX_SOURCES,
+    "crafter": _crafter_codes.AUX_SOURCES,
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
 
@@ -77,10 +87,42 @@ def make(
     return env
 
 
+def make_host(
+    name: str,
+    aux: str | Sequence[str] | Mapping[str, Any] = ("harmful",),
+    aux_scale: Any = 1.0,
+    aux_function: str | AuxFunction | None = None,
+    aux_options: Mapping[str, Any] | None = None,
+    **kwargs: Any,
+) -> HostEnvironment:
+    """An environment that only Python can step, with its auxiliary sources; arguments and errors as for ``make``.
+
+    Every source gives one value.
+    """
+    if name not in HOST_ENVIRONMENTS:
+        raise unknown("environment of the host", name, HOST_ENVIRONMENTS)
+    _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(HOST_ENVIRONMENTS[name]).parameters)
+    env = HOST_ENVIRONMENTS[name](**kwargs)
+    chosen, factors = (aux,) if isinstance(aux, str) else tuple(aux), aux if isinstance(aux, Mapping) else {}
+    functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
+    if aux_function is not None:
+        function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
+        functions.append((dotted_name(function).rpartition(".")[2].strip("<>"), function))
+    names = tuple(source for source, _ in functions)
+    sources = tuple(_scaled(function, aux_scale * factors.get(source, 1.0)) for source, function in functions)
+    return env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
+
+
+def _scaled(function: AuxFunction, factor: Any) -> AuxFunction:
+    return lambda state, action, next_state: factor * function(state, action, next_state)
+
+
 def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
     if name in ENVIRONMENTS:
         _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(ENVIRONMENTS[name]).parameters)
         return ENVIRONMENTS[name](**kwargs)
+    if name in HOST_ENVIRONMENTS:
+        raise ValueError(f"{name} runs in Python and cannot be compiled; `make_host` makes it")
     import gymnax  # costs seconds, so only those pay who use it
 
     # Not exported above: a function of its module's name would hide the module from `import llmrl.envs.gymnax_env`.
@@ -88,7 +130,7 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
 
     if name in gymnax.registered_envs:
         return gymnax_env(name, **kwargs)
-    raise unknown("environment", name, [*ENVIRONMENTS, *gymnax.registered_envs])
+    raise unknown("environment", name, [*ENVIRONMENTS, *HOST_ENVIRONMENTS, *gymnax.registered_envs])
 
 
 def _sources(
@@ -115,7 +157,7 @@ def _sources(
 
 def _settings(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What the environment was built with, its defaults included."""
-    bound = inspect.signature(ENVIRONMENTS[name]).bind(**kwargs)
+    bound = inspect.signature({**ENVIRONMENTS, **HOST_ENVIRONMENTS}[name]).bind(**kwargs)
     bound.apply_defaults()
     return bound.arguments
 
@@ -129,6 +171,7 @@ def _refuse_unknown(kind: str, given: Mapping[str, Any], known: Any) -> None:
 __all__ = [
     "AUX_SOURCES",
     "ENVIRONMENTS",
+    "HOST_ENVIRONMENTS",
     "AuxFunction",
     "checked_aux",
     "clip_action",
@@ -136,6 +179,7 @@ __all__ = [
     "from_gymnax",
     "load_function",
     "make",
+    "make_host",
     "step_with_reset",
     "time_step",
     "with_aux",

@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
@@ -61,8 +61,8 @@ def step_with_reset(
     state: EnvState,
     action: Shaped[Array, "*a"],
     fresh_state: EnvState,
-    fresh_obs: Float[Array, "*obs"],
-) -> tuple[EnvState, Float[Array, "*obs"], TimeStep]:
+    fresh_obs: Shaped[Array, "*obs"],
+) -> tuple[EnvState, Shaped[Array, "*obs"], TimeStep]:
     """Steps once and, where the episode ended, goes on from a fresh start that the caller provides.
 
     Unlike the usual auto-reset the fresh start is an argument: a world that is dear to generate can be drawn once for
