@@ -6,6 +6,10 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llmrl.envs import captions as _captions
 from llmrl.envs import cartpole as _cartpole
 from llmrl.envs import gridworld as _gridworld
 from llmrl.envs.base import (
@@ -18,9 +22,10 @@ from llmrl.envs.base import (
     time_step,
     with_aux,
 )
+from llmrl.envs.captions import with_captioner
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.errors import unknown
-from llmrl.types import Environment
+from llmrl.types import Captioner, Environment, EnvState
 
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "cartpole": _cartpole.cartpole,
@@ -36,6 +41,15 @@ AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
 
+LANGUAGE = "language"
+"""The source that every environment with a captioner has; its values are looked up once a rollout is complete."""
+
+CAPTIONERS: dict[str, Callable[..., Captioner]] = {
+    "cartpole": _captions.cartpole,
+    "cartpole_continuous": _captions.cartpole,
+}
+"""Environment -> its own captioner's factory; a parameter named as one of the environment's gets its value."""
+
 
 def make(
     name: str,
@@ -43,6 +57,7 @@ def make(
     aux_scale: Any = 1.0,
     aux_function: str | AuxFunction | None = None,
     aux_options: Mapping[str, Any] | None = None,
+    captioner: str | Captioner | None = None,
     **kwargs: Any,
 ) -> Environment:
     """An environment with its auxiliary sources.
@@ -50,22 +65,33 @@ def make(
     Args:
         name: a key of ``ENVIRONMENTS`` or a gymnax id.
         aux: names of the environment's own sources, in the order of ``TimeStep.aux``; may be empty. A mapping gives
-            each a factor of its own, [].
+            each a factor of its own, []. ``language`` is 0 in every step: a language model is not asked in here.
         aux_scale: factor on all sources, [], beside their own.
         aux_function: a source of one's own, as a function or its dotted path; it comes last and is called by its name.
         aux_options: options of the sources, each given to every chosen source that has it.
+        captioner: words for states and steps, as for ``with_captioner``; None takes the environment's own, if any.
         **kwargs: parameters of the environment.
 
     Returns:
         The environment.
 
     Raises:
-        ValueError: a name or a parameter does not exist (the nearest are named), or as ``checked_aux``.
+        ValueError: a name or a parameter does not exist (the nearest are named), ``language`` is chosen where there is
+            no captioner, or as ``checked_aux`` and ``with_captioner``.
         ImportError: the dotted path's module cannot be imported.
-        TypeError: as ``checked_aux``.
+        TypeError: as ``checked_aux`` and ``with_captioner``.
     """
     env = _build(name, kwargs)
+    if captioner is not None:
+        env = with_captioner(env, captioner)
+    elif name in CAPTIONERS:
+        env = env._replace(captioner=_own_captioner(name, kwargs))
     chosen = (aux,) if isinstance(aux, str) else tuple(aux)
+    if LANGUAGE in chosen and env.captioner is None:
+        raise ValueError(
+            f"aux=language needs words for the states of {name}: give captioner=my_module.captioner "
+            f"(own ones have {', '.join(CAPTIONERS)})"
+        )
     factors = aux if isinstance(aux, Mapping) else {}
     functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
     if aux_function is not None:
@@ -94,8 +120,8 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
 def _sources(
     name: str, chosen: Sequence[str], options: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> list[tuple[str, AuxFunction]]:
-    factories = AUX_SOURCES.get(name, {})
-    if chosen and not factories:
+    factories = {**AUX_SOURCES.get(name, {}), LANGUAGE: lambda: _looked_up_later}
+    if set(chosen) - {LANGUAGE} and len(factories) == 1:
         raise ValueError(
             f"{name} has no auxiliary sources of its own, got aux={chosen}; pass aux=() and perhaps an aux_function"
         )
@@ -103,7 +129,7 @@ def _sources(
         if source not in factories:
             raise unknown(f"auxiliary source of {name}", source, factories)
     accepted = {source: set(inspect.signature(factories[source]).parameters) for source in chosen}
-    settings = _settings(name, kwargs) if chosen else {}
+    settings = _settings(name, kwargs) if set(chosen) - {LANGUAGE} else {}
     own = set().union(*accepted.values()) - set(settings)
     _refuse_unknown(f"option of the auxiliary sources {list(chosen)}", options, sorted(own))
     given = {**settings, **options}
@@ -111,6 +137,15 @@ def _sources(
         (source, factories[source](**{option: given[option] for option in given.keys() & accepted[source]}))
         for source in chosen
     ]
+
+
+def _own_captioner(name: str, kwargs: Mapping[str, Any]) -> Captioner:
+    settings, accepted = _settings(name, kwargs), inspect.signature(CAPTIONERS[name]).parameters
+    return CAPTIONERS[name](**{option: settings[option] for option in settings.keys() & accepted.keys()})
+
+
+def _looked_up_later(state: EnvState, action: Array, next_state: EnvState) -> Float[Array, ""]:
+    return jnp.zeros(())
 
 
 def _settings(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
@@ -128,7 +163,9 @@ def _refuse_unknown(kind: str, given: Mapping[str, Any], known: Any) -> None:
 
 __all__ = [
     "AUX_SOURCES",
+    "CAPTIONERS",
     "ENVIRONMENTS",
+    "LANGUAGE",
     "AuxFunction",
     "checked_aux",
     "clip_action",
@@ -139,4 +176,5 @@ __all__ = [
     "step_with_reset",
     "time_step",
     "with_aux",
+    "with_captioner",
 ]

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from llmrl.envs.base import step_with_reset
+from llmrl.envs.base import clip_action, step_with_reset
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.types import Environment, EnvState, Rollout, Scalar, Transition
@@ -104,9 +104,21 @@ def collect(
         return (env_state, next_obs), transition
 
     (env_state, obs), steps = jax.lax.scan(one_step, (acting.env_state, acting.obs), (noise[:-1], fresh, step_keys))
+    steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
     length, returned, episodes = _episode_statistics(acting, steps)
     return ActingState(env_state, obs, length, returned, episodes), Rollout(steps, final_action)
+
+
+def with_captions(env: Environment, steps: Transition) -> Transition:
+    """The same steps with states and events in the captioner's integers, all at once; as they are where there is none,
+    or where the environment has put them there."""
+    if env.captioner is None or env.captioner.state_key is None or env.captioner.event is None:
+        return steps
+    performed = clip_action(env.spec.action, steps.action)
+    keys = jax.vmap(jax.vmap(env.captioner.state_key))(steps.obs)
+    events = jax.vmap(jax.vmap(env.captioner.event))(steps.obs, performed, steps.next_obs)
+    return steps._replace(state_key=keys, event=events)
 
 
 def _episode_statistics(acting: ActingState, steps: Transition):
