@@ -3,8 +3,22 @@
 from llmrl.rewards.add import add
 from llmrl.rewards.base import stateless, task_signal
 from llmrl.rewards.intrinsic import intrinsic
+from llmrl.rewards.language import Heard, Language, language
 from llmrl.rewards.mixture import make_weights, mixture
 from llmrl.rewards.task import task
 from llmrl.rewards.trust import evidence, no_trust
 
-__all__ = ["add", "evidence", "intrinsic", "make_weights", "mixture", "no_trust", "stateless", "task", "task_signal"]
+__all__ = [
+    "Heard",
+    "Language",
+    "add",
+    "evidence",
+    "intrinsic",
+    "language",
+    "make_weights",
+    "mixture",
+    "no_trust",
+    "stateless",
+    "task",
+    "task_signal",
+]
