@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,10 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from llmrl import metrics as metrics_file
 from llmrl import runs
 from llmrl.config import Config, validate
+from llmrl.envs import LANGUAGE
 from llmrl.envs import make as make_env
+from llmrl.hints import Listener, listening, misses_of
+from llmrl.language import Table
 from llmrl.learner.optimizers import own_promotion
 from llmrl.learner.ppo import Batch, Params, make_update
 from llmrl.learner.problem import InnerProblem
@@ -28,8 +32,9 @@ from llmrl.learner.rollout import ActingState, collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
+from llmrl.ops.tables import NO_KEY
 from llmrl.progress import note, progress
-from llmrl.rewards import task_signal
+from llmrl.rewards import Heard, Language, language, task_signal
 from llmrl.types import Environment, EnvSpec, Scalar
 
 Metrics = dict[str, Array]
@@ -48,6 +53,7 @@ class TrainState(NamedTuple):
         meta_state: of the outer level; empty where there is none.
         last_kl: how far the last inner update moved the policy.
         iteration: iterations done.
+        heard: what the language source has noted; None where there is none.
     """
 
     key: PRNGKeyArray
@@ -59,6 +65,7 @@ class TrainState(NamedTuple):
     meta_state: PyTree
     last_kl: Scalar
     iteration: Array
+    heard: Heard | None = None
 
 
 class Trainer(NamedTuple):
@@ -66,14 +73,15 @@ class Trainer(NamedTuple):
 
     Attributes:
         env: the environment.
-        init: ``(key, numbers) -> TrainState``.
-        run: ``(state, numbers, num_iterations, first) -> (state, metrics)``, metrics [num_iterations] each; the
-            length is static, ``first`` is the number of the first iteration, [].
+        init: ``(key, numbers, table) -> TrainState``.
+        run: ``(state, numbers, num_iterations, first, table) -> (state, metrics)``, metrics [num_iterations] each; the
+            length is static, ``first`` is the number of the first iteration, []. ``table`` holds a language model's
+            answers, where it is a source; without one nothing has been answered yet.
         numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
     """
 
     env: Environment
-    init: Callable[[PRNGKeyArray, dict[str, Any]], TrainState]
+    init: Callable[..., TrainState]
     run: Callable[..., tuple[TrainState, Metrics]]
     numbers: dict[str, float]
 
@@ -83,12 +91,17 @@ class Trainer(NamedTuple):
 _STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial"}
 """Floats that decide shapes, or that are used before anything is traced."""
 
+_HOST = ("llm",)
+"""Sections that nothing traced looks at."""
+
 
 def numbers_of(config: Any, path: str = "") -> dict[str, float]:
     """The plain floats of a config by dotted name, without those that decide shapes."""
     found: dict[str, float] = {}
     for field in dataclasses.fields(config):
         name, value = f"{path}{field.name}", getattr(config, field.name)
+        if name in _HOST:
+            continue
         if dataclasses.is_dataclass(value):
             found |= numbers_of(value, f"{name}.")
         elif field.type == "float" and name not in _STATIC:
@@ -126,6 +139,7 @@ def make_environment(config: Config) -> Environment:
         aux_function=config.aux.function,
         aux_options=config.aux.options,
         **options,
+        captioner=config.captioner,
         **config.env.params,
     )
 
@@ -154,6 +168,7 @@ class _Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     update: Callable
     meta: Any
+    language: Language | None
 
 
 def _build(config: Config, env: Environment) -> _Parts:
@@ -174,10 +189,35 @@ def _build(config: Config, env: Environment) -> _Parts:
         num_epochs=ppo.num_epochs,
         num_minibatches=ppo.num_minibatches,
     )
-    return _Parts(inner, optimizer, update, method.meta(inner) if method.meta is not None else None)
+    meta = method.meta(inner) if method.meta is not None else None
+    return _Parts(inner, optimizer, update, meta, _language_source(config, spec))
 
 
-def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
+def _language_source(config: Config, spec: EnvSpec) -> Language | None:
+    if LANGUAGE not in config.aux.sources:
+        return None
+    factor = config.aux.scale * config.aux.sources[LANGUAGE]
+    return language(spec.aux_names.index(LANGUAGE), factor, config.aux.center)
+
+
+def _collect(config: Config, env: Environment, parts: _Parts, state: ActingState, actor, key, heard, table):
+    """A rollout with all its sources; beside it what the language source has noted and reports."""
+    acting, rollout = collect(env, parts.inner.policy, actor, state, key, config.ppo.num_steps)
+    if parts.language is None:
+        return acting, rollout, heard, {}
+    rollout, heard, metrics = parts.language.fill(rollout, heard, *_answers(env, table))
+    return acting, rollout, heard, metrics
+
+
+def _answers(env: Environment, table: Table | None):
+    """Keys and scores of a table; without one, of a single row that is nobody's."""
+    if table is not None:
+        return table.keys, table.scores
+    assert env.captioner is not None
+    return jnp.full(1, NO_KEY), jnp.zeros((1, len(env.captioner.events)))
+
+
+def _init(config: Config, env: Environment, key: PRNGKeyArray, table: Table | None) -> TrainState:
     parts = _build(config, env)
     key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
     params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
@@ -185,10 +225,11 @@ def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
     started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
     phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
     acting = reset_all(env, env_key, config.ppo.num_envs)
+    heard = parts.language.init() if parts.language is not None else None
     meta_state: PyTree = ()
     if parts.meta is not None:
         # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        _, rollout = collect(env, parts.inner.policy, params.actor, acting, rollout_key, config.ppo.num_steps)
+        _, rollout, _, _ = _collect(config, env, parts, acting, params.actor, rollout_key, heard, table)
         meta_state = parts.meta.init(phis, rollout)
     return TrainState(
         key=key,
@@ -200,14 +241,17 @@ def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
         meta_state=meta_state,
         last_kl=jnp.asarray(jnp.inf, jnp.float32),
         iteration=jnp.zeros((), jnp.int32),
+        heard=heard,
     )
 
 
-def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array):
+def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array, table: Table | None):
     """Collect, let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
     inner = parts.inner
     key, rollout_key, meta_key, update_key = jax.random.split(state.key, 4)
-    acting, rollout = collect(env, inner.policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
+    acting, rollout, heard, told = _collect(
+        config, env, parts, state.acting, state.params.actor, rollout_key, state.heard, table
+    )
 
     bare = task_signal(rollout, inner.discount)
     states = tuple(
@@ -235,9 +279,9 @@ def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainStat
 
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
-    metrics = acting.episodes._asdict() | metrics | info._asdict()
+    metrics = acting.episodes._asdict() | metrics | info._asdict() | told
     new_state = TrainState(
-        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, state.iteration + 1
+        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, state.iteration + 1, heard
     )
     return new_state, metrics
 
@@ -250,15 +294,17 @@ def make_trainer(config: Config) -> Trainer:
     """
     env = make_environment(config)
 
-    def init(key, numbers):
-        return _init(with_numbers(config, numbers), env, key)
+    def init(key, numbers, table=None):
+        return _init(with_numbers(config, numbers), env, key, table)
 
-    def run(state, numbers, num_iterations, first=0):
+    def run(state, numbers, num_iterations, first=0, table=None):
         live = with_numbers(config, numbers)
         parts = _build(live, env)
+        if parts.language is not None:
+            state = state._replace(heard=parts.language.forget(state.heard))
 
         def body(state, offset):
-            return _iteration(live, env, parts, state, offset)
+            return _iteration(live, env, parts, state, offset, table)
 
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
@@ -310,23 +356,34 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
     return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
 
 
-def initial_states(trainer: Trainer, config: Config, mesh: Mesh) -> TrainState:
+def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
     """Every seed's first state, [seeds], spread over the mesh."""
-    states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
+    start = jax.jit(lambda keys, table: jax.vmap(lambda key: trainer.init(key, trainer.numbers, table))(keys))
+    states = start(seed_keys(config), table)
     return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
 
 
-def compiled_run(trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int) -> Callable:
-    """``(states, first) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own seeds,
-    nothing is exchanged."""
+def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
+    """The same table on every device."""
+    return jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
+
+
+def compiled_run(
+    trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int, table: Table | None = None
+) -> Callable:
+    """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
+    seeds, nothing is exchanged. Any table of the same shape fits, ``on_devices``."""
     spec = PartitionSpec("seed")
 
-    def many(states, first):
-        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first))(states)
+    def many(states, first, table):
+        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first, table))(states)
 
     # Seeds never meet, so there is nothing for the check of replicated values to find.
-    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)
-    return jax.jit(sharded).lower(states, np.int32(0)).compile()
+    sharded = jax.shard_map(
+        many, mesh=mesh, in_specs=(spec, PartitionSpec(), PartitionSpec()), out_specs=spec, check_vma=False
+    )
+    program = jax.jit(sharded).lower(states, np.int32(0), table).compile()
+    return lambda states, first, table=None: program(states, first, table)
 
 
 # --- the host loop ----------------------------------------------------------------------------------------------------
@@ -363,18 +420,22 @@ class _Store(NamedTuple):
     """Where chunks go: a run directory, or nowhere but memory."""
 
     restore: Callable[[TrainState], tuple[TrainState, int] | None]
-    record: Callable[[TrainState, dict[str, np.ndarray], int], None]
+    restore_language: Callable[[int], tuple[Table | None, dict[str, float]]]
+    record: Callable[[TrainState, dict[str, np.ndarray], int, Table | None], None]
     run: runs.Run | None
 
 
 @contextlib.contextmanager
 def _store(config: Config) -> Iterator[_Store]:
     if config.run_dir is None:
-        yield _Store(lambda like: None, lambda state, chunk, first: None, None)
+        yield _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
         return
     with runs.open_run(config) as run:
         yield _Store(
-            lambda like: runs.restore(run, like), lambda state, chunk, first: runs.record(run, state, chunk, first), run
+            functools.partial(runs.restore, run),
+            functools.partial(runs.restore_language, run),
+            functools.partial(runs.record, run),
+            run,
         )
 
 
@@ -400,35 +461,53 @@ def train(config: Config) -> Result:
         if config.progress and mesh.size > 1:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
         restored = store.restore(state_shapes(trainer, config))
-        if restored is None:
-            states, start = initial_states(trainer, config, mesh), 0
-        else:
-            states, start = restored
-            states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
-        return _train_chunks(config, trainer, mesh, states, start, store)
+        states, start = restored or (None, 0)
+        with _listener(config, trainer.env, store, start) as listener:
+            if states is None:
+                states = initial_states(trainer, config, mesh, on_devices(listener.table, mesh))
+            else:
+                states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
+            return _train_chunks(config, trainer, mesh, states, start, store, listener)
+
+
+def _listener(
+    config: Config, env: Environment, store: _Store, start: int
+) -> contextlib.AbstractContextManager[Listener]:
+    if start == config.num_iterations:  # nobody is asked any more
+        return contextlib.nullcontext(Listener(None, lambda table, misses: (table, {})))
+    return listening(config, env, *store.restore_language(start))
 
 
 def _train_chunks(
-    config: Config, trainer: Trainer, mesh: Mesh, states: TrainState, start: int, store: _Store
+    config: Config,
+    trainer: Trainer,
+    mesh: Mesh,
+    states: TrainState,
+    start: int,
+    store: _Store,
+    listener: Listener,
 ) -> Result:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
-    compile_seconds, run_seconds, done = 0.0, 0.0, 0
+    compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
     with progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show:
         for length in chunk_lengths(config.num_iterations, config.num_chunks):
             done += length
             if done <= start:
                 continue
             began = time.monotonic()
+            answers = on_devices(table, mesh)
             if length not in programs:
-                programs[length] = compiled_run(trainer, states, mesh, length)
+                programs[length] = compiled_run(trainer, states, mesh, length, answers)
             compiled = time.monotonic()
-            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length)))
+            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length), answers))
             chunk = {name: np.asarray(curve) for name, curve in chunk.items()}
             compile_seconds += compiled - began
             run_seconds += time.monotonic() - compiled
-            store.record(states, chunk, done - length)
+            table, counts = listener.exchange(table, misses_of(states.heard))
+            chunk |= {name: np.full((config.seeds, length), count, np.float32) for name, count in counts.items()}
+            store.record(states, chunk, done - length, table)
             chunks.append(chunk)
             show(done, chunk)
     seconds = {
