@@ -95,6 +95,12 @@ CURVATURES = {"identity": ("none",), "neumann_finite_difference": ("hessian",)}
 """Of solvers that do not take both: one asks for no curvature, one differences the gradients of a loss."""
 
 
+WRONG = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of a language model's answers that are made wrong."""
+
+CENTRES = {"centred": ("aux.center=0.5",), "uncentred": ("aux.center=0",)}
+
+
 def no_regret_runs() -> Iterator[Run]:
     for env in CARTPOLES:
         yield Run(f"{env}/any/ppo", (f"env={env}", *CARTPOLE, "method=ppo"))
@@ -131,6 +137,19 @@ def gridworld_runs() -> Iterator[Run]:
         for source in ("helpful_hackable", "harmful", "random"):
             for method in ("add", "implicit"):
                 yield Run(f"{size}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
+
+
+def wrong_answers_runs() -> Iterator[Run]:
+    from llmrl.methods import METHODS
+
+    yield Run("any/any/ppo", ("env=cartpole", *CARTPOLE, "method=ppo"))
+    setting = ("env=cartpole", *CARTPOLE, "aux=language", "llm=recorded")
+    for centre, chosen in CENTRES.items():
+        for share in WRONG:
+            for method in ("add", "implicit", "dpba", "bipars_mgl"):
+                if method in METHODS:
+                    name = f"{centre}/{share:g}/{method}"
+                    yield Run(name, (*setting, *chosen, f"llm.noise={share:g}", f"method={method}"))
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
@@ -172,6 +191,25 @@ def comparison(
     differences = [mean_interval(end - other) for _, other in baselines]
     kept = ratio.value >= least and all(difference.high >= 0 for difference in differences)
     return [estimate(ratio), *map(estimate, differences), "yes" if kept else "no"]
+
+
+def wrong_answers_table(results: Results) -> str:
+    """What a share of wrong answers does to each method, compared with ignoring the model and with trusting it."""
+    header = ("score", "wrong answers", "method", "area", "last tenth", "worst seed", "active weight")
+    compared = ("area / better", "end - ppo", "end - add", "no regret")
+    rows = []
+    for name, found in results.items():
+        centre, share, method = name.split("/")
+        area, end = scores(found, "episode_length")
+        row = [centre, share, method, estimate(mean_interval(area)), number(end.mean()), number(end.min())]
+        if "weight_mean_active" in found.curves:
+            row.append(number(last_tenth(found.curves["weight_mean_active"]).mean()))
+        baselines = [results.get("any/any/ppo"), results.get(f"{centre}/{share}/add")]
+        if method not in ("ppo", "add") and None not in baselines:
+            row += [""] * (len(header) - len(row))
+            row += comparison(area, end, [scores(other, "episode_length") for other in baselines if other is not None])
+        rows.append(row)
+    return markdown((*header, *compared), rows)
 
 
 def ablation_table(results: Results) -> str:
@@ -264,6 +302,7 @@ STUDIES = {
     "ablation": Study(10, tuple(ablation_runs()), ablation_table),
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
+    "wrong_answers": Study(30, tuple(wrong_answers_runs()), wrong_answers_table),
 }
 
 
