@@ -25,6 +25,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
 
   train      train agents that learn how far to trust their auxiliary reward
   evaluate   evaluate the agents of a finished run
+  label      ask a language model about an environment's states ahead of training
   bench      measure throughput, and what a hypergradient costs
 
 `llmrl <command> --help` lists a command's groups and keys. For a start:
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _run_application(command, rest)
     except KeyboardInterrupt:
-        print("llmrl: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("llmrl: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
@@ -144,7 +145,19 @@ def bench(node: Any) -> None:
     run(request, command=" ".join(sys.argv))
 
 
-COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "bench": bench}
+@_job
+def label(node: Any) -> None:
+    """Shows the first prompt and its answer, then asks about the other states."""
+    from llmrl.overrides import to_label
+
+    config, settings = to_label(node)
+
+    from llmrl.label import label as run
+
+    run(config, print, **settings)
+
+
+COMMANDS: dict[str, Callable[[Any], None]] = {"train": train, "evaluate": evaluate, "label": label, "bench": bench}
 """Subcommands by name; each has a config file and a schema of the same name."""
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from llmrl.config import Config, EnvConfig, from_dict, refuse_secret
+from llmrl.config import Config, EnvConfig, LLMConfig, from_dict, refuse_secret
 from llmrl.errors import unknown
 
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward"}
@@ -76,7 +76,33 @@ class Bench:
     out: str | None = "bench.json"
 
 
-SCHEMAS: dict[str, type] = {"train": Config, "evaluate": Evaluation, "bench": Bench}
+@dataclass(frozen=True)
+class Label:
+    """What ``llmrl label`` is asked.
+
+    Attributes:
+        env: the environment.
+        captioner: dotted path of words for its states; None takes its own.
+        llm: who is asked, and what that may cost.
+        limit: states to ask about at most; None asks about all.
+        steps: where not all states can be listed, or not all are wanted: steps of an untrained policy, whose most
+            frequent states are asked about first.
+        dry_run: ask about the first state only.
+        out: file for the answers, for ``llm=recorded llm.answers=...``.
+        seed: of the untrained policy.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    captioner: str | None = None
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    limit: int | None = None
+    steps: int = 16_384
+    dry_run: bool = False
+    out: str | None = None
+    seed: int = 0
+
+
+SCHEMAS: dict[str, type] = {"train": Config, "evaluate": Evaluation, "bench": Bench, "label": Label}
 """The typed settings behind each primary config file."""
 
 
@@ -157,6 +183,16 @@ def to_bench(node: DictConfig) -> Bench:
     return bench
 
 
+def to_label(node: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """What to label, and the other settings of ``llmrl label``, from what Hydra composed."""
+    values = _container(node)
+    config = from_dict({name: values.pop(name) for name in ("env", "captioner", "llm", "seed")})
+    for name in ("limit", "steps"):
+        if values[name] is not None and values[name] < 1:
+            raise ValueError(f"{name} must be positive, got {values[name]}")
+    return config, values
+
+
 def _container(node: DictConfig) -> dict[str, Any]:
     values = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
     assert isinstance(values, dict)
@@ -177,7 +213,7 @@ def explain(error: BaseException) -> str:
         return f"{key} has no value yet: give one with {key}=..."
     if isinstance(cause, ConfigAttributeError | ConfigKeyError) and cause.full_key:
         return _unknown_key(
-            cause.full_key, cause.object_type() if cause.object_type in (Evaluation, Bench) else Config()
+            cause.full_key, cause.object_type() if cause.object_type in (Evaluation, Bench, Label) else Config()
         )
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
@@ -203,7 +239,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).strip().partition("\n")[0]
 
 
-def _unknown_key(key: str, settings: Config | Evaluation | Bench) -> str:
+def _unknown_key(key: str, settings: Config | Evaluation | Bench | Label) -> str:
     if secret := refuse_secret(key):
         return str(secret)
     if key.startswith(("aux.sources.", "aux.options.", "env.params.", "llm.extra.")):
