@@ -80,12 +80,15 @@ class AuxConfig:
         scale: factor on all of them.
         function: dotted path (``package.module:function``) of a user's ``(state, action, next_state) -> [m]``.
         options: options of a source's factory, e.g. ``{seed: 1}`` for ``random``.
+        center: subtracted from every score of a language model: a number, or ``mean`` for the running mean of the
+            scores met. In [0, 1] any answer is also a bonus for staying alive, which hides its help and its harm.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
     function: str | None = None
     options: dict[str, float] = field(default_factory=dict)
+    center: Any = 0.5
 
 
 @dataclass(frozen=True)
@@ -455,6 +458,7 @@ class Config:
     Attributes:
         env: the environment.
         aux: the auxiliary sources.
+        captioner: dotted path of words for the environment's states (an ``llmrl.types.Captioner``); None takes its own.
         method: the method.
         solver: the inverse-curvature solver of bi-level methods.
         ppo: the inner level.
@@ -475,6 +479,7 @@ class Config:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     aux: AuxConfig = field(default_factory=AuxConfig)
+    captioner: str | None = None
     method: MethodConfig = field(default_factory=MethodConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -736,6 +741,9 @@ def validate(config: Config) -> Config:
         raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1")
     if config.aux.function == "":
         raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
+    center = config.aux.center
+    if center != "mean" and (isinstance(center, bool) or not isinstance(center, int | float)):
+        raise ValueError(f"aux.center must be a number or 'mean', got {center!r}")
     _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
         raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -21,19 +22,22 @@ from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 from llmrl import metrics as metrics_file
 from llmrl import runs, transfer
 from llmrl.config import Config, validate
-from llmrl.envs import HOST_ENVIRONMENTS, make_host
+from llmrl.envs import HOST_ENVIRONMENTS, LANGUAGE, make_host
 from llmrl.envs import make as make_env
+from llmrl.hints import Listener, listening, misses_of
+from llmrl.language import Table
 from llmrl.learner.ppo import Batch, Params, make_update
 from llmrl.learner.problem import InnerProblem, viewing
-from llmrl.learner.rollout import ActingState, collect, episode_statistics, reset_all, unplayed
+from llmrl.learner.rollout import ActingState, collect, episode_statistics, reset_all, unplayed, with_captions
 from llmrl.learner.rollout_host import collect_host, restarted, unplayed_rollout
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.ops.optimizers import own_promotion
+from llmrl.ops.tables import NO_KEY
 from llmrl.progress import note, progress
-from llmrl.rewards import task_signal
+from llmrl.rewards import Heard, Language, language, task_signal
 from llmrl.types import Environment, EnvSpec, HostEnvironment, HostWorlds, Rollout, Scalar, View
 
 Metrics = dict[str, Array]
@@ -53,6 +57,7 @@ class TrainState(NamedTuple):
         last_kl: how far the last inner update moved the policy.
         advantage_scale: largest deviation of the blended advantage so far, slowly forgotten.
         iteration: iterations done.
+        heard: what the language source has noted; None where there is none.
     """
 
     key: PRNGKeyArray
@@ -65,6 +70,7 @@ class TrainState(NamedTuple):
     last_kl: Scalar
     advantage_scale: Scalar
     iteration: Array
+    heard: Heard | None = None
 
 
 class Trainer(NamedTuple):
@@ -72,14 +78,15 @@ class Trainer(NamedTuple):
 
     Attributes:
         env: the environment; one that only Python can step has no ``run`` (see ``_host_pieces``).
-        init: ``(key, numbers) -> TrainState``.
-        run: ``(state, numbers, num_iterations, first) -> (state, metrics)``, metrics [num_iterations] each; the
-            length is static, ``first`` is the number of the first iteration, [].
+        init: ``(key, numbers, table) -> TrainState``.
+        run: ``(state, numbers, num_iterations, first, table) -> (state, metrics)``, metrics [num_iterations] each; the
+            length is static, ``first`` is the number of the first iteration, []. ``table`` holds a language model's
+            answers, where it is a source; without one nothing has been answered yet.
         numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
     """
 
     env: Environment | HostEnvironment
-    init: Callable[[PRNGKeyArray, dict[str, Any]], TrainState]
+    init: Callable[..., TrainState]
     run: Callable[..., tuple[TrainState, Metrics]]
     numbers: dict[str, float]
 
@@ -89,12 +96,17 @@ class Trainer(NamedTuple):
 _STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial", "method.trust.prior"}
 """Floats that decide shapes or streams, or that are used before anything is traced."""
 
+_HOST = ("llm",)
+"""Sections that nothing traced looks at."""
+
 
 def numbers_of(config: Any, path: str = "") -> dict[str, float]:
     """The plain floats of a config by dotted name, without those that decide shapes."""
     found: dict[str, float] = {}
     for field in dataclasses.fields(config):
         name, value = f"{path}{field.name}", getattr(config, field.name)
+        if name in _HOST:
+            continue
         if dataclasses.is_dataclass(value):
             found |= numbers_of(value, f"{name}.")
         elif field.type == "float" and name not in _STATIC:
@@ -142,6 +154,7 @@ def _environment_options(config: Config) -> dict[str, Any]:
         "aux_function": config.aux.function,
         "aux_options": config.aux.options,
         **options,
+        "captioner": config.captioner,
         **config.env.params,
     }
 
@@ -182,9 +195,27 @@ class _Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     update: Callable[[Policy], Callable]
     meta: Any
+    language: Language | None
+    num_events: int
 
     def policy(self, phis: tuple[PyTree, ...]) -> Policy:
         return viewing(self.inner.policy, self.inner.view, phis)
+
+    def told(self, rollout: Rollout, heard: Heard | None, table: Table | None):
+        """A rollout with a language model's scores; beside it what that source has noted and reports."""
+        if self.language is None or heard is None:
+            return rollout, heard, {}
+        if table is None:  # a single row, which is nobody's
+            answers = jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events))
+        else:
+            answers = table.keys, table.scores
+        return self.language.fill(rollout, heard, *answers)
+
+    def attentive(self, state: TrainState) -> TrainState:
+        """The state once the host has taken note of what was missed."""
+        if self.language is None or state.heard is None:
+            return state
+        return state._replace(heard=self.language.forget(state.heard))
 
 
 def _build(config: Config, env: Environment | HostEnvironment) -> _Parts:
@@ -205,28 +236,35 @@ def _build(config: Config, env: Environment | HostEnvironment) -> _Parts:
         num_epochs=ppo.num_epochs,
         num_minibatches=ppo.num_minibatches,
     )
-    return _Parts(inner, optimizer, update, method.meta(inner) if method.meta is not None else None)
+    meta = method.meta(inner) if method.meta is not None else None
+    num_events = 0 if env.captioner is None else len(env.captioner.events)
+    return _Parts(inner, optimizer, update, meta, _language_source(config, spec), num_events)
 
 
-def _init(config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray) -> TrainState:
+def _language_source(config: Config, spec: EnvSpec) -> Language | None:
+    if LANGUAGE not in config.aux.sources:
+        return None
+    factor = config.aux.scale * config.aux.sources[LANGUAGE]
+    return language(spec.aux_names.index(LANGUAGE), factor, config.aux.center)
+
+
+def _init(config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray, table: Table | None) -> TrainState:
     parts = _build(config, env)
     key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
     params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
     phi_keys = jax.random.split(phi_key, len(parts.inner.streams))
     started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
     phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
-    ppo, rollout = config.ppo, None
     if isinstance(env, HostEnvironment):
-        # Nothing can be played in here: ``_host_pieces`` puts something real in its place.
-        rollout = unplayed_rollout(env.spec, ppo.num_steps, ppo.num_envs)
-        acting = unplayed((), rollout.steps.obs[0])
+        acting = unplayed((), jnp.zeros((config.ppo.num_envs, *env.spec.obs_shape), jnp.uint8))
     else:
-        acting = reset_all(env, env_key, ppo.num_envs)
+        acting = reset_all(env, env_key, config.ppo.num_envs)
+    heard = parts.language.init() if parts.language is not None else None
     meta_state: PyTree = ()
     if parts.meta is not None:
         # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        if not isinstance(env, HostEnvironment):
-            _, rollout = collect(env, parts.policy(phis), params.actor, acting, rollout_key, ppo.num_steps)
+        rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
+        rollout, _, _ = parts.told(rollout, heard, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=key,
@@ -239,20 +277,45 @@ def _init(config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray)
         last_kl=jnp.asarray(jnp.inf, jnp.float32),
         advantage_scale=jnp.zeros(()),
         iteration=jnp.zeros((), jnp.int32),
+        heard=heard,
     )
 
 
-def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array):
+def _first_rollout(
+    config: Config,
+    env: Environment | HostEnvironment,
+    policy: Policy,
+    actor: PyTree,
+    acting: ActingState,
+    key: PRNGKeyArray,
+) -> Rollout:
+    ppo = config.ppo
+    if isinstance(env, HostEnvironment):
+        # Nothing can be played in here: ``_host_pieces`` puts something real in its place.
+        return unplayed_rollout(env.spec, ppo.num_steps, ppo.num_envs)
+    return collect(env, policy, actor, acting, key, ppo.num_steps)[1]
+
+
+def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array, table: Table | None):
     """Collect, and learn from it."""
     rollout_key, policy = jax.random.split(state.key, 4)[1], parts.policy(state.phis)
     acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
-    return _learn(config, parts, state, acting, rollout, index)
+    return _learn(config, parts, state, acting, rollout, index, table)
 
 
-def _learn(config: Config, parts: _Parts, state: TrainState, acting: ActingState, rollout: Rollout, index: Array):
+def _learn(
+    config: Config,
+    parts: _Parts,
+    state: TrainState,
+    acting: ActingState,
+    rollout: Rollout,
+    index: Array,
+    table: Table | None,
+):
     """Let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
     inner = parts.inner
     key, _, meta_key, update_key = jax.random.split(state.key, 4)
+    rollout, heard, told = parts.told(rollout, state.heard, table)
     bare = task_signal(rollout, inner.discount)
     states = tuple(
         stream.transform.observe(noted, phi, bare, rollout)
@@ -286,9 +349,9 @@ def _learn(config: Config, parts: _Parts, state: TrainState, acting: ActingState
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     pool = {} if acting.pool is None else acting.pool._asdict()
-    metrics = acting.episodes._asdict() | pool | metrics | info._asdict()
+    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told
     new_state = TrainState(
-        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1
+        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1, heard
     )
     return new_state, metrics
 
@@ -306,18 +369,19 @@ def make_trainer(config: Config) -> Trainer:
     """
     env = any_environment(config)
 
-    def init(key, numbers):
-        return _init(with_numbers(config, numbers), env, key)
+    def init(key, numbers, table=None):
+        return _init(with_numbers(config, numbers), env, key, table)
 
-    def run(state, numbers, num_iterations, first=0):
+    def run(state, numbers, num_iterations, first=0, table=None):
         compiled = env
         if isinstance(compiled, HostEnvironment):
             raise ValueError(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
         parts = _build(live, compiled)
+        state = parts.attentive(state)
 
         def body(state, offset):
-            return _iteration(live, compiled, parts, state, offset)
+            return _iteration(live, compiled, parts, state, offset, table)
 
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
@@ -369,37 +433,48 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
     return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
 
 
-def initial_states(trainer: Trainer, config: Config, mesh: Mesh) -> TrainState:
+def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
     """Every seed's first state, [seeds], spread over the mesh."""
-    states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
+    start = jax.jit(lambda keys, table: jax.vmap(lambda key: trainer.init(key, trainer.numbers, table))(keys))
+    states = start(seed_keys(config), table)
     return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
 
 
-def compiled_run(trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int) -> Callable:
-    """``(states, first) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own seeds,
-    nothing is exchanged."""
+def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
+    """The same table on every device."""
+    return jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
+
+
+def compiled_run(
+    trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int, table: Table | None = None
+) -> Callable:
+    """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
+    seeds, nothing is exchanged. Any table of the same shape fits, ``on_devices``."""
     spec = PartitionSpec("seed")
 
-    def many(states, first):
-        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first))(states)
+    def many(states, first, table):
+        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first, table))(states)
 
     # Seeds never meet, so there is nothing for the check of replicated values to find.
-    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)
-    return jax.jit(sharded).lower(states, np.int32(0)).compile()
+    sharded = jax.shard_map(
+        many, mesh=mesh, in_specs=(spec, PartitionSpec(), PartitionSpec()), out_specs=spec, check_vma=False
+    )
+    program = jax.jit(sharded).lower(states, np.int32(0), table).compile()
+    return lambda states, first, table=None: program(states, first, table)
 
 
 class _Pieces(NamedTuple):
     """The parts of a run that the host loop puts together.
 
     Attributes:
-        initial: ``() -> states``, [seeds].
+        initial: ``table -> states``, [seeds].
         restored: ``states -> states``, ready to go on with what a checkpoint holds.
-        program: ``(states, length) -> ((states, first) -> (states, metrics [seeds, length]))``.
+        program: ``(states, length, table) -> ((states, first, table) -> (states, metrics [seeds, length]))``.
     """
 
-    initial: Callable[[], TrainState]
+    initial: Callable[[Table | None], TrainState]
     restored: Callable[[TrainState], TrainState]
-    program: Callable[[TrainState, int], Callable]
+    program: Callable[[TrainState, int, Table | None], Callable]
 
 
 @contextlib.contextmanager
@@ -407,12 +482,17 @@ def _pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[_Pieces]:
     if isinstance(trainer.env, HostEnvironment):
         with trainer.env.opened(trainer.env.sources) as worlds:
             yield _host_pieces(config, trainer, trainer.env, worlds)
-    else:
-        yield _Pieces(
-            lambda: initial_states(trainer, config, mesh),
-            lambda states: jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed"))),
-            lambda states, length: compiled_run(trainer, states, mesh, length),
-        )
+        return
+
+    def program(states, length, table):
+        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh))
+        return lambda states, first, table: run(states, first, on_devices(table, mesh))
+
+    yield _Pieces(
+        lambda table: initial_states(trainer, config, mesh, on_devices(table, mesh)),
+        lambda states: jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed"))),
+        program,
+    )
 
 
 def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds: HostWorlds) -> _Pieces:
@@ -440,16 +520,21 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
         return jax.vmap(one)(actors, phis, obs, noise)
 
     @jax.jit
-    def learn(states, obs, rollouts, index):
+    def learn(states, obs, rollouts, index, table):
         def one(state, obs, rollout):
             length, returned, episodes = episode_statistics(state.acting, rollout.steps)
-            return _learn(live, parts, state, ActingState((), obs, length, returned, episodes), rollout, index)
+            return _learn(live, parts, state, ActingState((), obs, length, returned, episodes), rollout, index, table)
 
         return jax.vmap(one)(states, obs, rollouts)
 
+    @jax.jit
+    def captioned(rollouts):
+        return jax.vmap(lambda rollout: rollout._replace(steps=with_captions(env, rollout.steps)))(rollouts)
+
     def play(states):
-        obs = np.asarray(states.acting.obs)
-        return collect_host(worlds, partial(act, states.params.actor, states.phis), obs, noise_of(states), chances)
+        acting, obs = partial(act, states.params.actor, states.phis), np.asarray(states.acting.obs)
+        obs, rollouts = collect_host(worlds, acting, obs, noise_of(states), chances)
+        return obs, captioned(rollouts)
 
     def started(states):
         """The same states at the beginning of fresh episodes."""
@@ -459,21 +544,27 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
             acting=states.acting._replace(obs=jnp.asarray(obs), length=jnp.zeros(shape), returned=jnp.zeros(shape))
         )
 
-    def initial():
+    @jax.jit
+    def remembered(states, rollouts, table):
+        def one(state, rollout):
+            rollout, _, _ = parts.told(rollout, state.heard, table)
+            return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
+
+        return jax.vmap(one)(states, rollouts)
+
+    def initial(table):
         states = started(jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config)))
         if parts.meta is None:
             return states
         _, rollouts = play(states)
-        remember = jax.jit(jax.vmap(parts.meta.init))
-        meta_state = remember(states.phis, states.transform_states, states.params, rollouts)
-        return started(states._replace(meta_state=meta_state))
+        return started(states._replace(meta_state=remembered(states, rollouts, table)))
 
-    def program(states, length):
-        def run(states, first):
-            rows = []
+    def program(states, length, table):
+        def run(states, first, table):
+            rows, states = [], parts.attentive(states)
             for index in range(first, first + length):
                 obs, rollouts = play(states)
-                states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32))
+                states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32), table)
                 rows.append(row)
             return states, jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rows)
 
@@ -516,18 +607,22 @@ class _Store(NamedTuple):
     """Where chunks go: a run directory, or nowhere but memory."""
 
     restore: Callable[[TrainState], tuple[TrainState, int] | None]
-    record: Callable[[TrainState, dict[str, np.ndarray], int], None]
+    restore_language: Callable[[int], tuple[Table | None, dict[str, float]]]
+    record: Callable[[TrainState, dict[str, np.ndarray], int, Table | None], None]
     run: runs.Run | None
 
 
 @contextlib.contextmanager
 def _store(config: Config) -> Iterator[_Store]:
     if config.run_dir is None:
-        yield _Store(lambda like: None, lambda state, chunk, first: None, None)
+        yield _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
         return
     with runs.open_run(config) as run:
         yield _Store(
-            lambda like: runs.restore(run, like), lambda state, chunk, first: runs.record(run, state, chunk, first), run
+            functools.partial(runs.restore, run),
+            functools.partial(runs.restore_language, run),
+            functools.partial(runs.record, run),
+            run,
         )
 
 
@@ -555,18 +650,30 @@ def train(config: Config) -> Result:
         if config.progress and mesh.size > 1:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
         restored = store.restore(state_shapes(trainer, config))
-        if restored is None:
-            states, start = transfer.with_reward(config, pieces.initial()), 0
-        else:
-            states, start = pieces.restored(restored[0]), restored[1]
-        return _train_chunks(config, pieces, states, start, store)
+        states, start = restored or (None, 0)
+        with _listener(config, trainer.env, store, start) as listener:
+            if states is None:
+                states = transfer.with_reward(config, pieces.initial(listener.table))
+            else:
+                states = pieces.restored(states)
+            return _train_chunks(config, pieces, states, start, store, listener)
 
 
-def _train_chunks(config: Config, pieces: _Pieces, states: TrainState, start: int, store: _Store) -> Result:
+def _listener(
+    config: Config, env: Environment | HostEnvironment, store: _Store, start: int
+) -> contextlib.AbstractContextManager[Listener]:
+    if start == config.num_iterations:  # nobody is asked any more
+        return contextlib.nullcontext(Listener(None, lambda table, misses: (table, {})))
+    return listening(config, env, *store.restore_language(start))
+
+
+def _train_chunks(
+    config: Config, pieces: _Pieces, states: TrainState, start: int, store: _Store, listener: Listener
+) -> Result:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
-    compile_seconds, run_seconds, done = 0.0, 0.0, 0
+    compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
     with progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show:
         for length in chunk_lengths(config.num_iterations, config.num_chunks):
             done += length
@@ -574,13 +681,15 @@ def _train_chunks(config: Config, pieces: _Pieces, states: TrainState, start: in
                 continue
             began = time.monotonic()
             if length not in programs:
-                programs[length] = pieces.program(states, length)
+                programs[length] = pieces.program(states, length, table)
             compiled = time.monotonic()
-            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length)))
+            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length), table))
             chunk = {name: np.asarray(curve) for name, curve in chunk.items()}
             compile_seconds += compiled - began
             run_seconds += time.monotonic() - compiled
-            store.record(states, chunk, done - length)
+            table, counts = listener.exchange(table, misses_of(states.heard))
+            chunk |= {name: np.full((config.seeds, length), count, np.float32) for name, count in counts.items()}
+            store.record(states, chunk, done - length, table)
             chunks.append(chunk)
             show(done, chunk)
     seconds = {

@@ -111,6 +111,32 @@ EnvState: TypeAlias = Any
 """An environment's own pytree."""
 
 
+class Captioner(NamedTuple):
+    """Words for states and steps: integers on the device, for one instance and in pure jax; text on the host.
+
+    Attributes:
+        events: what a step can do, each as it reads after "should the agent ...".
+        describe: ``key -> text``, the state in words; raises a ``ValueError`` for a key that ``state_key`` never gives.
+        context: the task and its goal in words.
+        state_key: ``obs -> uint32 []``, the caption of a state; never 0xFFFFFFFF. None where the environment puts it
+            into ``TimeStep`` itself.
+        event: ``(obs, action, next_obs) -> int32 []``, an index into ``events``; the action is the one performed. None
+            together with ``state_key``.
+        name: what recorded answers about these captions are called, where some are shipped.
+        keys: ``() -> sequence of int``, every key that ``state_key`` can give, where they can be listed.
+        oracle: ``(key, event) -> score`` in [0, 1], what someone who knows the rules would answer.
+    """
+
+    events: tuple[str, ...]
+    describe: Callable[[int], str]
+    context: str
+    state_key: Callable[[Shaped[Array, "*obs"]], UInt32[Array, ""]] | None = None
+    event: Callable[[Shaped[Array, "*obs"], Shaped[Array, "*a"], Shaped[Array, "*obs"]], Int[Array, ""]] | None = None
+    name: str = ""
+    keys: Callable[[], Sequence[int]] | None = None
+    oracle: Callable[[int, int], float] | None = None
+
+
 class Environment(NamedTuple):
     """An environment as pure functions of one instance; ``jax.vmap`` makes it many.
 
@@ -120,12 +146,15 @@ class Environment(NamedTuple):
         step: ``(key, state, action) -> (state, TimeStep)``; never resets.
         steps_per_reset: where ``reset`` is dear: a rollout makes one fresh start per so many steps, and episodes that
             end share them. None makes one for every step, which is cheap where ``reset`` is.
+        captioner: words for its states and steps, where there are any; without them the captions stay as ``step`` gave
+            them.
     """
 
     spec: EnvSpec
     reset: Callable[[PRNGKeyArray], tuple[EnvState, Shaped[Array, "*obs"]]]
     step: Callable[[PRNGKeyArray, EnvState, Shaped[Array, "*a"]], tuple[EnvState, TimeStep]]
     steps_per_reset: int | None = None
+    captioner: Captioner | None = None
 
 
 class HostWorlds(NamedTuple):
@@ -149,11 +178,13 @@ class HostEnvironment(NamedTuple):
         spec: the static description.
         opened: ``sources -> context manager of HostWorlds``; the sources see states of one game at a time.
         sources: its auxiliary functions, one value each, in the order of ``spec.aux_names``.
+        captioner: as an ``Environment``'s; its functions are compiled ones here, too.
     """
 
     spec: EnvSpec
     opened: Callable[[Sequence[Callable]], AbstractContextManager[HostWorlds]]
     sources: tuple[Callable, ...] = ()
+    captioner: Captioner | None = None
 
 
 # --- experience -----------------------------------------------------------------------------------------------------

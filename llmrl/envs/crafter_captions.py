@@ -12,8 +12,8 @@ game and the original one are put into words by the same lines of code. A key ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +21,7 @@ from jaxtyping import Array, Int, Shaped, UInt8, UInt32
 
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs.crafter_codes import ACTIONS, ASLEEP, BLOCK, BLOCKS, FACING, ITEM, ITEMS, MOB, MOBS, VITAL
+from llmrl.types import Captioner
 
 NEAR = ("water", "tree", "stone", "coal", "iron", "diamond", "lava", "plant", "zombie", "cow", "skeleton")
 STATIONS = ("table", "furnace")
@@ -110,26 +111,8 @@ def _front_of_block() -> np.ndarray:
 _FRONT_OF_BLOCK = _front_of_block()
 
 
-class Captions(NamedTuple):
-    """Words for states and steps of a Crafter.
-
-    Attributes:
-        events: what a step can do, each as it reads after "should the agent".
-        describe: ``key -> text``.
-        context: the game and the goal in words.
-        state_key: ``obs -> uint32 []``.
-        event: ``(obs, action, next_obs) -> int32 []``, an index into ``events``.
-    """
-
-    events: tuple[str, ...]
-    describe: Callable[[int], str]
-    context: str
-    state_key: Callable[[UInt8[Array, "145"]], UInt32[Array, ""]]
-    event: Callable[[UInt8[Array, "145"], Shaped[Array, ""], UInt8[Array, "145"]], Int[Array, ""]]
-
-
-def captions(task: str | Sequence[str] = "all") -> Captions:
-    """Both Crafters in words, for observations of bytes.
+def captions(task: str | Sequence[str] = "all") -> Captioner:
+    """Both Crafters in words; their steps bring keys and events along, whatever observation is shown.
 
     Args:
         task: as the environment's.
@@ -141,7 +124,7 @@ def captions(task: str | Sequence[str] = "all") -> Captions:
         "are made beside a table, from wood, then from wood and stone; iron ones need wood, stone, coal and iron, and "
         f"a furnace too. The goal is to {' and to '.join(goals)}."
     )
-    return Captions(EVENTS, describe, context, state_key, event)
+    return Captioner(EVENTS, describe, context, name="craftax_classic")
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------

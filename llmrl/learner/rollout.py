@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from llmrl.envs.base import clip_action
 from llmrl.learner.resets import PoolStatistics, make_resets, start_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
-from llmrl.types import Environment, EnvState, Rollout, Scalar, Transition
+from llmrl.types import Environment, EnvState, HostEnvironment, Rollout, Scalar, Transition
 
 
 class ActingState(NamedTuple):
@@ -110,10 +111,22 @@ def collect(
 
     start = acting.env_state, acting.obs, resets.start
     (env_state, obs, carried), steps = jax.lax.scan(one_step, start, (noise[:-1], resets.draws, step_keys))
+    steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)
     pool = resets.statistics(carried)
     return ActingState(env_state, obs, length, returned, episodes, pool), Rollout(steps, final_action)
+
+
+def with_captions(env: Environment | HostEnvironment, steps: Transition) -> Transition:
+    """The same steps with states and events in the captioner's integers, all at once; as they are where there is none,
+    or where the environment has put them there."""
+    if env.captioner is None or env.captioner.state_key is None or env.captioner.event is None:
+        return steps
+    performed = clip_action(env.spec.action, steps.action)
+    keys = jax.vmap(jax.vmap(env.captioner.state_key))(steps.obs)
+    events = jax.vmap(jax.vmap(env.captioner.event))(steps.obs, performed, steps.next_obs)
+    return steps._replace(state_key=keys, event=events)
 
 
 def episode_statistics(

@@ -79,9 +79,10 @@ def test_every_key_can_be_described_and_none_is_all_ones():
 
 def test_captions_hold_together():
     words = captions.captions(("eat_cow", "place_table"))
+    assert words.state_key is None and words.event is None  # a step brings them along
     assert "eat cow and to place table" in words.context
     assert len(set(words.events)) == len(words.events) == 27
-    assert words.describe(int(words.state_key(jnp.asarray(view(front="water"))))) == described(view(front="water"))
+    assert words.describe(int(captions.state_key(jnp.asarray(view(front="water"))))) == described(view(front="water"))
 
 
 # --- states -----------------------------------------------------------------------------------------------------------
