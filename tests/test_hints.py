@@ -18,8 +18,10 @@ import llmrl
 from llmrl import hints, runs
 from llmrl.envs import captions
 from llmrl.hints import misses_of
+from llmrl.iteration import build
 from llmrl.language import Labeller, Provider, load
 from llmrl.language.providers.recorded import SHIPPED
+from llmrl.learner.rollout import collect
 from llmrl.rewards import language
 from llmrl.train import make_trainer, train
 
@@ -53,18 +55,19 @@ def recorded():
     [("cartpole", "[harmful,language]", 1.0), ("cartpole_continuous", "[language]", -4.0)],
 )
 def test_the_source_is_what_the_recorded_words_say(name, sources, factor):
-    from llmrl.train import _build, _collect
-
     share = ("aux.scale=2", f"aux.sources.language={factor / 2}")
     config = llmrl.compose(*TINY, f"env={name}", f"aux={sources}", *share, "aux.center=0.25")
     trainer = make_trainer(config)
     with hints.listening(config, trainer.env) as listener:
         state = trainer.init(jax.random.key(0), trainer.numbers, listener.table)
-        parts = _build(config, trainer.env)
-        key, actor = jax.random.key(1), state.params.actor
-        _, rollout, heard, metrics = jax.jit(
-            lambda table: _collect(config, trainer.env, parts, state.acting, actor, key, state.heard, table)
-        )(listener.table)
+        parts = build(config, trainer.env)
+        policy, key, actor = parts.policy(state.phis), jax.random.key(1), state.params.actor
+
+        def told(table):
+            _, rollout = collect(trainer.env, policy, actor, state.acting, key, config.ppo.num_steps)
+            return parts.told(rollout, state.heard, table)
+
+        rollout, heard, metrics = jax.jit(told)(listener.table)
 
     captioner, scores, steps = captions.cartpole(), recorded(), rollout.steps
     column = trainer.env.spec.aux_names.index("language")
@@ -143,7 +146,7 @@ async def never(question):
 def test_misses_are_counted_answers_arrive_and_nothing_is_compiled_again(slow, monkeypatch):
 
     compiled = []
-    module = sys.modules["llmrl.train"]
+    module = sys.modules["llmrl.devices"]
     original = module.compiled_run
     monkeypatch.setattr(module, "compiled_run", lambda *a: compiled.append(a[3]) or original(*a))
     result = train(llmrl.compose(*TINY, "num_chunks=6"))
