@@ -199,7 +199,7 @@ def _own_captioner(name: str, kwargs: Mapping[str, Any]) -> Captioner:
     return CAPTIONERS[name](**{option: settings[option] for option in settings.keys() & accepted.keys()})
 
 
-def _looked_up_later(state: EnvState, action: Array, next_state: EnvState) -> Float[Array, ""]:
+def _looked_up_later(state: EnvState, action: Any, next_state: EnvState) -> Float[Array, ""]:
     return jnp.zeros(())
 
 
