@@ -26,6 +26,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
 
   train      train agents that learn how far to trust their auxiliary reward
   evaluate   evaluate the agents of a finished run
+  label      ask a language model about an environment's states ahead of training
   report     statistics, curves and trust of finished runs, on one page
   figure     regenerate a figure of the paper
   bench      measure throughput, and what a hypergradient costs
@@ -66,7 +67,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         _run_application(command, rest)
     except KeyboardInterrupt:
-        print("llmrl: interrupted; the same command goes on from the last checkpoint", file=sys.stderr)
+        print("llmrl: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
@@ -173,6 +174,18 @@ def bench(node: Any) -> None:
 
 
 @_job
+def label(node: Any) -> None:
+    """Shows the first prompt and its answer, then asks about the other states."""
+    from llmrl.overrides import to_label
+
+    config, settings = to_label(node)
+
+    from llmrl.label import label as run
+
+    run(config, print, **settings)
+
+
+@_job
 def report(node: Any) -> None:
     """Writes the page, and says where it is."""
     from llmrl.overrides import to_report
@@ -201,6 +214,7 @@ def figure(node: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train,
     "evaluate": evaluate,
+    "label": label,
     "bench": bench,
     "report": report,
     "figure": figure,

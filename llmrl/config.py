@@ -43,8 +43,15 @@ class EnvConfig:
         horizon: time limit in steps.
         reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
         size: side of the grid, for ``gridworld``.
-        observation: ``one_hot`` or ``coordinates``, for ``gridworld``.
+        observation: ``one_hot`` or ``coordinates``, for ``gridworld``; ``compact`` or ``one_hot``, for
+            ``craftax_classic``.
         force: largest force in newton, for ``cartpole_continuous``.
+        task: an achievement, a list of them, or ``all``, for ``craftax_classic`` and ``crafter``; there, too:
+        terminate_on_success: whether an episode ends once every task is done.
+        first_hit: whether the first hit on a cow counts as eating it.
+        damage: of a bare hand, 1 or 5.
+        table_wood: wood that a table costs, 2 or 1.
+        steps_per_reset: one world is made per so many steps, for ``craftax_classic``.
         params: gymnax parameters by name, for ``name=gymnax``.
     """
 
@@ -55,6 +62,12 @@ class EnvConfig:
     size: int | None = None
     observation: str | None = None
     force: float | None = None
+    task: Any = None
+    terminate_on_success: bool | None = None
+    first_hit: bool | None = None
+    damage: int | None = None
+    table_wood: int | None = None
+    steps_per_reset: int | None = None
     params: dict[str, float] = field(default_factory=dict)
 
 
@@ -67,12 +80,15 @@ class AuxConfig:
         scale: factor on all of them.
         function: dotted path (``package.module:function``) of a user's ``(state, action, next_state) -> [m]``.
         options: options of a source's factory, e.g. ``{seed: 1}`` for ``random``.
+        center: subtracted from every score of a language model: a number, or ``mean`` for the running mean of the
+            scores met. In [0, 1] any answer is also a bonus for staying alive, which hides its help and its harm.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
     function: str | None = None
     options: dict[str, float] = field(default_factory=dict)
+    center: Any = 0.5
 
 
 @dataclass(frozen=True)
@@ -442,6 +458,7 @@ class Config:
     Attributes:
         env: the environment.
         aux: the auxiliary sources.
+        captioner: dotted path of words for the environment's states (an ``llmrl.types.Captioner``); None takes its own.
         method: the method.
         solver: the inverse-curvature solver of bi-level methods.
         ppo: the inner level.
@@ -462,6 +479,7 @@ class Config:
 
     env: EnvConfig = field(default_factory=EnvConfig)
     aux: AuxConfig = field(default_factory=AuxConfig)
+    captioner: str | None = None
     method: MethodConfig = field(default_factory=MethodConfig)
     solver: SolverConfig = field(default_factory=SolverConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
@@ -723,6 +741,9 @@ def validate(config: Config) -> Config:
         raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1")
     if config.aux.function == "":
         raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
+    center = config.aux.center
+    if center != "mean" and (isinstance(center, bool) or not isinstance(center, int | float)):
+        raise ValueError(f"aux.center must be a number or 'mean', got {center!r}")
     _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
         raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")

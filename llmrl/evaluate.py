@@ -13,10 +13,11 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, PyTree
 
 from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, EnvConfig
+from llmrl.learner.rollout_host import play_episodes
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
-from llmrl.train import acting_policy, make_environment, make_trainer, state_shapes, use_compilation_cache
-from llmrl.types import Environment
+from llmrl.train import acting_policy, any_environment, make_trainer, state_shapes, use_compilation_cache
+from llmrl.types import Environment, HostEnvironment
 
 STYLES = {"": False, "greedy_": True}
 """Prefix of a metric -> whether the policy's mode is played; without a prefix actions are sampled, as in training."""
@@ -59,14 +60,12 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
         raise ValueError(f"episodes must be positive, got {episodes}")
     use_compilation_cache()
     run = runs.load_run(run_dir)
-    chosen = run.config.env if env is None else env
+    chosen = run.config.env if env is None else _same_task(env, run.config.env)
     policy, place = _policy_and_place(run.config, chosen)
     actors, iterations = _trained_actors(run)
 
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(episodes))
     final: dict[str, Any] = {}
-    for prefix, greedy in STYLES.items():
-        played = _play_all(place, policy, actors, keys, greedy)
+    for prefix, played in _played(place, policy, actors, run.config.seeds, episodes, seed).items():
         for name, values in played._asdict().items():
             final[f"{prefix}{name}"] = metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
     found = {
@@ -117,6 +116,30 @@ def play(env: Environment, policy: Policy, params: PyTree, key: PRNGKeyArray, gr
     return jax.lax.while_loop(running, step, start)[3]
 
 
+def _played(
+    place: Environment | HostEnvironment, policy: Policy, actors: PyTree, num_seeds: int, episodes: int, seed: int
+) -> dict[str, Episodes]:
+    """What every seed's policy reached in each style, [seeds, episodes]."""
+    if isinstance(place, HostEnvironment):
+        every = play_episodes(place, policy, actors, num_seeds, episodes, seed, tuple(STYLES.values()))
+        return {prefix: Episodes(*(values[i] for values in every)) for i, prefix in enumerate(STYLES)}
+    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(episodes))
+    return {prefix: _play_all(place, policy, actors, keys, greedy) for prefix, greedy in STYLES.items()}
+
+
+def _same_task(chosen: EnvConfig, home: EnvConfig) -> EnvConfig:
+    """Where tasks can be chosen and none is, the run's own, with its time limit: the other Crafter is played alike."""
+    if chosen.task is not None or home.task is None:
+        return chosen
+    ends = chosen.terminate_on_success is None
+    return replace(
+        chosen,
+        task=home.task,
+        horizon=home.horizon if chosen.horizon is None else chosen.horizon,
+        terminate_on_success=home.terminate_on_success if ends else chosen.terminate_on_success,
+    )
+
+
 def _play_all(
     env: Environment, policy: Policy, actors: PyTree, keys: Key[Array, " episodes"], greedy: bool
 ) -> Episodes:
@@ -128,11 +151,11 @@ def _play_all(
     return jax.jit(jax.vmap(jax.vmap(episode, in_axes=(None, 0)), in_axes=(0, None)))(actors, keys)
 
 
-def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Environment]:
+def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Environment | HostEnvironment]:
     """The run's policy, with the observation scale it was trained with, and where it is to play; nobody hears the
     sources."""
-    home = make_environment(config).spec
-    place = make_environment(replace(config, env=chosen, aux=AuxConfig()))
+    home = any_environment(config).spec
+    place = any_environment(replace(config, env=chosen, aux=AuxConfig()))
     for what, needed, given in (
         ("observations of shape", home.obs_shape, place.spec.obs_shape),
         ("actions", home.action, place.spec.action),

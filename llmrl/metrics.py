@@ -31,6 +31,7 @@ LEADING = (
     "weight_mean",
     "weight_mean_active",
     "discount",
+    "language_coverage",
     "entropy",
     "approx_kl",
     "clip_fraction",
@@ -148,11 +149,17 @@ def summary(
 
     Returns:
         ``final`` (mean of the last tenth) and ``area`` (mean over training), each metric with its mean over seeds, the
-        ends of the 95 % interval and every seed's own number; then wall time, speed, versions and device.
+        ends of the 95 % interval and every seed's own number; then wall time, speed, versions and device. Where
+        language was a source, ``language`` says how it stood at the end: coverage, spend, failures, cache hits, ...
     """
     curves = {name: np.asarray(curve) for name, curve in metrics.items() if name not in INDEX}
     seeds, iterations = next(iter(curves.values())).shape
     steps = run_iterations * steps_per_iteration * seeds
+    language = {
+        name.removeprefix("language_"): _or_none(float(curve[:, -1].mean()))
+        for name, curve in curves.items()
+        if name.startswith("language_")
+    }
     return {
         "seeds": seeds,
         "iterations": iterations,
@@ -161,6 +168,7 @@ def summary(
         "area": {name: over_seeds(area_under_curve(curve)) for name, curve in curves.items()},
         "seconds": {"compile": round(compile_seconds, 3), "run": round(run_seconds, 3)},
         "steps_per_second": round(steps / run_seconds, 1) if run_seconds > 0 else None,
+        **({"language": language} if language else {}),
         "versions": versions(),
         "device": _device(),
     }

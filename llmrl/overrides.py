@@ -23,7 +23,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from llmrl.config import Config, EnvConfig, from_dict, refuse_secret
+from llmrl.config import Config, EnvConfig, LLMConfig, from_dict, refuse_secret
 from llmrl.errors import unknown
 
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward"}
@@ -79,6 +79,32 @@ class Bench:
 
 
 @dataclass(frozen=True)
+class Label:
+    """What ``llmrl label`` is asked.
+
+    Attributes:
+        env: the environment.
+        captioner: dotted path of words for its states; None takes its own.
+        llm: who is asked, and what that may cost.
+        limit: states to ask about at most; None asks about all.
+        steps: where not all states can be listed, or not all are wanted: steps of an untrained policy, whose most
+            frequent states are asked about first.
+        dry_run: ask about the first state only.
+        out: file for the answers, for ``llm=recorded llm.answers=...``.
+        seed: of the untrained policy.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    captioner: str | None = None
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    limit: int | None = None
+    steps: int = 16_384
+    dry_run: bool = False
+    out: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
 class Report:
     """What ``llmrl report`` is asked.
 
@@ -125,6 +151,7 @@ class Reproduction:
 SCHEMAS: dict[str, type] = {
     "train": Config,
     "evaluate": Evaluation,
+    "label": Label,
     "bench": Bench,
     "report": Report,
     "figure": Reproduction,
@@ -220,6 +247,16 @@ def to_bench(node: DictConfig) -> Bench:
         if min(value if isinstance(value, tuple) else [value], default=1) < 1:
             raise ValueError(f"{name} must be positive, got {value}")
     return bench
+
+
+def to_label(node: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """What to label, and the other settings of ``llmrl label``, from what Hydra composed."""
+    values = _container(node)
+    config = from_dict({name: values.pop(name) for name in ("env", "captioner", "llm", "seed")})
+    for name in ("limit", "steps"):
+        if values[name] is not None and values[name] < 1:
+            raise ValueError(f"{name} must be positive, got {values[name]}")
+    return config, values
 
 
 def to_report(node: DictConfig) -> Report:

@@ -17,8 +17,16 @@ from rich.text import Text
 Update: TypeAlias = Callable[[int, Mapping[str, np.ndarray]], None]
 """``(iterations done, metrics of the last chunk)``, called between two chunks."""
 
-SHOWN = {"episode_return": "return", "weight_mean_active": "weight", "discount": "discount"}
+SHOWN = {
+    "episode_return": "return",
+    "weight_mean_active": "weight",
+    "discount": "discount",
+    "language_coverage": "answered",
+}
 """Metrics beside the bar, where a run has them."""
+
+SHOWN_IF_ANY = {"language_cost": "cost", "language_failures": "failures", "language_cache_hits": "from cache"}
+"""Metrics beside the bar where they are not 0."""
 
 TABLED = (
     "episode_return",
@@ -28,6 +36,7 @@ TABLED = (
     "greedy_episode_length",
     "greedy_success_rate",
     "discount",
+    "language_coverage",
     "entropy",
     "meta_residual",
 )
@@ -141,7 +150,13 @@ def _clock(total: int) -> Callable[[int], str]:
 
 
 def _shown(metrics: Mapping[str, np.ndarray]) -> str:
-    return "  ".join(f"{label} {_number(_latest(metrics[name]))}" for name, label in SHOWN.items() if name in metrics)
+    shown = [(label, _latest(metrics[name])) for name, label in SHOWN.items() if name in metrics]
+    shown += [
+        (label, latest)
+        for name, label in SHOWN_IF_ANY.items()
+        if name in metrics and (latest := _latest(metrics[name]))
+    ]
+    return "  ".join(f"{label} {_number(latest)}" for label, latest in shown)
 
 
 def _latest(curves: np.ndarray) -> float | None:

@@ -3,6 +3,7 @@
     config.yaml      the settings, complete
     metrics.csv      every seed's curves, see ``llmrl.metrics``
     checkpoints/     see ``llmrl.checkpoint``
+    tables/          a language model's answers beside each checkpoint, where it is a source
     summary.json     final numbers; there once the run is finished
     curves.png       the picture of them
     evaluation.json  what the last evaluation found, where there was one
@@ -29,6 +30,7 @@ from jaxtyping import PyTree
 from llmrl import checkpoint, metrics
 from llmrl.analysis import plots
 from llmrl.config import Config, from_dict
+from llmrl.language import Table, load, save
 
 NOT_COMPARED = ("run_dir", "resume", "progress")
 """Settings that change nothing about a run's numbers."""
@@ -54,6 +56,10 @@ class Run(NamedTuple):
     @property
     def checkpoints_path(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def tables_path(self) -> Path:
+        return self.path / "tables"
 
     @property
     def summary_path(self) -> Path:
@@ -131,7 +137,24 @@ def load_state(run: Run, like: PyTree, part: bool = False) -> tuple[PyTree, int]
     return restored
 
 
-def record(run: Run, state: PyTree, chunk: metrics.Metrics, first_iteration: int) -> None:
+def restore_language(run: Run, iterations: int) -> tuple[Table | None, dict[str, float]]:
+    """A language model's answers as they stood after so many iterations, and what they had cost.
+
+    Args:
+        run: an open run, restored to this number of iterations.
+        iterations: as ``restore`` gave them.
+
+    Returns:
+        The table, None where there is none; and the last values of the metrics ``language_...``.
+    """
+    path = run.tables_path / f"{iterations}.npz"
+    if not path.exists():
+        return None, {}
+    curves = metrics.read(run.metrics_path)
+    return load(path), {n: float(curve[0, -1]) for n, curve in curves.items() if n.startswith("language_")}
+
+
+def record(run: Run, state: PyTree, chunk: metrics.Metrics, first_iteration: int, table: Table | None = None) -> None:
     """Notes a chunk of training: its metrics first, then the state, so that a kill in between loses no row.
 
     Args:
@@ -139,10 +162,18 @@ def record(run: Run, state: PyTree, chunk: metrics.Metrics, first_iteration: int
         state: the state after the chunk.
         chunk: name -> [seeds, iterations of the chunk].
         first_iteration: number of the chunk's first iteration, from 0.
+        table: the answers that the next chunk starts with.
     """
     config = run.config
+    done = first_iteration + next(iter(chunk.values())).shape[1]
     metrics.append(run.metrics_path, chunk, first_iteration, config.ppo.batch_size)
-    checkpoint.save(run.checkpoints_path, first_iteration + next(iter(chunk.values())).shape[1], state)
+    if table is not None:
+        save(table, run.tables_path / f"{done}.npz")
+    checkpoint.save(run.checkpoints_path, done, state)
+    # Only now, since until now the run would have gone on from an earlier one.
+    for old in run.tables_path.glob("*.npz"):
+        if old.stem.isdecimal() and int(old.stem) not in checkpoint.steps(run.checkpoints_path):
+            old.unlink()
 
 
 def finish(run: Run, *, compile_seconds: float, run_seconds: float, run_iterations: int) -> dict[str, Any]:

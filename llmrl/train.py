@@ -3,274 +3,72 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import os
+import functools
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
 from llmrl import metrics as metrics_file
 from llmrl import runs, transfer
 from llmrl.config import Config, validate
-from llmrl.envs import make as make_env
-from llmrl.learner.ppo import Batch, Params, make_update
-from llmrl.learner.problem import InnerProblem, viewing
-from llmrl.learner.rollout import ActingState, collect, reset_all
-from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
-from llmrl.methods import make_method
-from llmrl.nets import Policy, make_critic, make_policy
-from llmrl.ops.optimizers import own_promotion
+from llmrl.devices import (
+    Pieces,
+    compiled_run,
+    initial_states,
+    on_devices,
+    opened_pieces,
+    seed_keys,
+    seed_mesh,
+    state_shapes,
+    use_compilation_cache,
+    use_cores,
+)
+from llmrl.hints import Listener, listening, misses_of
+from llmrl.iteration import (
+    Trainer,
+    TrainState,
+    acting_policy,
+    any_environment,
+    build,
+    first_state,
+    iterate,
+    make_environment,
+    numbers_of,
+    policy_of,
+    running_peak,
+    with_numbers,
+)
+from llmrl.language import Table
 from llmrl.progress import note, progress
-from llmrl.rewards import task_signal
-from llmrl.types import Environment, EnvSpec, Scalar, View
+from llmrl.types import Environment, HostEnvironment
 
-Metrics = dict[str, Array]
-
-
-class TrainState(NamedTuple):
-    """Everything that a run needs to go on, of one seed.
-
-    Attributes:
-        key: the seed's key.
-        params: actor and critic.
-        opt_state: of the inner optimiser.
-        acting: where the environments stand.
-        phis: parameters of the streams' transforms.
-        transform_states: what the transforms have noted.
-        meta_state: of the outer level; empty where there is none.
-        last_kl: how far the last inner update moved the policy.
-        advantage_scale: largest deviation of the blended advantage so far, slowly forgotten.
-        iteration: iterations done.
-    """
-
-    key: PRNGKeyArray
-    params: Params
-    opt_state: PyTree
-    acting: ActingState
-    phis: tuple[PyTree, ...]
-    transform_states: tuple[PyTree, ...]
-    meta_state: PyTree
-    last_kl: Scalar
-    advantage_scale: Scalar
-    iteration: Array
-
-
-class Trainer(NamedTuple):
-    """A run as pure functions of one seed; ``jax.vmap`` makes it many.
-
-    Attributes:
-        env: the environment.
-        init: ``(key, numbers) -> TrainState``.
-        run: ``(state, numbers, num_iterations, first) -> (state, metrics)``, metrics [num_iterations] each; the
-            length is static, ``first`` is the number of the first iteration, [].
-        numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
-    """
-
-    env: Environment
-    init: Callable[[PRNGKeyArray, dict[str, Any]], TrainState]
-    run: Callable[..., tuple[TrainState, Metrics]]
-    numbers: dict[str, float]
-
-
-# --- numbers ----------------------------------------------------------------------------------------------------------
-
-_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial", "method.trust.prior"}
-"""Floats that decide shapes or streams, or that are used before anything is traced."""
-
-
-def numbers_of(config: Any, path: str = "") -> dict[str, float]:
-    """The plain floats of a config by dotted name, without those that decide shapes."""
-    found: dict[str, float] = {}
-    for field in dataclasses.fields(config):
-        name, value = f"{path}{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            found |= numbers_of(value, f"{name}.")
-        elif field.type == "float" and name not in _STATIC:
-            found[name] = float(value)
-    return found
-
-
-def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
-    """``config`` with its floats replaced by possibly traced ones."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(config):
-        name, value = f"{path}{field.name}", getattr(config, field.name)
-        if dataclasses.is_dataclass(value):
-            changes[field.name] = with_numbers(value, numbers, f"{name}.")
-        elif name in numbers:
-            changes[field.name] = numbers[name]
-    return dataclasses.replace(config, **changes)
-
-
-# --- one iteration ----------------------------------------------------------------------------------------------------
-
-
-def make_environment(config: Config) -> Environment:
-    """The environment and sources that a config names."""
-    name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
-    options = {
-        field.name: value
-        for field in dataclasses.fields(config.env)
-        if field.name not in ("name", "id", "params") and (value := getattr(config.env, field.name)) is not None
-    }
-    return make_env(
-        name,
-        aux=config.aux.sources,
-        aux_scale=config.aux.scale,
-        aux_function=config.aux.function,
-        aux_options=config.aux.options,
-        **options,
-        **config.env.params,
-    )
-
-
-def policy_of(config: Config, spec: EnvSpec, view: View | None = None) -> Policy:
-    """The policy that a config trains in an environment, as a function of what it sees."""
-    return make_policy(spec if view is None else view.spec, config.ppo.hidden, config.ppo.initial_log_std)
-
-
-def acting_policy(config: Config, spec: EnvSpec) -> Policy:
-    """The policy of a trained run, as a function of observations; its parameters are ``(actor, phis)`` of a state."""
-    view = make_method(config, spec).view
-    policy = policy_of(config, spec, view)
-
-    def distribution(params, obs):
-        actor, phis = params
-        return viewing(policy, view, phis).distribution(actor, obs)
-
-    return Policy(policy.init, distribution)
-
-
-def _optimizer(config: Config) -> optax.GradientTransformation:
-    ppo = config.ppo
-    updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
-    rate = optax.linear_schedule(ppo.learning_rate, 0.0, updates) if ppo.anneal else ppo.learning_rate
-    step = optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5))
-
-    def part(params: Params) -> Params:
-        return Params(*(jax.tree.map(lambda _, name=name: name, getattr(params, name)) for name in Params._fields))
-
-    # Each part is clipped by itself: under a joint norm a critic with many heads, surprised by a rare reward, would
-    # shrink the actor's step just where there is something to learn.
-    return own_promotion(optax.multi_transform(dict.fromkeys(Params._fields, step), part))
-
-
-class _Parts(NamedTuple):
-    inner: InnerProblem
-    optimizer: optax.GradientTransformation
-    update: Callable[[Policy], Callable]
-    meta: Any
-
-    def policy(self, phis: tuple[PyTree, ...]) -> Policy:
-        return viewing(self.inner.policy, self.inner.view, phis)
-
-
-def _build(config: Config, env: Environment) -> _Parts:
-    """Everything that the numbers of a config may touch; called inside the traced functions."""
-    ppo, spec = config.ppo, env.spec
-    method = make_method(config, spec)
-    policy = policy_of(config, spec, method.view)
-    critic = make_critic(spec, ppo.hidden, len(method.streams))
-    inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy, method.view)
-    optimizer = _optimizer(config)
-    update = partial(
-        make_update,
-        critic=critic,
-        optimizer=optimizer,
-        clip=ppo.clip,
-        entropy=ppo.entropy,
-        value_coefficient=ppo.value_coefficient,
-        num_epochs=ppo.num_epochs,
-        num_minibatches=ppo.num_minibatches,
-    )
-    return _Parts(inner, optimizer, update, method.meta(inner) if method.meta is not None else None)
-
-
-def _init(config: Config, env: Environment, key: PRNGKeyArray) -> TrainState:
-    parts = _build(config, env)
-    key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
-    params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
-    phi_keys = jax.random.split(phi_key, len(parts.inner.streams))
-    started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
-    phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
-    acting = reset_all(env, env_key, config.ppo.num_envs)
-    meta_state: PyTree = ()
-    if parts.meta is not None:
-        # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        _, rollout = collect(env, parts.policy(phis), params.actor, acting, rollout_key, config.ppo.num_steps)
-        meta_state = parts.meta.init(phis, states, params, rollout)
-    return TrainState(
-        key=key,
-        params=params,
-        opt_state=parts.optimizer.init(params),
-        acting=acting,
-        phis=phis,
-        transform_states=states,
-        meta_state=meta_state,
-        last_kl=jnp.asarray(jnp.inf, jnp.float32),
-        advantage_scale=jnp.zeros(()),
-        iteration=jnp.zeros((), jnp.int32),
-    )
-
-
-def _iteration(config: Config, env: Environment, parts: _Parts, state: TrainState, index: Array):
-    """Collect, let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
-    inner = parts.inner
-    key, rollout_key, meta_key, update_key = jax.random.split(state.key, 4)
-    policy = parts.policy(state.phis)
-    acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
-
-    bare = task_signal(rollout, inner.discount)
-    states = tuple(
-        stream.transform.observe(noted, phi, bare, rollout)
-        for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
-    )
-    phis, meta_state, metrics = state.phis, state.meta_state, {}
-    if parts.meta is not None:
-        phis, meta_state, metrics = parts.meta.update(
-            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl
-        )
-
-    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
-    values = value_rollout(inner.critic, state.params.critic, rollout)
-    advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
-    advantage = blended(advantages, inner.streams)
-    scale = running_peak(state.advantage_scale, jnp.std(advantage), config.ppo.advantage_decay)
-    batch = Batch(
-        obs=rollout.steps.obs,
-        action=rollout.steps.action,
-        log_prob=rollout.steps.log_prob,
-        advantage=advantage,
-        target=advantages + values.now,
-    )
-    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
-    # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
-    update = parts.update(parts.policy(phis))
-    params, opt_state, info = update(
-        state.params, state.opt_state, batch, update_key, config.ppo.advantage_floor * scale
-    )
-
-    for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
-        metrics = metrics | stream.transform.report(phi, noted, rollout)
-    metrics = acting.episodes._asdict() | metrics | info._asdict()
-    new_state = TrainState(
-        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1
-    )
-    return new_state, metrics
-
-
-def running_peak(peak: Scalar, now: Scalar, decay: float | Scalar) -> Scalar:
-    """The largest number seen, forgotten slowly; what is not finite was not seen."""
-    return jnp.maximum(decay * peak, jnp.where(jnp.isfinite(now), now, 0.0))
+__all__ = [
+    "Result",
+    "TrainState",
+    "Trainer",
+    "acting_policy",
+    "any_environment",
+    "chunk_lengths",
+    "compiled_run",
+    "initial_states",
+    "make_environment",
+    "make_trainer",
+    "numbers_of",
+    "on_devices",
+    "policy_of",
+    "running_peak",
+    "seed_keys",
+    "seed_mesh",
+    "state_shapes",
+    "train",
+    "use_compilation_cache",
+    "use_cores",
+    "with_numbers",
+]
 
 
 def make_trainer(config: Config) -> Trainer:
@@ -279,85 +77,26 @@ def make_trainer(config: Config) -> Trainer:
     Returns:
         A ``Trainer`` of pure functions; nothing is compiled yet.
     """
-    env = make_environment(config)
+    env = any_environment(config)
 
-    def init(key, numbers):
-        return _init(with_numbers(config, numbers), env, key)
+    def init(key, numbers, table=None):
+        return first_state(with_numbers(config, numbers), env, key, table)
 
-    def run(state, numbers, num_iterations, first=0):
+    def run(state, numbers, num_iterations, first=0, table=None):
+        compiled = env
+        if isinstance(compiled, HostEnvironment):
+            raise ValueError(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
-        parts = _build(live, env)
+        parts = build(live, compiled)
+        state = parts.attentive(state)
 
         def body(state, offset):
-            return _iteration(live, env, parts, state, offset)
+            return iterate(live, compiled, parts, state, offset, table)
 
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
 
     return Trainer(env, init, run, numbers_of(config))
-
-
-# --- many seeds on many devices ---------------------------------------------------------------------------------------
-
-
-def use_cores(config: Config) -> None:
-    """On a plain CPU machine, one simulated device per core when there are several seeds.
-
-    XLA runs programs as small as these on one core; two devices are two programs. Nothing happens once jax has
-    started, or where the number of devices was chosen by hand.
-    """
-    cores = min(os.cpu_count() or 1, config.seeds)
-    by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if config.devices != "auto" or cores < 2 or by_hand or jax.config.values["jax_num_cpu_devices"] > 1:
-        return
-    # Too late once a backend is up: then there are the devices that there are.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs from one run to the next, unless jax was told where (or told not to)."""
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "llmrl" / "xla"))
-
-
-def seed_mesh(config: Config) -> Mesh:
-    """The devices that share the seeds: as many as divide them evenly."""
-    devices = jax.devices()
-    allowed = len(devices) if config.devices == "auto" else min(config.devices, len(devices))
-    count = max(n for n in range(1, allowed + 1) if config.seeds % n == 0)
-    return jax.make_mesh((count,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:count])
-
-
-def seed_keys(config: Config) -> Key[Array, " seeds"]:
-    """One key per seed: number i among eight is number i alone."""
-    base = jax.random.key(config.seed)
-    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(config.seeds))
-
-
-def state_shapes(trainer: Trainer, config: Config) -> TrainState:
-    """Shapes and dtypes of every seed's state, [seeds], as a checkpoint's reader needs them; nothing is computed."""
-    return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
-
-
-def initial_states(trainer: Trainer, config: Config, mesh: Mesh) -> TrainState:
-    """Every seed's first state, [seeds], spread over the mesh."""
-    states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
-    return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
-
-
-def compiled_run(trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int) -> Callable:
-    """``(states, first) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own seeds,
-    nothing is exchanged."""
-    spec = PartitionSpec("seed")
-
-    def many(states, first):
-        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first))(states)
-
-    # Seeds never meet, so there is nothing for the check of replicated values to find.
-    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, PartitionSpec()), out_specs=spec, check_vma=False)
-    return jax.jit(sharded).lower(states, np.int32(0)).compile()
 
 
 # --- the host loop ----------------------------------------------------------------------------------------------------
@@ -394,18 +133,22 @@ class _Store(NamedTuple):
     """Where chunks go: a run directory, or nowhere but memory."""
 
     restore: Callable[[TrainState], tuple[TrainState, int] | None]
-    record: Callable[[TrainState, dict[str, np.ndarray], int], None]
+    restore_language: Callable[[int], tuple[Table | None, dict[str, float]]]
+    record: Callable[[TrainState, dict[str, np.ndarray], int, Table | None], None]
     run: runs.Run | None
 
 
 @contextlib.contextmanager
 def _store(config: Config) -> Iterator[_Store]:
     if config.run_dir is None:
-        yield _Store(lambda like: None, lambda state, chunk, first: None, None)
+        yield _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
         return
     with runs.open_run(config) as run:
         yield _Store(
-            lambda like: runs.restore(run, like), lambda state, chunk, first: runs.record(run, state, chunk, first), run
+            functools.partial(runs.restore, run),
+            functools.partial(runs.restore_language, run),
+            functools.partial(runs.record, run),
+            run,
         )
 
 
@@ -426,28 +169,37 @@ def train(config: Config) -> Result:
     validate(config)
     use_compilation_cache()
     use_cores(config)
-    config = transfer.resolved(config, lambda other: make_environment(other).spec)
+    config = transfer.resolved(config, lambda other: any_environment(other).spec)
     trainer = make_trainer(config)
     mesh = seed_mesh(config)
-    with _store(config) as store:
+    with _store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
         if config.progress and mesh.size > 1:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
         restored = store.restore(state_shapes(trainer, config))
-        if restored is None:
-            states, start = transfer.with_reward(config, initial_states(trainer, config, mesh)), 0
-        else:
-            states, start = restored
-            states = jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
-        return _train_chunks(config, trainer, mesh, states, start, store)
+        states, start = restored or (None, 0)
+        with _listener(config, trainer.env, store, start) as listener:
+            if states is None:
+                states = transfer.with_reward(config, pieces.initial(listener.table))
+            else:
+                states = pieces.restored(states)
+            return _train_chunks(config, pieces, states, start, store, listener)
+
+
+def _listener(
+    config: Config, env: Environment | HostEnvironment, store: _Store, start: int
+) -> contextlib.AbstractContextManager[Listener]:
+    if start == config.num_iterations:  # nobody is asked any more
+        return contextlib.nullcontext(Listener(None, lambda table, misses: (table, {})))
+    return listening(config, env, *store.restore_language(start))
 
 
 def _train_chunks(
-    config: Config, trainer: Trainer, mesh: Mesh, states: TrainState, start: int, store: _Store
+    config: Config, pieces: Pieces, states: TrainState, start: int, store: _Store, listener: Listener
 ) -> Result:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
-    compile_seconds, run_seconds, done = 0.0, 0.0, 0
+    compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
     with progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show:
         for length in chunk_lengths(config.num_iterations, config.num_chunks):
             done += length
@@ -455,13 +207,15 @@ def _train_chunks(
                 continue
             began = time.monotonic()
             if length not in programs:
-                programs[length] = compiled_run(trainer, states, mesh, length)
+                programs[length] = pieces.program(states, length, table)
             compiled = time.monotonic()
-            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length)))
+            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length), table))
             chunk = {name: np.asarray(curve) for name, curve in chunk.items()}
             compile_seconds += compiled - began
             run_seconds += time.monotonic() - compiled
-            store.record(states, chunk, done - length)
+            table, counts = listener.exchange(table, misses_of(states.heard))
+            chunk |= {name: np.full((config.seeds, length), count, np.float32) for name, count in counts.items()}
+            store.record(states, chunk, done - length, table)
             chunks.append(chunk)
             show(done, chunk)
     seconds = {

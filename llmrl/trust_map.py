@@ -74,7 +74,7 @@ def trust_map(
     phi, noted = states.phis[trusting[0]], states.transform_states[trusting[0]]
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(config.seeds))
     obs, weight, aux, unit = map(np.asarray, jax.jit(jax.vmap(of_seed))(states.params.actor, phi, noted, keys))
-    obs = obs.reshape(*obs.shape[:2], -1)
+    obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)
     return TrustMap(env.spec.aux_names, (AS_ACTED, *probes), names_of(env.spec), obs, weight, aux, unit, threshold)
 
 

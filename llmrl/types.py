@@ -12,6 +12,7 @@ A ``NamedTuple`` carries arrays, a frozen dataclass carries configuration; funct
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
@@ -41,6 +42,22 @@ class Box:
 
 
 @dataclass(frozen=True)
+class Codes:
+    """Neighbouring bytes of an observation that share a code: each names a row of features.
+
+    Where an observation is made of symbols (what lies on 63 cells), a rollout stores bytes, and a network's first layer
+    alone sees the many zeros and ones they stand for.
+
+    Attributes:
+        count: how many bytes.
+        rows: features of each code, [codes, features].
+    """
+
+    count: int
+    rows: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True)
 class EnvSpec:
     """What a learner may know of an environment before it has seen it.
 
@@ -53,6 +70,7 @@ class EnvSpec:
         obs_scale: divisor per observation component (broadcast against ``obs_shape``), so that networks see numbers
             near 1.
         obs_names: a name per observation component, for pictures; empty where there are too many.
+        encoding: what the bytes of a uint8 observation stand for, in their order; empty where observations are floats.
     """
 
     name: str
@@ -62,6 +80,7 @@ class EnvSpec:
     aux_names: tuple[str, ...] = ()
     obs_scale: tuple[float, ...] | float = 1.0
     obs_names: tuple[str, ...] = ()
+    encoding: tuple[Codes, ...] = ()
 
 
 class TimeStep(NamedTuple):
@@ -78,7 +97,7 @@ class TimeStep(NamedTuple):
         event: what the step did, as an integer.
     """
 
-    obs: Float[Array, "*obs"]
+    obs: Shaped[Array, "*obs"]
     reward: Float[Array, ""]
     terminated: Bool[Array, ""]
     truncated: Bool[Array, ""]
@@ -92,6 +111,32 @@ EnvState: TypeAlias = Any
 """An environment's own pytree."""
 
 
+class Captioner(NamedTuple):
+    """Words for states and steps: integers on the device, for one instance and in pure jax; text on the host.
+
+    Attributes:
+        events: what a step can do, each as it reads after "should the agent ...".
+        describe: ``key -> text``, the state in words; raises a ``ValueError`` for a key that ``state_key`` never gives.
+        context: the task and its goal in words.
+        state_key: ``obs -> uint32 []``, the caption of a state; never 0xFFFFFFFF. None where the environment puts it
+            into ``TimeStep`` itself.
+        event: ``(obs, action, next_obs) -> int32 []``, an index into ``events``; the action is the one performed. None
+            together with ``state_key``.
+        name: what recorded answers about these captions are called, where some are shipped.
+        keys: ``() -> sequence of int``, every key that ``state_key`` can give, where they can be listed.
+        oracle: ``(key, event) -> score`` in [0, 1], what someone who knows the rules would answer.
+    """
+
+    events: tuple[str, ...]
+    describe: Callable[[int], str]
+    context: str
+    state_key: Callable[[Shaped[Array, "*obs"]], UInt32[Array, ""]] | None = None
+    event: Callable[[Shaped[Array, "*obs"], Shaped[Array, "*a"], Shaped[Array, "*obs"]], Int[Array, ""]] | None = None
+    name: str = ""
+    keys: Callable[[], Sequence[int]] | None = None
+    oracle: Callable[[int, int], float] | None = None
+
+
 class Environment(NamedTuple):
     """An environment as pure functions of one instance; ``jax.vmap`` makes it many.
 
@@ -99,11 +144,47 @@ class Environment(NamedTuple):
         spec: the static description.
         reset: ``key -> (state, obs)``.
         step: ``(key, state, action) -> (state, TimeStep)``; never resets.
+        steps_per_reset: where ``reset`` is dear: a rollout makes one fresh start per so many steps, and episodes that
+            end share them. None makes one for every step, which is cheap where ``reset`` is.
+        captioner: words for its states and steps, where there are any; without them the captions stay as ``step`` gave
+            them.
     """
 
     spec: EnvSpec
-    reset: Callable[[PRNGKeyArray], tuple[EnvState, Float[Array, "*obs"]]]
+    reset: Callable[[PRNGKeyArray], tuple[EnvState, Shaped[Array, "*obs"]]]
     step: Callable[[PRNGKeyArray, EnvState, Shaped[Array, "*a"]], tuple[EnvState, TimeStep]]
+    steps_per_reset: int | None = None
+    captioner: Captioner | None = None
+
+
+class HostWorlds(NamedTuple):
+    """Games that run in Python, each at a place of its own, as long as they are open; arrays are numpy's.
+
+    Attributes:
+        reset: ``(places, seeds) -> obs [places, *obs]``, a fresh episode at each place; equal seeds make equal ones.
+        step: ``(places, actions) -> TimeStep``, all with a leading axis [places]; never resets.
+        num_processes: how many games are really stepped at once; place p is in process p modulo this.
+    """
+
+    reset: Callable[[Sequence[int], Sequence[int]], Any]
+    step: Callable[[Sequence[int], Sequence[int]], TimeStep]
+    num_processes: int = 1
+
+
+class HostEnvironment(NamedTuple):
+    """An environment that no compiler understands.
+
+    Attributes:
+        spec: the static description.
+        opened: ``sources -> context manager of HostWorlds``; the sources see states of one game at a time.
+        sources: its auxiliary functions, one value each, in the order of ``spec.aux_names``.
+        captioner: as an ``Environment``'s; its functions are compiled ones here, too.
+    """
+
+    spec: EnvSpec
+    opened: Callable[[Sequence[Callable]], AbstractContextManager[HostWorlds]]
+    sources: tuple[Callable, ...] = ()
+    captioner: Captioner | None = None
 
 
 # --- experience -----------------------------------------------------------------------------------------------------
@@ -126,14 +207,14 @@ class Transition(NamedTuple):
         event: what the step did, [...].
     """
 
-    obs: Float[Array, "*batch_obs"]
+    obs: Shaped[Array, "*batch_obs"]
     action: Shaped[Array, "*batch_action"]
     log_prob: Float[Array, "*batch"]
     reward: Float[Array, "*batch"]
     terminated: Bool[Array, "*batch"]
     truncated: Bool[Array, "*batch"]
     success: Bool[Array, "*batch"]
-    next_obs: Float[Array, "*batch_obs"]
+    next_obs: Shaped[Array, "*batch_obs"]
     aux: Float[Array, "*batch m"]
     state_key: UInt32[Array, "*batch"]
     event: Int[Array, "*batch"]

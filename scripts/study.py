@@ -75,6 +75,12 @@ CURVATURES = {"identity": ("none",), "neumann_finite_difference": ("hessian",)}
 """Of solvers that do not take both: one asks for no curvature, one differences the gradients of a loss."""
 
 
+WRONG = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Shares of a language model's answers that are made wrong."""
+
+CENTRES = {"centred": ("aux.center=0.5",), "uncentred": ("aux.center=0",)}
+
+
 def no_regret_runs() -> Iterator[Run]:
     for env in CARTPOLES:
         yield Run(f"{env}/any/ppo", (f"env={env}", *CARTPOLE, "method=ppo"))
@@ -113,6 +119,16 @@ def gridworld_runs() -> Iterator[Run]:
                 yield Run(f"{size}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
 
 
+def wrong_answers_runs() -> Iterator[Run]:
+    yield Run("any/any/ppo", ("env=cartpole", *CARTPOLE, "method=ppo"))
+    setting = ("env=cartpole", *CARTPOLE, "aux=language", "llm=recorded")
+    for centre, chosen in CENTRES.items():
+        for share in WRONG:
+            for method in ("add", "implicit", "dpba", "bipars_mgl"):
+                name = f"{centre}/{share:g}/{method}"
+                yield Run(name, (*setting, *chosen, f"llm.noise={share:g}", f"method={method}"))
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -128,12 +144,36 @@ def no_regret_table(results: Results) -> str:
         if "weight_mean_active" in found.curves:
             weight = last_tenth(found.curves["weight_mean_active"])
             row += [number(weight.mean()), number(weight.max())]
-        simple = {"ppo": f"{env}/any/ppo", "add": f"{env}/{source}/add"}
-        if method not in simple and set(simple.values()) <= results.keys():
-            row += [""] * (len(header) - len(row))
-            baselines = {other: results[run].curves["episode_length"] for other, run in simple.items()}
-            beside = regret(found.curves["episode_length"], baselines)
-            row += [estimate(beside.area), *map(estimate, beside.differences.values()), "yes" if beside.kept else "no"]
+        row += [""] * (len(header) - len(row))
+        row += regretted(found, method, results, {"ppo": f"{env}/any/ppo", "add": f"{env}/{source}/add"})
+        rows.append(row)
+    return markdown((*header, *compared), rows)
+
+
+def regretted(found: Found, method: str, results: Results, simple: Mapping[str, str]) -> list[str]:
+    """Cells that compare a method with simple ones, of which the runs are named; none before these are finished."""
+    if method in simple or not set(simple.values()) <= results.keys():
+        return []
+    beside = regret(
+        found.curves["episode_length"],
+        {other: results[run].curves["episode_length"] for other, run in simple.items()},
+    )
+    return [estimate(beside.area), *map(estimate, beside.differences.values()), "yes" if beside.kept else "no"]
+
+
+def wrong_answers_table(results: Results) -> str:
+    """What a share of wrong answers does to each method, compared with ignoring the model and with trusting it."""
+    header = ("score", "wrong answers", "method", "area", "last tenth", "worst seed", "active weight")
+    compared = ("area / better", "end - ppo", "end - add", "no regret")
+    rows = []
+    for name, found in results.items():
+        centre, share, method = name.split("/")
+        area, end = scores(found, "episode_length")
+        row = [centre, share, method, estimate(mean_interval(area)), number(end.mean()), number(end.min())]
+        if "weight_mean_active" in found.curves:
+            row.append(number(last_tenth(found.curves["weight_mean_active"]).mean()))
+        row += [""] * (len(header) - len(row))
+        row += regretted(found, method, results, {"ppo": "any/any/ppo", "add": f"{centre}/{share}/add"})
         rows.append(row)
     return markdown((*header, *compared), rows)
 
@@ -213,6 +253,7 @@ STUDIES = {
     "ablation": Study(10, tuple(ablation_runs()), ablation_table),
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
+    "wrong_answers": Study(30, tuple(wrong_answers_runs()), wrong_answers_table),
 }
 
 

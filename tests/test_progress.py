@@ -23,6 +23,16 @@ def test_a_log_gets_one_plain_line_per_chunk():
     assert lines == ["iteration 3/6  return 1.5  weight -0.25", "iteration 6/6  return -"]
 
 
+def test_what_a_language_model_costs_is_shown_once_it_costs_something():
+    log = console(terminal=False)
+    spent = {"language_coverage": np.full((2, 3), 0.5), "language_failures": np.zeros((2, 3))}
+    with progress(6, console=log) as update:
+        update(3, chunk(1.5, **spent, language_cost=np.zeros((2, 3))))
+        update(6, chunk(1.5, **spent, language_cost=np.full((2, 3), 0.25)))
+    lines = log.file.getvalue().splitlines()
+    assert [line.partition("return 1.5")[2] for line in lines] == ["  answered 0.5", "  answered 0.5  cost 0.25"]
+
+
 def test_time_left_is_told_from_the_second_chunk_on():
     log = console(terminal=False)
     with progress(9, console=log) as update:

@@ -101,6 +101,27 @@ def test_a_part_of_a_study_makes_a_part_of_its_table():
         cells(study.STUDIES[name].table({}))
 
 
+def test_wrong_answers_are_compared_with_ignoring_the_model_and_with_trusting_it():
+    results = {
+        "any/any/ppo": length(100, 100),
+        "centred/0.25/add": length(120, 120),
+        "uncentred/0.25/add": length(10, 10),
+        "centred/0.25/implicit": length(118, 120, weight_mean_active=0.5),
+        "uncentred/0.25/implicit": length(100, 100),
+        "centred/1/implicit": length(100, 100),
+    }
+    header, rows = cells(study.wrong_answers_table(results))
+    by_name = {"/".join(row[:3]): dict(zip(header, row, strict=True)) for row in rows}
+    assert by_name["centred/0.25/implicit"]["area / better"].startswith("0.992 [")
+    assert by_name["centred/0.25/implicit"]["active weight"] == "0.500"
+    assert by_name["uncentred/0.25/implicit"]["no regret"] == "yes"
+    assert by_name["centred/1/implicit"]["no regret"] == ""  # its share's own baseline is not there yet
+    wrong = [run for run in study.STUDIES["wrong_answers"].runs if "/implicit" in run.name]
+    assert len(wrong) == len(study.WRONG) * len(study.CENTRES)
+    config = llmrl.compose(*wrong[-1].overrides)
+    assert (config.llm.noise, config.aux.center, config.aux.sources) == (1.0, 0, {"language": 1.0})
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 

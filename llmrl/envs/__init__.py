@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, TypeVar
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from llmrl.envs import captions as _captions
 from llmrl.envs import cartpole as _cartpole
+from llmrl.envs import craftax_classic as _craftax_classic
+from llmrl.envs import crafter_captions as _crafter_captions
+from llmrl.envs import crafter_codes as _crafter_codes
+from llmrl.envs import crafter_host as _crafter_host
 from llmrl.envs import gridworld as _gridworld
 from llmrl.envs.base import (
     AuxFunction,
@@ -18,23 +27,43 @@ from llmrl.envs.base import (
     time_step,
     with_aux,
 )
+from llmrl.envs.captions import with_captioner
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.errors import unknown
-from llmrl.types import Environment
+from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
+
+_Place = TypeVar("_Place", Environment, HostEnvironment)
 
 ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "cartpole": _cartpole.cartpole,
     "cartpole_continuous": _cartpole.cartpole_continuous,
     "gridworld": _gridworld.gridworld,
+    "craftax_classic": _craftax_classic.craftax_classic,
 }
 """Our own environments by name; ``make`` also takes every id that gymnax knows."""
+
+HOST_ENVIRONMENTS: dict[str, Callable[..., HostEnvironment]] = {"crafter": _crafter_host.crafter}
+"""Environments that only Python can step, by name; ``make_host`` makes them."""
 
 AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
     "cartpole": _cartpole.AUX_SOURCES,
     "cartpole_continuous": _cartpole.AUX_SOURCES,
     "gridworld": _gridworld.AUX_SOURCES,
+    "craftax_classic": _crafter_codes.AUX_SOURCES,
+    "crafter": _crafter_codes.AUX_SOURCES,
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
+
+LANGUAGE = "language"
+"""The source that every environment with a captioner has; its values are looked up once a rollout is complete."""
+
+CAPTIONERS: dict[str, Callable[..., Captioner]] = {
+    "cartpole": _captions.cartpole,
+    "cartpole_continuous": _captions.cartpole,
+    "craftax_classic": _crafter_captions.captions,
+    "crafter": _crafter_captions.captions,
+}
+"""Environment -> its own captioner's factory; a parameter named as one of the environment's gets its value."""
 
 
 def make(
@@ -43,6 +72,7 @@ def make(
     aux_scale: Any = 1.0,
     aux_function: str | AuxFunction | None = None,
     aux_options: Mapping[str, Any] | None = None,
+    captioner: str | Captioner | None = None,
     **kwargs: Any,
 ) -> Environment:
     """An environment with its auxiliary sources.
@@ -50,22 +80,24 @@ def make(
     Args:
         name: a key of ``ENVIRONMENTS`` or a gymnax id.
         aux: names of the environment's own sources, in the order of ``TimeStep.aux``; may be empty. A mapping gives
-            each a factor of its own, [].
+            each a factor of its own, []. ``language`` is 0 in every step: a language model is not asked in here.
         aux_scale: factor on all sources, [], beside their own.
         aux_function: a source of one's own, as a function or its dotted path; it comes last and is called by its name.
         aux_options: options of the sources, each given to every chosen source that has it.
+        captioner: words for states and steps, as for ``with_captioner``; None takes the environment's own, if any.
         **kwargs: parameters of the environment.
 
     Returns:
         The environment.
 
     Raises:
-        ValueError: a name or a parameter does not exist (the nearest are named), or as ``checked_aux``.
+        ValueError: a name or a parameter does not exist (the nearest are named), ``language`` is chosen where there is
+            no captioner, or as ``checked_aux`` and ``with_captioner``.
         ImportError: the dotted path's module cannot be imported.
-        TypeError: as ``checked_aux``.
+        TypeError: as ``checked_aux`` and ``with_captioner``.
     """
-    env = _build(name, kwargs)
     chosen = (aux,) if isinstance(aux, str) else tuple(aux)
+    env = _in_words(_build(name, kwargs), name, captioner, chosen, kwargs)
     factors = aux if isinstance(aux, Mapping) else {}
     functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
     if aux_function is not None:
@@ -77,10 +109,43 @@ def make(
     return env
 
 
+def make_host(
+    name: str,
+    aux: str | Sequence[str] | Mapping[str, Any] = ("harmful",),
+    aux_scale: Any = 1.0,
+    aux_function: str | AuxFunction | None = None,
+    aux_options: Mapping[str, Any] | None = None,
+    captioner: str | Captioner | None = None,
+    **kwargs: Any,
+) -> HostEnvironment:
+    """An environment that only Python can step, with its auxiliary sources; arguments and errors as for ``make``.
+
+    Every source gives one value.
+    """
+    if name not in HOST_ENVIRONMENTS:
+        raise unknown("environment of the host", name, HOST_ENVIRONMENTS)
+    _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(HOST_ENVIRONMENTS[name]).parameters)
+    chosen, factors = (aux,) if isinstance(aux, str) else tuple(aux), aux if isinstance(aux, Mapping) else {}
+    env = _in_words(HOST_ENVIRONMENTS[name](**kwargs), name, captioner, chosen, kwargs)
+    functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
+    if aux_function is not None:
+        function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
+        functions.append((dotted_name(function).rpartition(".")[2].strip("<>"), function))
+    names = tuple(source for source, _ in functions)
+    sources = tuple(_scaled(function, aux_scale * factors.get(source, 1.0)) for source, function in functions)
+    return env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
+
+
+def _scaled(function: AuxFunction, factor: Any) -> AuxFunction:
+    return lambda state, action, next_state: factor * function(state, action, next_state)
+
+
 def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
     if name in ENVIRONMENTS:
         _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(ENVIRONMENTS[name]).parameters)
         return ENVIRONMENTS[name](**kwargs)
+    if name in HOST_ENVIRONMENTS:
+        raise ValueError(f"{name} runs in Python and cannot be compiled; `make_host` makes it")
     import gymnax  # costs seconds, so only those pay who use it
 
     # Not exported above: a function of its module's name would hide the module from `import llmrl.envs.gymnax_env`.
@@ -88,14 +153,14 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
 
     if name in gymnax.registered_envs:
         return gymnax_env(name, **kwargs)
-    raise unknown("environment", name, [*ENVIRONMENTS, *gymnax.registered_envs])
+    raise unknown("environment", name, [*ENVIRONMENTS, *HOST_ENVIRONMENTS, *gymnax.registered_envs])
 
 
 def _sources(
     name: str, chosen: Sequence[str], options: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> list[tuple[str, AuxFunction]]:
-    factories = AUX_SOURCES.get(name, {})
-    if chosen and not factories:
+    factories = {**AUX_SOURCES.get(name, {}), LANGUAGE: lambda: _looked_up_later}
+    if set(chosen) - {LANGUAGE} and len(factories) == 1:
         raise ValueError(
             f"{name} has no auxiliary sources of its own, got aux={chosen}; pass aux=() and perhaps an aux_function"
         )
@@ -103,7 +168,7 @@ def _sources(
         if source not in factories:
             raise unknown(f"auxiliary source of {name}", source, factories)
     accepted = {source: set(inspect.signature(factories[source]).parameters) for source in chosen}
-    settings = _settings(name, kwargs) if chosen else {}
+    settings = _settings(name, kwargs) if set(chosen) - {LANGUAGE} else {}
     own = set().union(*accepted.values()) - set(settings)
     _refuse_unknown(f"option of the auxiliary sources {list(chosen)}", options, sorted(own))
     given = {**settings, **options}
@@ -113,9 +178,34 @@ def _sources(
     ]
 
 
+def _in_words(
+    env: _Place, name: str, captioner: str | Captioner | None, chosen: Sequence[str], kwargs: Mapping[str, Any]
+) -> _Place:
+    """The environment with the captioner given, or else with its own, if it has one."""
+    if captioner is not None:
+        return with_captioner(env, captioner)
+    if name in CAPTIONERS:
+        return env._replace(captioner=_own_captioner(name, kwargs))
+    if LANGUAGE in chosen:
+        raise ValueError(
+            f"aux=language needs words for the states of {name}: give captioner=my_module.captioner "
+            f"(own ones have {', '.join(CAPTIONERS)})"
+        )
+    return env
+
+
+def _own_captioner(name: str, kwargs: Mapping[str, Any]) -> Captioner:
+    settings, accepted = _settings(name, kwargs), inspect.signature(CAPTIONERS[name]).parameters
+    return CAPTIONERS[name](**{option: settings[option] for option in settings.keys() & accepted.keys()})
+
+
+def _looked_up_later(state: EnvState, action: Any, next_state: EnvState) -> Float[Array, ""]:
+    return jnp.zeros(())
+
+
 def _settings(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What the environment was built with, its defaults included."""
-    bound = inspect.signature(ENVIRONMENTS[name]).bind(**kwargs)
+    bound = inspect.signature({**ENVIRONMENTS, **HOST_ENVIRONMENTS}[name]).bind(**kwargs)
     bound.apply_defaults()
     return bound.arguments
 
@@ -128,7 +218,10 @@ def _refuse_unknown(kind: str, given: Mapping[str, Any], known: Any) -> None:
 
 __all__ = [
     "AUX_SOURCES",
+    "CAPTIONERS",
     "ENVIRONMENTS",
+    "HOST_ENVIRONMENTS",
+    "LANGUAGE",
     "AuxFunction",
     "checked_aux",
     "clip_action",
@@ -136,7 +229,9 @@ __all__ = [
     "from_gymnax",
     "load_function",
     "make",
+    "make_host",
     "step_with_reset",
     "time_step",
     "with_aux",
+    "with_captioner",
 ]

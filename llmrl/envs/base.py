@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
@@ -61,8 +61,8 @@ def step_with_reset(
     state: EnvState,
     action: Shaped[Array, "*a"],
     fresh_state: EnvState,
-    fresh_obs: Float[Array, "*obs"],
-) -> tuple[EnvState, Float[Array, "*obs"], TimeStep]:
+    fresh_obs: Shaped[Array, "*obs"],
+) -> tuple[EnvState, Shaped[Array, "*obs"], TimeStep]:
     """Steps once and, where the episode ended, goes on from a fresh start that the caller provides.
 
     Unlike the usual auto-reset the fresh start is an argument: a world that is dear to generate can be drawn once for
@@ -191,14 +191,14 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     name = dotted_name(function)
     if not callable(function):
         raise TypeError(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
-    state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], _action_shape(env.spec.action)
+    state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], action_shape(env.spec.action)
     try:
         returned = jax.eval_shape(function, state, action, state, **_own_key(function, name, jax.random.key(0)))
     except Exception as error:
         # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(
-            f"auxiliary function {name} failed: {_first_line(error)}; expected {_EXPECTED}{_hint(error)}"
+            f"auxiliary function {name} failed: {first_line(error)}; expected {_EXPECTED}{_hint(error)}"
         ) from error
 
     if not isinstance(returned, jax.ShapeDtypeStruct):
@@ -213,34 +213,41 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     return returned.shape
 
 
-def load_function(path: str) -> Callable[..., Any]:
-    """The function at a dotted path, as in ``my_package.hints.push_right``.
+def load_object(path: str, option: str) -> Any:
+    """What stands at a dotted path, as in ``my_package.hints.push_right``.
 
     Args:
         path: module and name, joined by dots.
+        option: what the path was given for, to say so in errors.
 
     Returns:
-        The function, not yet called.
+        Whatever it is.
 
     Raises:
         ValueError: the path has no dot, or the module has no such name (the nearest are named).
         ImportError: the module cannot be imported.
-        TypeError: what stands there cannot be called.
     """
     module_name, _, name = path.rpartition(".")
     if not module_name:
-        raise ValueError(f"aux_function {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
+        raise ValueError(f"{option} {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         where = " (is its folder on PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
-        raise ImportError(
-            f"aux_function {path!r}: importing {module_name} failed: {_first_line(error)}{where}"
-        ) from error
+        raise ImportError(f"{option} {path!r}: importing {module_name} failed: {first_line(error)}{where}") from error
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown(f"function in {module_name}", name, public)
-    function = getattr(module, name)
+    return getattr(module, name)
+
+
+def load_function(path: str) -> Callable[..., Any]:
+    """The auxiliary function at a dotted path, not yet called; arguments and errors as for ``load_object``.
+
+    Raises:
+        TypeError: what stands there cannot be called.
+    """
+    function = load_object(path, "aux_function")
     if not callable(function):
         raise TypeError(f"aux_function {path!r} is {function!r}; expected {_EXPECTED}")
     return function
@@ -271,13 +278,15 @@ def _own_key(function: Any, name: str, key: PRNGKeyArray) -> dict[str, PRNGKeyAr
     return {"key": jax.random.fold_in(key, zlib.crc32(name.encode()))} if asks else {}
 
 
-def _action_shape(space: Discrete | Box) -> jax.ShapeDtypeStruct:
+def action_shape(space: Discrete | Box) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of one action."""
     if isinstance(space, Discrete):
         return jax.ShapeDtypeStruct((), jnp.int32)
     return jax.ShapeDtypeStruct((space.dim,), jnp.float32)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error is and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 

@@ -32,7 +32,7 @@ class Batch(NamedTuple):
         target: value targets per head, [b, k].
     """
 
-    obs: Float[Array, "b *obs"]
+    obs: Shaped[Array, "b *obs"]
     action: Shaped[Array, "b *a"]
     log_prob: Float[Array, " b"]
     advantage: Float[Array, " b"]

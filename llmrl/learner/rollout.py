@@ -6,12 +6,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from llmrl.envs.base import step_with_reset
+from llmrl.envs.base import clip_action
+from llmrl.learner.resets import PoolStatistics, make_resets, start_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
-from llmrl.types import Environment, EnvState, Rollout, Scalar, Transition
+from llmrl.types import Environment, EnvState, HostEnvironment, Rollout, Scalar, Transition
 
 
 class ActingState(NamedTuple):
@@ -23,13 +24,15 @@ class ActingState(NamedTuple):
         length: steps of the running episodes so far, [n].
         returned: task return of the running episodes so far, [n].
         episodes: statistics of the episodes that ended last.
+        pool: of the last rollout's fresh worlds, where the environment has too few for everybody.
     """
 
     env_state: EnvState
-    obs: Float[Array, "n *obs"]
+    obs: Shaped[Array, "n *obs"]
     length: Float[Array, " n"]
     returned: Float[Array, " n"]
     episodes: EpisodeStatistics
+    pool: PoolStatistics | None = None
 
 
 class EpisodeStatistics(NamedTuple):
@@ -50,8 +53,13 @@ class EpisodeStatistics(NamedTuple):
 
 def reset_all(env: Environment, key: PRNGKeyArray, num_envs: int) -> ActingState:
     """Fresh episodes in every environment."""
-    env_state, obs = jax.vmap(env.reset)(jax.random.split(key, num_envs))
-    zeros = jnp.zeros(num_envs)
+    pool = None if env.steps_per_reset is None else PoolStatistics(jnp.zeros(()), jnp.zeros(()))
+    return unplayed(*start_all(env, key, num_envs))._replace(pool=pool)
+
+
+def unplayed(env_state: EnvState, obs: Shaped[Array, "n *obs"]) -> ActingState:
+    """Environments in which no episode has ended yet."""
+    zeros = jnp.zeros(obs.shape[0])
     nothing = EpisodeStatistics(*(jnp.zeros(()) for _ in EpisodeStatistics._fields))
     return ActingState(env_state, obs, zeros, zeros, nothing)
 
@@ -77,17 +85,15 @@ def collect(
     num_envs = acting.obs.shape[0]
     noise_key, reset_key, step_key = jax.random.split(key, 3)
     noise = sampling_noise(noise_key, env.spec.action, (num_steps + 1, num_envs))
-    fresh = jax.vmap(jax.vmap(env.reset))(jax.random.split(reset_key, (num_steps, num_envs)))
+    resets = make_resets(env, reset_key, num_steps, num_envs)
     step_keys = jax.random.split(step_key, (num_steps, num_envs))
 
     def one_step(carry, draws):
-        env_state, obs = carry
-        noise_t, (fresh_state, fresh_obs), keys = draws
+        env_state, obs, carried = carry
+        noise_t, draw, keys = draws
         distribution = policy.distribution(params, obs)
         action = distribution.sample(noise_t)
-        env_state, next_obs, step = jax.vmap(step_with_reset, in_axes=(None, 0, 0, 0, 0, 0))(
-            env, keys, env_state, action, fresh_state, fresh_obs
-        )
+        env_state, next_obs, step, carried = resets.advance(keys, env_state, action, draw, carried)
         transition = Transition(
             obs=obs,
             action=action,
@@ -101,16 +107,33 @@ def collect(
             state_key=step.state_key,
             event=step.event,
         )
-        return (env_state, next_obs), transition
+        return (env_state, next_obs, carried), transition
 
-    (env_state, obs), steps = jax.lax.scan(one_step, (acting.env_state, acting.obs), (noise[:-1], fresh, step_keys))
+    start = acting.env_state, acting.obs, resets.start
+    (env_state, obs, carried), steps = jax.lax.scan(one_step, start, (noise[:-1], resets.draws, step_keys))
+    steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
-    length, returned, episodes = _episode_statistics(acting, steps)
-    return ActingState(env_state, obs, length, returned, episodes), Rollout(steps, final_action)
+    length, returned, episodes = episode_statistics(acting, steps)
+    pool = resets.statistics(carried)
+    return ActingState(env_state, obs, length, returned, episodes, pool), Rollout(steps, final_action)
 
 
-def _episode_statistics(acting: ActingState, steps: Transition):
-    """Follow every environment's running episode through the rollout."""
+def with_captions(env: Environment | HostEnvironment, steps: Transition) -> Transition:
+    """The same steps with states and events in the captioner's integers, all at once; as they are where there is none,
+    or where the environment has put them there."""
+    if env.captioner is None or env.captioner.state_key is None or env.captioner.event is None:
+        return steps
+    performed = clip_action(env.spec.action, steps.action)
+    keys = jax.vmap(jax.vmap(env.captioner.state_key))(steps.obs)
+    events = jax.vmap(jax.vmap(env.captioner.event))(steps.obs, performed, steps.next_obs)
+    return steps._replace(state_key=keys, event=events)
+
+
+def episode_statistics(
+    acting: ActingState, steps: Transition
+) -> tuple[Float[Array, " n"], Float[Array, " n"], EpisodeStatistics]:
+    """Every environment's running episode, followed through the rollout: its length and return so far at the end, and
+    statistics of the episodes that ended."""
 
     def follow(carry, now):
         length, returned = carry

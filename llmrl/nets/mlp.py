@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from llmrl.ops.codes import decode, num_features
 from llmrl.ops.distributions import Categorical, DiagonalGaussian
 from llmrl.types import Box, Discrete, EnvSpec
 
@@ -19,14 +20,14 @@ class Policy(NamedTuple):
     """``init(key) -> params``; ``distribution(params, obs [..., *obs]) -> Categorical | DiagonalGaussian``."""
 
     init: Callable[[PRNGKeyArray], PyTree]
-    distribution: Callable[[PyTree, Float[Array, "..."]], Categorical | DiagonalGaussian]
+    distribution: Callable[[PyTree, Shaped[Array, "..."]], Categorical | DiagonalGaussian]
 
 
 class Critic(NamedTuple):
     """``init(key) -> params``; ``value(params, obs [..., *obs]) -> [..., k]``."""
 
     init: Callable[[PRNGKeyArray], PyTree]
-    value: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... k"]]
+    value: Callable[[PyTree, Shaped[Array, "..."]], Float[Array, "... k"]]
 
 
 class Net(NamedTuple):
@@ -83,12 +84,16 @@ def _functions(net: _MLP, num_inputs: int) -> tuple[Callable[[PRNGKeyArray], PyT
     return lambda key: net.init(key, jnp.zeros(num_inputs)), apply
 
 
-def _features(spec: EnvSpec, obs: Float[Array, "..."]) -> Float[Array, "... features"]:
+def _features(spec: EnvSpec, obs: Shaped[Array, "..."]) -> Float[Array, "... features"]:
+    if spec.encoding:
+        return decode(spec.encoding, obs)
     scaled = obs / jnp.asarray(spec.obs_scale, obs.dtype)
     return scaled.reshape(*obs.shape[: obs.ndim - len(spec.obs_shape)], -1)
 
 
 def _num_features(spec: EnvSpec) -> int:
+    if spec.encoding:
+        return num_features(spec.encoding)
     return int(np.prod(spec.obs_shape))
 
 

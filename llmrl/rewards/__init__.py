@@ -7,6 +7,7 @@ from llmrl.rewards.bonus import Bonus, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
 from llmrl.rewards.goals import GoalTable, goals, read_goals, task_and_goals
 from llmrl.rewards.intrinsic import intrinsic
+from llmrl.rewards.language import Heard, Language, language
 from llmrl.rewards.mixture import make_weights, mixture
 from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
@@ -16,31 +17,34 @@ from llmrl.rewards.trust import evidence, no_trust
 from llmrl.rewards.views import beside_weights
 
 __all__ = [
+    "Bonus",
+    "GoalTable",
+    "Heard",
+    "Language",
     "add",
     "advice",
+    "apt",
+    "beside_weights",
     "beyond_task",
     "dpba",
     "evidence",
-    "beside_weights",
     "frozen",
+    "goals",
+    "icm",
     "intrinsic",
+    "intrinsic_stream",
+    "language",
     "make_weights",
     "mixture",
     "no_trust",
-    "speaks",
+    "paid",
     "pbrs",
     "pies",
-    "stateless",
-    "task",
-    "Bonus",
-    "GoalTable",
-    "apt",
-    "goals",
-    "icm",
-    "intrinsic_stream",
-    "paid",
     "read_goals",
     "rnd",
+    "speaks",
+    "stateless",
+    "task",
     "task_and_goals",
     "task_signal",
 ]

@@ -118,7 +118,7 @@ def make_weights(
 
     def of_state(phi, obs):
         batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
-        return bounded(phi, jnp.zeros((*batch, num_aux), obs.dtype), obs, None, None)
+        return bounded(phi, jnp.zeros((*batch, num_aux)), obs, None, None)
 
     def offset_of(phi, rollout):
         steps = rollout.steps

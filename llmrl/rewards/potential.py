@@ -87,9 +87,9 @@ class Pairs(NamedTuple):
         chosen: whether a' was really chosen in s' (or does not matter); 0 where the episode was truncated, [...].
     """
 
-    obs: Float[Array, "*batch_obs"]
+    obs: Shaped[Array, "*batch_obs"]
     action: Shaped[Array, "*batch_action"]
-    next_obs: Float[Array, "*batch_obs"]
+    next_obs: Shaped[Array, "*batch_obs"]
     next_action: Shaped[Array, "*batch_action"]
     aux: Float[Array, "*batch"]
     discount: Float[Array, "*batch"]

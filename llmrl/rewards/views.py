@@ -7,6 +7,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
+from llmrl.ops.codes import decode, num_features
 from llmrl.rewards.mixture import Weights
 from llmrl.types import EnvSpec, View
 
@@ -23,7 +24,7 @@ def beside_weights(spec: EnvSpec, weights: Weights, stream: int) -> View:
         stream: number of the stream whose phi they are.
 
     Returns:
-        A view whose observations are vectors, the environment's own numbers first.
+        A view whose observations are vectors, the environment's own numbers first; of bytes, what they stand for.
 
     Raises:
         ValueError: the weights look at more than the state, which a policy that has yet to choose cannot see.
@@ -36,17 +37,22 @@ def beside_weights(spec: EnvSpec, weights: Weights, stream: int) -> View:
             "a policy can see the weights of a state alone: set method.weight.sees_action=false and "
             "method.weight.sees_aux=false"
         )
-    own = int(np.prod(spec.obs_shape))
-    scale = np.broadcast_to(np.asarray(spec.obs_scale, np.float64), spec.obs_shape).reshape(-1)
+    if spec.encoding:
+        own, scale = num_features(spec.encoding), np.ones(num_features(spec.encoding))
+    else:
+        own = int(np.prod(spec.obs_shape))
+        scale = np.broadcast_to(np.asarray(spec.obs_scale, np.float64), spec.obs_shape).reshape(-1)
     seen = replace(
         spec,
         obs_shape=(own + len(spec.aux_names),),
         obs_scale=(*scale.tolist(), *(1.0 for _ in spec.aux_names)),
         obs_names=(),
+        encoding=(),
     )
 
     def of(phis, obs):
         batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
-        return jnp.concatenate([obs.reshape(*batch, own), of_state(phis[stream], obs)], axis=-1)
+        numbers = decode(spec.encoding, obs) if spec.encoding else obs.reshape(*batch, own)
+        return jnp.concatenate([numbers, of_state(phis[stream], obs)], axis=-1)
 
     return View(seen, of)

@@ -10,11 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, make, step_with_reset, with_aux
+from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, HOST_ENVIRONMENTS, make, make_host, step_with_reset, with_aux
 from llmrl.errors import unknown
 from llmrl.types import Discrete
 
 KEY = jax.random.key(0)
+SLOW = ("craftax_classic",)
+"""Many operations, and the contract has each of them compiled three times."""
 
 
 def sample(space, key):
@@ -27,10 +29,14 @@ def action_is_large(state, action, next_state):
     return (jnp.abs(action) > 0).astype(jnp.float32).reshape(-1)[0]
 
 
+def listed(name, *more):
+    return pytest.param(name, *more, marks=pytest.mark.slow if name in SLOW else ())
+
+
 # --- contract -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", [listed(name) for name in ENVIRONMENTS])
 def test_every_environment_with_all_its_sources_at_once(name):
     """Plain, jitted and vmapped steps agree, in strict promotion, and everything is of the library's dtypes."""
     env = make(name, aux=tuple(AUX_SOURCES[name]), horizon=3)
@@ -47,12 +53,13 @@ def test_every_environment_with_all_its_sources_at_once(name):
     for other in (jitted, jax.tree.map(lambda x: x[2], many)):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), plain, other)
     _, next_obs, result = many
-    assert next_obs.shape == obs.shape == (4, *env.spec.obs_shape) and next_obs.dtype == obs.dtype == jnp.float32
-    assert [leaf.dtype.name for leaf in result] == ["float32"] * 2 + ["bool"] * 3 + ["float32", "uint32", "int32"]
+    kind = "uint8" if env.spec.encoding else "float32"
+    assert next_obs.shape == obs.shape == (4, *env.spec.obs_shape) and next_obs.dtype == obs.dtype == kind
+    assert [leaf.dtype.name for leaf in result] == [kind, "float32", *["bool"] * 3, "float32", "uint32", "int32"]
     assert result.aux.shape == (4, len(env.spec.aux_names)) and bool(jnp.isfinite(result.aux).all())
 
 
-@pytest.mark.parametrize("name", ENVIRONMENTS)
+@pytest.mark.parametrize("name", [listed(name) for name in ENVIRONMENTS])
 def test_a_scan_with_resets_carries_the_state(name):
     env = make(name, horizon=3)
 
@@ -65,7 +72,9 @@ def test_a_scan_with_resets_carries_the_state(name):
     assert np.flatnonzero(result.truncated).tolist() == [2, 5, 8] and int(state.time) == 0
 
 
-@pytest.mark.parametrize(("name", "source"), [(name, source) for name in AUX_SOURCES for source in AUX_SOURCES[name]])
+@pytest.mark.parametrize(
+    ("name", "source"), [listed(name, source) for name in ENVIRONMENTS for source in AUX_SOURCES[name]]
+)
 def test_one_source_alone_says_the_same_as_among_all(name, source):
     env, alone = make(name, aux=tuple(AUX_SOURCES[name])), make(name, aux=source)
     assert alone.spec.aux_names == (source,)
@@ -144,6 +153,18 @@ def test_a_function_that_returns_several_makes_several_sources():
 
 
 # --- refusals -------------------------------------------------------------------------------------------------------
+
+
+def test_who_runs_in_python_has_a_door_of_its_own():
+    for name in HOST_ENVIRONMENTS:
+        with pytest.raises(ValueError, match=f"{name} runs in Python.*make_host"):
+            make(name)
+        env = make_host(name, aux=dict.fromkeys(AUX_SOURCES[name], 2.0), horizon=3)
+        assert env.spec.aux_names == tuple(AUX_SOURCES[name]) and len(env.sources) == len(env.spec.aux_names)
+        with pytest.raises(ValueError, match="nearest: 'horizon'"):
+            make_host(name, horizn=3)
+    with pytest.raises(ValueError, match="nearest: 'crafter'"):
+        make_host("craftr")
 
 
 @pytest.mark.parametrize(

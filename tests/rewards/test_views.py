@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llmrl.ops.codes import decode
 from llmrl.rewards import beside_weights, make_weights
-from llmrl.types import Box, Discrete, EnvSpec
+from llmrl.types import Box, Codes, Discrete, EnvSpec
 
 KEY = jax.random.key(0)
 
@@ -27,6 +28,18 @@ def test_the_observation_and_beside_it_the_weights_that_the_reward_uses(random_r
     np.testing.assert_allclose(view.of(phis, obs[0, 0]), seen[0, 0], rtol=1e-5)
     other = rollout._replace(steps=rollout.steps._replace(action=jnp.roll(rollout.steps.action, 1, axis=0)))
     np.testing.assert_array_equal(weights.weight(phis[1], other), weights.weight(phis[1], rollout))
+
+
+def test_of_bytes_a_policy_sees_what_they_stand_for():
+    encoding = (Codes(2, ((1.0, 0.0), (0.0, 1.0))), Codes(1, ((0.0,), (0.5,), (1.0,))))
+    spec = EnvSpec("none", (3,), Discrete(3), 10, ("first",), encoding=encoding)
+    weights = make_weights(spec, hidden=(4,), sees_action=False)
+    view = beside_weights(spec, weights, stream=0)
+    obs = jnp.asarray([[0, 1, 2], [1, 1, 0]], jnp.uint8)
+    with jax.numpy_dtype_promotion("strict"):
+        seen = view.of((weights.init(KEY),), obs)
+    assert seen.shape == (2, *view.spec.obs_shape) and not view.spec.encoding
+    np.testing.assert_array_equal(seen[:, :5], decode(encoding, obs))
 
 
 @pytest.mark.parametrize("settings", [{"sees_action": True}, {"sees_action": False, "sees_aux": True}])

@@ -1,0 +1,211 @@
+"""Where a run is computed: its seeds side by side on many devices, or its games on the host and the rest on one."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Key
+
+from llmrl.config import Config
+from llmrl.iteration import Trainer, TrainState, build, learn_from, with_numbers
+from llmrl.language import Table
+from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
+from llmrl.learner.rollout_host import collect_host, restarted
+from llmrl.ops.distributions import sampling_noise
+from llmrl.types import HostEnvironment, HostWorlds
+
+
+def use_cores(config: Config) -> None:
+    """On a plain CPU machine, one simulated device per core when there are several seeds.
+
+    XLA runs programs as small as these on one core; two devices are two programs. Nothing happens once jax has
+    started, or where the number of devices was chosen by hand.
+    """
+    cores = min(os.cpu_count() or 1, config.seeds)
+    by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if config.devices != "auto" or cores < 2 or by_hand or jax.config.values["jax_num_cpu_devices"] > 1:
+        return
+    # Too late once a backend is up: then there are the devices that there are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs from one run to the next, unless jax was told where (or told not to)."""
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "llmrl" / "xla"))
+
+
+def seed_mesh(config: Config) -> Mesh:
+    """The devices that share the seeds: as many as divide them evenly."""
+    devices = jax.devices()
+    allowed = len(devices) if config.devices == "auto" else min(config.devices, len(devices))
+    count = max(n for n in range(1, allowed + 1) if config.seeds % n == 0)
+    return jax.make_mesh((count,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+def seed_keys(config: Config) -> Key[Array, " seeds"]:
+    """One key per seed: number i among eight is number i alone."""
+    base = jax.random.key(config.seed)
+    return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(config.seeds))
+
+
+def state_shapes(trainer: Trainer, config: Config) -> TrainState:
+    """Shapes and dtypes of every seed's state, [seeds], as a checkpoint's reader needs them; nothing is computed."""
+    return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
+
+
+def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
+    """Every seed's first state, [seeds], spread over the mesh."""
+    start = jax.jit(lambda keys, table: jax.vmap(lambda key: trainer.init(key, trainer.numbers, table))(keys))
+    states = start(seed_keys(config), table)
+    return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
+
+
+def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
+    """The same table on every device."""
+    return jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
+
+
+def compiled_run(
+    trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int, table: Table | None = None
+) -> Callable:
+    """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
+    seeds, nothing is exchanged. Any table of the same shape fits, ``on_devices``."""
+    spec = PartitionSpec("seed")
+
+    def many(states, first, table):
+        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first, table))(states)
+
+    # Seeds never meet, so there is nothing for the check of replicated values to find.
+    sharded = jax.shard_map(
+        many, mesh=mesh, in_specs=(spec, PartitionSpec(), PartitionSpec()), out_specs=spec, check_vma=False
+    )
+    program = jax.jit(sharded).lower(states, np.int32(0), table).compile()
+    return lambda states, first, table=None: program(states, first, table)
+
+
+# --- the pieces of a run ----------------------------------------------------------------------------------------------
+
+
+class Pieces(NamedTuple):
+    """The parts of a run that the host loop puts together.
+
+    Attributes:
+        initial: ``table -> states``, [seeds].
+        restored: ``states -> states``, ready to go on with what a checkpoint holds.
+        program: ``(states, length, table) -> ((states, first, table) -> (states, metrics [seeds, length]))``.
+    """
+
+    initial: Callable[[Table | None], TrainState]
+    restored: Callable[[TrainState], TrainState]
+    program: Callable[[TrainState, int, Table | None], Callable]
+
+
+@contextlib.contextmanager
+def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[Pieces]:
+    """A run's pieces, as long as the games that it plays are open."""
+    if isinstance(trainer.env, HostEnvironment):
+        with trainer.env.opened(trainer.env.sources) as worlds:
+            yield _host_pieces(config, trainer, trainer.env, worlds)
+        return
+
+    def program(states, length, table):
+        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh))
+        return lambda states, first, table: run(states, first, on_devices(table, mesh))
+
+    yield Pieces(
+        lambda table: initial_states(trainer, config, mesh, on_devices(table, mesh)),
+        lambda states: jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed"))),
+        program,
+    )
+
+
+def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds: HostWorlds) -> Pieces:
+    """Acting step by step on the host, everything else compiled; all seeds at once, on one device.
+
+    Worlds are not part of a state: whoever goes on with a run starts fresh episodes.
+    """
+    seeds, ppo = config.seeds, config.ppo
+    live = with_numbers(config, trainer.numbers)
+    parts = build(live, env)
+    chances = np.random.default_rng([config.seed, 1])
+
+    @jax.jit
+    def noise_of(states):
+        shape = ppo.num_steps + 1, ppo.num_envs
+        return jax.vmap(lambda key: sampling_noise(jax.random.split(key, 4)[1], env.spec.action, shape))(states.key)
+
+    @jax.jit
+    def act(actors, phis, obs, noise):
+        def one(actor, phis, obs, noise):
+            distribution = parts.policy(phis).distribution(actor, obs)
+            action = distribution.sample(noise)
+            return action, distribution.log_prob(action)
+
+        return jax.vmap(one)(actors, phis, obs, noise)
+
+    @jax.jit
+    def learn(states, obs, rollouts, index, table):
+        def one(state, obs, rollout):
+            length, returned, episodes = episode_statistics(state.acting, rollout.steps)
+            return learn_from(
+                live, parts, state, ActingState((), obs, length, returned, episodes), rollout, index, table
+            )
+
+        return jax.vmap(one)(states, obs, rollouts)
+
+    @jax.jit
+    def captioned(rollouts):
+        return jax.vmap(lambda rollout: rollout._replace(steps=with_captions(env, rollout.steps)))(rollouts)
+
+    def play(states):
+        acting, obs = partial(act, states.params.actor, states.phis), np.asarray(states.acting.obs)
+        obs, rollouts = collect_host(worlds, acting, obs, noise_of(states), chances)
+        return obs, captioned(rollouts)
+
+    def started(states):
+        """The same states at the beginning of fresh episodes."""
+        shape = seeds, ppo.num_envs
+        obs = restarted(worlds, np.zeros((*shape, *env.spec.obs_shape), np.uint8), np.ones(shape, bool), chances)
+        return states._replace(
+            acting=states.acting._replace(obs=jnp.asarray(obs), length=jnp.zeros(shape), returned=jnp.zeros(shape))
+        )
+
+    @jax.jit
+    def remembered(states, rollouts, table):
+        def one(state, rollout):
+            rollout, _, _ = parts.told(rollout, state.heard, table)
+            return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
+
+        return jax.vmap(one)(states, rollouts)
+
+    def initial(table):
+        states = started(jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config)))
+        if parts.meta is None:
+            return states
+        _, rollouts = play(states)
+        return started(states._replace(meta_state=remembered(states, rollouts, table)))
+
+    def program(states, length, table):
+        def run(states, first, table):
+            rows, states = [], parts.attentive(states)
+            for index in range(first, first + length):
+                obs, rollouts = play(states)
+                states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32), table)
+                rows.append(row)
+            return states, jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rows)
+
+        return run
+
+    return Pieces(initial, started, program)

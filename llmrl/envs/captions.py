@@ -1,0 +1,239 @@
+"""Captions: a state as an integer key on the device, and the key as words on the host; CartPole's, and how to make one.
+
+A language model is asked about captions, not about states: what two states have in common in words, they share one
+answer for. So a bin is as wide as a person's word for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from math import exp, prod, radians
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, Shaped, UInt32
+
+from llmrl.envs.base import action_shape, first_line, load_object
+from llmrl.types import Captioner, Environment, HostEnvironment
+
+_Place = TypeVar("_Place", Environment, HostEnvironment)
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One component of the observation in words.
+
+    Attributes:
+        component: its place in the observation.
+        edges: where one word ends and the next begins, ascending; an edge itself belongs to the upper word.
+        words: one more than edges, from the lowest values to the highest.
+    """
+
+    component: int
+    edges: tuple[float, ...]
+    words: tuple[str, ...]
+
+
+def binned(
+    sentence: str,
+    features: Mapping[str, Feature],
+    events: tuple[str, ...],
+    event: Callable[[Array, Array, Array], Array],
+    context: str,
+) -> Captioner:
+    """A captioner that puts observation components into words, each by itself.
+
+    The key counts the combinations of words: key = sum_i bin_i prod_{j<i} (words of feature j).
+
+    Args:
+        sentence: the state, with ``{name}`` for each feature's word.
+        features: by name.
+        events: as in ``Captioner``.
+        event: as in ``Captioner``.
+        context: as in ``Captioner``.
+
+    Returns:
+        The captioner; observations are vectors, and its keys are 0 to their number - 1.
+
+    Raises:
+        ValueError: edges are not ascending or do not fit their words, two states would read alike, or there are too
+            many for a key.
+    """
+    for name, feature in features.items():
+        _check_feature(name, feature)
+        if f"{{{name}}}" not in sentence:
+            raise ValueError(f"sentence {sentence!r} does not mention {{{name}}}: states that differ would read alike")
+    number = prod(len(feature.words) for feature in features.values())
+    if number >= 2**32 - 1:
+        raise ValueError(f"a key has 32 bits, got features with {number} combinations of words")
+
+    def state_key(obs: Shaped[Array, " obs"]) -> UInt32[Array, ""]:
+        key, place = jnp.zeros((), jnp.uint32), 1
+        for feature in features.values():
+            above = obs[feature.component].astype(jnp.float32) >= jnp.asarray(feature.edges, jnp.float32)
+            key = key + jnp.sum(above, dtype=jnp.uint32) * jnp.uint32(place)
+            place *= len(feature.words)
+        return key
+
+    def describe(key: int) -> str:
+        words = {name: features[name].words[bin] for name, bin in bins_of(key, features).items()}
+        return sentence.format(**words)
+
+    return Captioner(events, describe, context, state_key, event, keys=lambda: range(number))
+
+
+def bins_of(key: int, features: Mapping[str, Feature]) -> dict[str, int]:
+    """Which word of each feature a key of ``binned`` stands for, on the host.
+
+    Raises:
+        ValueError: it stands for none.
+    """
+    bins, rest = {}, key
+    for name, feature in features.items():
+        rest, bins[name] = divmod(rest, len(feature.words))
+    if rest:
+        number = prod(len(feature.words) for feature in features.values())
+        raise ValueError(f"keys of this captioner are 0 to {number - 1}, got {key}")
+    return bins
+
+
+def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
+    """The same environment with words for its states and steps; the captioner is tried on shapes first.
+
+    Args:
+        env: the environment.
+        captioner: a captioner, or the dotted path of one or of a function without arguments that makes one.
+
+    Returns:
+        The environment with its ``captioner``.
+
+    Raises:
+        ValueError: the path leads nowhere, the captioner names no events or twice the same, or its functions raise or
+            return something else than ``Captioner`` says.
+        TypeError: it is no ``Captioner``, or as above.
+        ImportError: the path's module cannot be imported.
+    """
+    label = captioner if isinstance(captioner, str) else "given"
+    found: Any = load_object(captioner, "captioner") if isinstance(captioner, str) else captioner
+    if not isinstance(found, Captioner) and callable(found):
+        found = found()
+    if not isinstance(found, Captioner):
+        raise TypeError(f"captioner {label}: expected an llmrl.types.Captioner, got {found!r}")
+    if not found.events or len(set(found.events)) != len(found.events):
+        raise ValueError(f"captioner {label}: events need different names, got {list(found.events)}")
+    obs = _observation(env)
+    for name, given, arguments, dtype in (
+        ("state_key(obs)", found.state_key, (obs,), np.uint32),
+        ("event(obs, action, next_obs)", found.event, (obs, action_shape(env.spec.action), obs), np.int32),
+    ):
+        _check_function(f"captioner {label}: {name}", given, arguments, np.dtype(dtype))
+    return env._replace(captioner=found)
+
+
+def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:
+    if isinstance(env, HostEnvironment):
+        return jax.ShapeDtypeStruct(env.spec.obs_shape, jnp.uint8)
+    return jax.eval_shape(env.reset, jax.random.key(0))[1]
+
+
+def _check_feature(name: str, feature: Feature) -> None:
+    if list(feature.edges) != sorted(set(feature.edges)) or len(feature.words) != len(feature.edges) + 1:
+        raise ValueError(
+            f"feature {name!r} needs ascending edges and one word more than edges, "
+            f"got {list(feature.edges)} and {list(feature.words)}"
+        )
+    if len(set(feature.words)) != len(feature.words):
+        raise ValueError(f"feature {name!r} needs different words, got {list(feature.words)}")
+
+
+def _check_function(what: str, function: Any, arguments: tuple[Any, ...], dtype: np.dtype) -> None:
+    expected = f"expected pure jax that returns {dtype.name}[]"
+    if not callable(function):
+        raise TypeError(f"{what} is {function!r}; {expected}")
+    try:
+        returned = jax.eval_shape(function, *arguments)
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"{what} failed: {first_line(error)}; {expected}") from error
+    if not isinstance(returned, jax.ShapeDtypeStruct) or returned.shape != () or returned.dtype != dtype:
+        raise TypeError(f"{what} returned {returned}; {expected}, as .astype(jnp.{dtype.name}) makes it")
+
+
+# --- CartPole -------------------------------------------------------------------------------------------------------
+
+_CARTPOLE = {
+    "angle": Feature(
+        2,
+        tuple(radians(degrees) for degrees in (-6.0, -2.0, -0.5, 0.5, 2.0, 6.0)),
+        (
+            "leans far to the left",
+            "leans to the left",
+            "leans slightly to the left",
+            "stands upright",
+            "leans slightly to the right",
+            "leans to the right",
+            "leans far to the right",
+        ),
+    ),
+    "turning": Feature(
+        3,
+        (-1.0, -0.2, 0.2, 1.0),
+        (
+            "turning quickly to the left",
+            "turning slowly to the left",
+            "hardly turning",
+            "turning slowly to the right",
+            "turning quickly to the right",
+        ),
+    ),
+    "position": Feature(
+        0,
+        (-1.6, -0.5, 0.5, 1.6),
+        (
+            "near the left end of the track",
+            "left of the middle of the track",
+            "in the middle of the track",
+            "right of the middle of the track",
+            "near the right end of the track",
+        ),
+    ),
+    "moving": Feature(1, (-0.3, 0.3), ("rolling to the left", "hardly moving", "rolling to the right")),
+}
+"""Radians, radians per second, metres, metres per second; a single push changes the second by about 0.3, the last by
+0.2. The pole has fallen at 12 degrees, the track ends at 2.4 metres."""
+
+
+def cartpole() -> Captioner:
+    """CartPole's captions, the same whether pushes are discrete or continuous; a continuous one counts by its sign.
+
+    Returns:
+        The captioner, with 525 keys, the events "push the cart to the left" and "... to the right", and an oracle that
+        answers by hand-made rules, as a person might who looks at the pole and hardly at the cart.
+    """
+
+    def event(obs: Float[Array, "4"], action: Shaped[Array, "*a"], next_obs: Float[Array, "4"]) -> Int[Array, ""]:
+        right = action == 1 if jnp.issubdtype(action.dtype, jnp.integer) else action[0] > 0.0
+        return right.astype(jnp.int32)
+
+    captioner = binned(
+        "The pole {angle} and is {turning}. The cart is {position} and is {moving}.",
+        _CARTPOLE,
+        ("push the cart to the left", "push the cart to the right"),
+        event,
+        "A pole is hinged to a cart on a short, straight track. At every step the agent pushes the cart to the left or "
+        "to the right. The pole must not fall over, and the cart must not leave the track.",
+    )
+    return captioner._replace(name="cartpole", oracle=_cartpole_answer)
+
+
+def _cartpole_answer(key: int, event: int) -> float:
+    """Catch the pole: p(right) = sigmoid(0.9 angle + 1.3 turning - 0.15 position - 0.1 moving), in words from the
+    middle one; nobody is ever entirely sure."""
+    pulls = {"angle": 0.9, "turning": 1.3, "position": -0.15, "moving": -0.1}
+    bins = bins_of(key, _CARTPOLE)
+    right = sum(pull * (bins[name] - len(_CARTPOLE[name].words) // 2) for name, pull in pulls.items())
+    chance = 1.0 / (1.0 + exp(-right if event else right))
+    return round(0.02 + 0.96 * chance, 2)

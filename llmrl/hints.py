@@ -1,0 +1,146 @@
+"""Language while training, on the host: what a chunk missed goes to the labeller, what was answered into the table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from llmrl.config import Config, LLMConfig
+from llmrl.envs import LANGUAGE
+from llmrl.language import Labeller, Table, empty, make_provider, merge, open_labeller, probe, size
+from llmrl.rewards import Heard
+from llmrl.types import Captioner, Environment, HostEnvironment
+
+COUNTERS = ("requests", "answered", "failures", "unparseable", "cache_hits", "tokens", "cost", "pending")
+"""What of the labeller's numbers becomes a metric, ``language_<name>``; all but the last only ever grow."""
+
+Counts = dict[str, float]
+"""Metric -> number."""
+
+
+class Listener(NamedTuple):
+    """A run's connection to its language model.
+
+    Attributes:
+        table: the answers at hand when the run begins; None where language is no source.
+        exchange: ``(table, misses) -> (table, counts)``, between two chunks; never waits for an answer.
+    """
+
+    table: Table | None
+    exchange: Callable[[Table | None, Mapping[int, int]], tuple[Table | None, Counts]]
+
+
+@contextmanager
+def listening(
+    config: Config,
+    env: Environment | HostEnvironment,
+    known: Table | None = None,
+    before: Mapping[str, float] | None = None,
+) -> Iterator[Listener]:
+    """Opens the labeller that a config describes, and closes it.
+
+    Whoever answers at once is asked about all states before training begins, where the captioner can list them.
+
+    Args:
+        config: the run's settings.
+        env: its environment.
+        known: the table of an interrupted run.
+        before: what ``exchange`` counted last, before the interruption; it is counted on, and is part of the budget.
+
+    Yields:
+        The listener; one that says nothing where language is no source.
+
+    Raises:
+        ValueError: a setting is wrong, or who answers at once knows none of the captioner's states.
+        RuntimeError: as ``check_endpoint``, when nothing has been answered yet.
+    """
+    if LANGUAGE not in config.aux.sources:
+        yield Listener(None, lambda table, misses: (table, {}))
+        return
+    captioner: Any = env.captioner  # whose callable fields pyright takes for methods
+    before, name = before or {}, recorded_as(config, captioner)
+    if known is None:
+        check_endpoint(config.llm)
+    labeller = open_labeller(_remaining(config.llm, before), captioner, name)
+
+    def exchange(table: Table | None, misses: Mapping[int, int]) -> tuple[Table | None, Counts]:
+        assert table is not None
+        # Whatever finds no room in the table would be paid for in vain.
+        room = len(table.keys) - size(table)
+        labeller.ask(dict(sorted(misses.items(), key=lambda miss: -miss[1])[:room]))
+        answers = labeller.collect()
+        return merge(table, answers) if answers else table, _counts(labeller.stats(), before)
+
+    try:
+        table = known
+        if table is None:
+            table = _empty(config.llm, captioner)
+            if captioner.keys is not None and make_provider(config.llm, captioner, name).answer_now is not None:
+                table = _all_at_once(config, captioner.keys(), labeller, table)
+        yield Listener(table, exchange)
+    finally:
+        labeller.close()
+
+
+def _all_at_once(config: Config, keys: Sequence[int], labeller: Labeller, table: Table) -> Table:
+    labeller.ask(dict.fromkeys(keys, 1))
+    answers = labeller.collect()
+    if not answers:
+        why = f": {labeller.problem()}" if labeller.problem() else ""
+        where = config.env.id or config.env.name
+        raise ValueError(
+            f"llm.provider={config.llm.provider} has answered none of the {len(keys)} states of {where}{why}"
+        )
+    return merge(table, answers)
+
+
+def check_endpoint(llm: LLMConfig) -> None:
+    """Asks an endpoint one question before a run depends on it.
+
+    Raises:
+        RuntimeError: the endpoint cannot be asked, or its answers cannot be used; the message says what helps.
+    """
+    found = probe(llm)
+    if not found.ok:
+        raise RuntimeError(found.message)
+
+
+def misses_of(heard: Heard | None) -> dict[int, int]:
+    """State key -> visits without an answer, of all seeds together, [seeds, k] each."""
+    if heard is None:
+        return {}
+    keys, counts = np.asarray(heard.missed).reshape(-1), np.asarray(heard.counts).reshape(-1)
+    found, where = np.unique(keys[counts > 0], return_inverse=True)
+    visits = np.bincount(where, weights=counts[counts > 0], minlength=len(found))
+    return {int(key): int(count) for key, count in zip(found, visits, strict=True)}
+
+
+def recorded_as(config: Config, captioner: Captioner) -> str:
+    """The name under which answers about these captions are shipped, if they are."""
+    return captioner.name or config.env.id or config.env.name
+
+
+def _empty(llm: LLMConfig, captioner: Captioner) -> Table:
+    """No more rows than there are states: a shorter table is a faster search."""
+    rows = llm.capacity if captioner.keys is None else min(llm.capacity, len(captioner.keys()))
+    return empty(rows, len(captioner.events), llm.neutral)
+
+
+def _counts(stats: Mapping[str, float], before: Mapping[str, float]) -> Counts:
+    counts = {f"language_{name}": float(stats[name]) for name in COUNTERS}
+    growing = counts.keys() - {"language_pending"}
+    return {name: count + (before.get(name, 0.0) if name in growing else 0.0) for name, count in counts.items()}
+
+
+def _remaining(llm: LLMConfig, before: Mapping[str, float]) -> LLMConfig:
+    """The settings with what is left of their budgets."""
+    left = {}
+    for name in ("requests", "tokens", "cost"):
+        budget, spent = getattr(llm, f"max_{name}"), before.get(f"language_{name}", 0.0)
+        if budget is not None:
+            left[f"max_{name}"] = type(budget)(max(budget - spent, 0))
+    return replace(llm, **left)
