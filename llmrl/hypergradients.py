@@ -257,8 +257,8 @@ def explicit() -> MetaGradient:
 
 
 def _exact_product(inner_loss: Loss, theta: PyTree, phi: PyTree, x: PyTree) -> PyTree:
-    _, pull = jax.vjp(lambda p: jax.grad(inner_loss)(theta, p), phi)
-    return pull(x)[0]
+    # The slope along x forwards, then backwards to phi alone: nothing goes back through theta.
+    return jax.grad(lambda p: jax.jvp(lambda t: inner_loss(t, p), (theta,), (x,))[1])(phi)
 
 
 def _difference_product(inner_loss: Loss, theta: PyTree, phi: PyTree, x: PyTree) -> PyTree:

@@ -92,6 +92,7 @@ def _pair(name: str, gradient: MetaGradient, curvature: str) -> list[Variant]:
 
 VARIANTS = (
     *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=0.1), "hessian"),
+    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=0.1), "fisher"),
     *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=0.1), "hessian"),
     *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=0.1), "fisher"),
     Variant("conjugate_gradient 10, fisher", implicit(conjugate_gradient(10), damping=0.1), "fisher"),

@@ -9,20 +9,20 @@ from jaxtyping import PyTree
 from llmrl.types import Rollout
 
 
-def _halves(tree: PyTree, axis: int) -> PyTree:
+def halves(tree: PyTree, axis: int) -> PyTree:
     """Split an environments' axis in two: a new leading axis of size 2."""
 
     def split(x):
         n = x.shape[axis]
-        halves = x.reshape(*x.shape[:axis], 2, n // 2, *x.shape[axis + 1 :])
-        return jnp.moveaxis(halves, axis, 0)
+        parts = x.reshape(*x.shape[:axis], 2, n // 2, *x.shape[axis + 1 :])
+        return jnp.moveaxis(parts, axis, 0)
 
     return jax.tree.map(split, tree)
 
 
 def split_rollout(rollout: Rollout) -> Rollout:
     """Two rollouts of half the environments each, stacked on a new leading axis."""
-    return Rollout(_halves(rollout.steps, 1), _halves(rollout.final_action, 0))
+    return Rollout(halves(rollout.steps, 1), halves(rollout.final_action, 0))
 
 
 def merge(memory: Rollout) -> Rollout:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from llmrl.learner.memory import filled, merge, remember, split_rollout
+from llmrl.learner.memory import filled, halves, merge, remember, split_rollout
 from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, deviation, make_problem, task_advantage
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.optimizers import own_promotion
@@ -91,6 +91,11 @@ class Record(NamedTuple):
     common: Array
     power: Array
     spread: Array
+
+
+def split_evidence(data: Evidence) -> Evidence:
+    """What is known of each half of the environments, stacked on a new leading axis."""
+    return Evidence(split_rollout(data.rollout), halves(data.values, 1))
 
 
 def _products(first: PyTree, second: PyTree, group: str) -> Array:
@@ -229,27 +234,25 @@ def make_meta(
         )
         return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
 
-    def hypergradients(state, phis, states, params, rollout, key):
+    def hypergradients(state, phis, states, params, fresh, key):
         """One estimate, or two stacked ones."""
 
-        def estimate(inner_rollout, outer_rollout, key):
+        def estimate(inner_data, outer_data, key):
             problem_key, solve_key = jax.random.split(key)
-            inner_data = evidence(params, inner_rollout)
-            outer_data = inner_data if outer_rollout is inner_rollout else evidence(params, outer_rollout)
             meta_problem = make_problem(
                 inner, inner_data, outer_data, states, state.outer_scale, problem_key, past=past, **problem
             )
             return gradient(meta_problem, params.actor, phis, solve_key)
 
         past = state.memory if follows_updates else None
-        inner_rollout = merge(state.memory) if kept and not follows_updates else rollout
+        inner_data = evidence(params, merge(state.memory)) if kept and not follows_updates else fresh
         if not cross_fitting:
-            return jax.tree.map(lambda x: x[None], estimate(inner_rollout, rollout, key))
-        other = jax.tree.map(lambda x: x[::-1], split_rollout(rollout))
-        return jax.vmap(estimate)(split_rollout(inner_rollout), other, jax.random.split(key))
+            return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
+        other = jax.tree.map(lambda x: x[::-1], split_evidence(fresh))
+        return jax.vmap(estimate)(split_evidence(inner_data), other, jax.random.split(key))
 
-    def step(state, phis, states, params, rollout, key):
-        estimates, info = hypergradients(state, phis, states, params, rollout, key)
+    def step(state, phis, states, params, fresh, key):
+        estimates, info = hypergradients(state, phis, states, params, fresh, key)
         mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
         # A seed whose estimate is not finite takes no step; the others do not notice. Nor is there anything to learn
         # before the task has spoken: its advantage is the critic's own error then, on which both halves agree.
@@ -285,13 +288,15 @@ def make_meta(
     def update(state, phis, states, params, rollout, key, iteration, last_kl):
         if data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
             state = state._replace(memory=remember(state.memory, rollout))
-        now = deviation(task_advantage(inner, evidence(params, rollout)))
+        # The critic is asked once, about the whole rollout; halves are taken of its answers.
+        fresh = evidence(params, rollout)
+        now = deviation(task_advantage(inner, fresh))
         state = state._replace(
             outer_scale=jnp.maximum(scale_decay * state.outer_scale, jnp.where(jnp.isfinite(now), now, 0.0)),
             since=state.since + 1.0,
             told=jnp.maximum(state.told, speaks(rollout)),
         )
-        operands = (state, phis, states, params, rollout, key)
+        operands = (state, phis, states, params, fresh, key)
 
         def rest(state, phis, *_):
             return phis, (state.opt_state, state.record), {name: jnp.zeros(()) for name in METRICS}
