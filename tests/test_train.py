@@ -13,6 +13,7 @@ import pytest
 
 import llmrl
 from llmrl import overrides, runs
+from llmrl.envs import HOST_ENVIRONMENTS
 from llmrl.train import chunk_lengths, make_environment, make_trainer, train
 
 TINY = (
@@ -228,13 +229,16 @@ def test_chunks_cover_the_run_with_few_programs(num_iterations):
 # --- the contract: whatever composes can be built ---------------------------------------------------------------------
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "experiment")
-CHOICES = [(group, file.stem) for group in GROUPS for file in sorted((overrides.config_dir() / group).glob("*.yaml"))]
+FILES = [(group, file.stem) for group in GROUPS for file in sorted((overrides.config_dir() / group).glob("*.yaml"))]
+CHOICES = [(group, name) for group, name in FILES if name not in HOST_ENVIRONMENTS]
 GOALS = f"method.goals.table='{Path(__file__).parent / 'goals.jsonl'}'"
 PARTNERS = {
     "gymnax": ("env.id=Acrobot-v1", "aux=none", "method=ppo"),
     "function": ("aux.function=always_one_for_tests.hint",),
     "helpful_hackable": ("env=gridworld",),
     "potential": ("env=gridworld",),
+    "hints": ("env=craftax_classic",),
+    "distracting": ("env=craftax_classic",),
     "frozen": ("reward_from=elsewhere", "method.reward_of=scalar"),
     "ellm": (GOALS,),
     "ellm_pretrained": (GOALS,),
@@ -267,6 +271,13 @@ def test_every_choice_builds_a_trainer_whose_numbers_may_be_traced(group, name, 
     assert {"episode_return", "episode_length", "success_rate", "entropy", "approx_kl"} <= set(metrics)
     for curve in metrics.values():
         assert (curve.shape, curve.dtype) == ((3,), jnp.float32)
+
+
+@pytest.mark.parametrize("name", HOST_ENVIRONMENTS)
+def test_what_runs_in_python_is_no_compiled_trainer(name):
+    trainer = make_trainer(llmrl.compose(f"env={name}", "method=add"))
+    with pytest.raises(ValueError, match=f"{name} runs in Python and cannot be compiled"):
+        jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
 
 
 def test_every_source_has_its_own_factor():

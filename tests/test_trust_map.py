@@ -26,10 +26,10 @@ def untrained(*overrides, weight=0.5):
     config = llmrl.compose(*overrides, *SMALL)
     trainer = make_trainer(config)
     states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
-    task_phi, phi = states.phis
+    task_phi, phi, *others = states.phis
     known = phi["evidence"] | {"scalar": jnp.ones_like(phi["scalar"])}
     phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight)), "evidence": known}
-    return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi)))
+    return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi, *others)))
 
 
 @pytest.fixture(scope="module")
