@@ -276,8 +276,9 @@ def test_every_choice_builds_a_trainer_whose_numbers_may_be_traced(group, name, 
 @pytest.mark.parametrize("name", HOST_ENVIRONMENTS)
 def test_what_runs_in_python_is_no_compiled_trainer(name):
     trainer = make_trainer(llmrl.compose(f"env={name}", "method=add"))
+    state = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
     with pytest.raises(ValueError, match=f"{name} runs in Python and cannot be compiled"):
-        jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
+        jax.eval_shape(lambda state: trainer.run(state, trainer.numbers, 3), state)
 
 
 def test_every_source_has_its_own_factor():
