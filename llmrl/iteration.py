@@ -23,6 +23,7 @@ from llmrl.learner.rollout_host import unplayed_rollout
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
+from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.ops.tables import NO_KEY
 from llmrl.rewards import Heard, Language, language, task_signal
@@ -356,8 +357,3 @@ def learn_from(
         key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1, heard
     )
     return new_state, metrics
-
-
-def running_peak(peak: Scalar, now: Scalar, decay: float | Scalar) -> Scalar:
-    """The largest number seen, forgotten slowly; what is not finite was not seen."""
-    return jnp.maximum(decay * peak, jnp.where(jnp.isfinite(now), now, 0.0))

@@ -39,7 +39,6 @@ from llmrl.iteration import (
     make_environment,
     numbers_of,
     policy_of,
-    running_peak,
     with_numbers,
 )
 from llmrl.language import Table
@@ -60,7 +59,6 @@ __all__ = [
     "numbers_of",
     "on_devices",
     "policy_of",
-    "running_peak",
     "seed_keys",
     "seed_mesh",
     "state_shapes",

@@ -51,15 +51,17 @@ PARTS = {
     "network": ("method.weight.network=false",),
     "cross_fitting_and_gate": ("method.trust.cross_fitting=false", "method.trust.gate=false"),
     "gate": ("method.trust.gate=false",),
+    "evidence": ("method.trust.evidence=false",),
     "units": ("method.trust.units=false",),
     "prior": ("method.trust.prior=0",),
-    "ceiling": ("method.trust.ceiling=false",),
     "fisher": ("solver.curvature=hessian",),
     "subsampling": ("solver.curvature_fraction=1",),
     "curvature": ("solver=identity",),
+    "advantage_floor": ("ppo.advantage_floor=0",),
 }
-"""What an ablation leaves out: parts of trust, the Fisher information (for the Hessian), the quarter of the batch that
-curvature is computed on (for all of it), curvature itself."""
+"""What an ablation leaves out: parts of trust that are on by default, the Fisher information (for the Hessian), the
+quarter of the batch that curvature is computed on (for all of it), curvature itself, and the floor under the unit of
+advantages."""
 
 SOLVERS = {
     "identity": ("solver=identity",),
@@ -93,7 +95,8 @@ def ablation_cells() -> dict[str, tuple[str, ...]]:
     cells = {
         f"{env}/{source}": (f"env={env}", *CARTPOLE, *chosen) for env in CARTPOLES for source, chosen in SOURCES.items()
     }
-    return cells | {"gridworld/helpful_hackable": (*GRID, "aux=helpful_hackable")}
+    # Plain PPO solves the smaller grid by itself.
+    return cells | {"gridworld/helpful_hackable": (*GRID, "env.size=15", "aux=helpful_hackable")}
 
 
 def ablation_runs() -> Iterator[Run]:

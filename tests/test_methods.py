@@ -216,6 +216,22 @@ def test_only_a_learned_reward_can_be_frozen(name, message):
         make_method(config, make_environment(config).spec)
 
 
+def test_a_weight_of_zero_is_plain_ppo():
+    """Beside the task's own head, a stream that pays nothing changes nothing: not a bit of the policy."""
+    small = [override for override in TINY if not override.startswith(("env", "aux"))]
+    never = ("method.outer.learning_rate=0", "method.outer.scalar_learning_rate=0")
+    actors = []
+    for overrides in (("method=ppo",), ("method=implicit", *never)):
+        trainer = make_trainer(llmrl.compose(*small, "env=cartpole", "aux=harmful", *overrides))
+
+        def two_iterations(key, trainer=trainer):
+            return trainer.run(trainer.init(key, trainer.numbers), trainer.numbers, 2)[0]
+
+        state = jax.jit(two_iterations)(KEYS[0])
+        actors.append(state.params.actor)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-7), *actors)
+
+
 def test_an_unknown_method_names_the_nearest():
     config = composed("ppo")
     wrong = Config(method=type(config.method)(name="implict"))

@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from llmrl.learner.memory import filled, halves, merge, remember, split_rollout
 from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, deviation, make_problem, task_advantage
 from llmrl.learner.streams import value_rollout
+from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards.base import speaks
 from llmrl.types import MetaGradient, Scalar
@@ -292,7 +293,7 @@ def make_meta(
         fresh = evidence(params, rollout)
         now = deviation(task_advantage(inner, fresh))
         state = state._replace(
-            outer_scale=jnp.maximum(scale_decay * state.outer_scale, jnp.where(jnp.isfinite(now), now, 0.0)),
+            outer_scale=running_peak(state.outer_scale, now, scale_decay),
             since=state.since + 1.0,
             told=jnp.maximum(state.told, speaks(rollout)),
         )

@@ -1,4 +1,4 @@
-"""Running mean and variance, batch by batch, as if all samples had been seen at once."""
+"""Running mean and variance, batch by batch, as if all samples had been seen at once; and running peaks."""
 
 from __future__ import annotations
 
@@ -46,3 +46,16 @@ def whitened(moments: Moments, x: Float[Array, "*b_s"], bound: float = 5.0, eps:
     A component that has never changed is 0 until it does, and then at the bound.
     """
     return jnp.clip((x - moments.mean) / jnp.sqrt(moments.variance + eps), -bound, bound)
+
+
+def running_peak(
+    peak: Float[Array, "*s"], now: Float[Array, "*s"], decay: float | Float[Array, ""]
+) -> Float[Array, "*s"]:
+    """The largest number seen, forgotten slowly; what is not finite was not seen.
+
+    Args:
+        peak: so far, [*s].
+        now: the newest number, [*s].
+        decay: what the peak keeps each time.
+    """
+    return jnp.maximum(decay * peak, jnp.where(jnp.isfinite(now), now, 0.0))

@@ -24,8 +24,8 @@ def beyond_task(transform: RewardTransform) -> RewardTransform:
     """What a transform pays beyond the task's reward, as a stream of its own.
 
     The task keeps its own critic head then, so that a transform that pays nothing changes nothing: with
-    zero-initialised
-    heads the agent learns exactly as if the stream were not there. For transforms that leave the discount alone.
+    zero-initialised heads the agent learns exactly as if the stream were not there. For transforms that leave the
+    discount alone.
     """
 
     def apply(signal: Signal, phi, state, rollout: Rollout) -> Signal:

@@ -18,8 +18,7 @@ INITIAL_ETA = 4.6
 """sigmoid(4.6) = 0.990."""
 
 LEAST_SHARE = 0.1
-"""Of a learned weight that is applied without any evidence: a source that nobody uses shows nothing for itself
-either."""
+"""Of a learned weight, what is applied without any evidence: a source that nobody uses shows nothing for itself."""
 TRUSTED_FROM = 0.05
 """A source counts as used, or as turned around, from this share of full trust on; below it, as ignored."""
 

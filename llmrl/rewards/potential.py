@@ -117,11 +117,11 @@ def dpba(spec: EnvSpec, **settings) -> RewardTransform:
 
     Args:
         spec: the environment.
-        **settings: ``coefficient``, ``learning_rate``, ``updates``, ``batch_size``, ``hidden``; see ``advice``.
+        **settings: ``coefficient``, ``learning_rate``, ``updates``, ``batch_size``, ``hidden``; see ``dynamic_advice``.
 
     Reference: Harutyunyan et al. 2015, "Expressing arbitrary reward functions as potential-based advice".
     """
-    return advice(spec, lambda age: jnp.ones_like(age), **settings)
+    return dynamic_advice(spec, lambda age: jnp.ones_like(age), **settings)
 
 
 def pies(spec: EnvSpec, *, num_iterations: int, decay: float | Scalar = 0.5, **settings) -> RewardTransform:
@@ -139,10 +139,10 @@ def pies(spec: EnvSpec, *, num_iterations: int, decay: float | Scalar = 0.5, **s
 
     Reference: Behboudian et al. 2020, "Useful policy invariant shaping from arbitrary advice".
     """
-    return advice(spec, lambda age: jnp.maximum(0.0, 1.0 - age / (decay * num_iterations)), **settings)
+    return dynamic_advice(spec, lambda age: jnp.maximum(0.0, 1.0 - age / (decay * num_iterations)), **settings)
 
 
-def advice(
+def dynamic_advice(
     spec: EnvSpec,
     share_at: Callable[[Scalar], Scalar],
     *,

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llmrl.ops.moments import running_peak
 from llmrl.ops.returns import discounted_sum
 from llmrl.rewards.base import speaks
 from llmrl.types import Rollout, Scalar, Signal
@@ -141,8 +142,8 @@ def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda,
     decay = jnp.where(steps.terminated | steps.truncated, 0.0, signal.discount * gae_lambda)
     task = discounted_sum(signal.reward, decay)
     source = discounted_sum(steps.aux, jnp.broadcast_to(decay[..., None], steps.aux.shape))
-    task_peak = jnp.maximum(memory * state.task_peak, _peak(task))
-    source_peak = jnp.maximum(memory * state.source_peak, _peak(source))
+    task_peak = running_peak(state.task_peak, _peak(task), memory)
+    source_peak = running_peak(state.source_peak, _peak(source), memory)
     return state._replace(
         task_peak=task_peak,
         source_peak=source_peak,
