@@ -172,8 +172,8 @@ def clean(text: object, limit: int, keep_lines: bool = False) -> str:
     """
     raw = text.decode("utf-8", "replace") if isinstance(text, bytes) else str(text)
     lines = raw[: 4 * limit].splitlines() if keep_lines else [raw[: 4 * limit]]
-    folded = "\n".join(" ".join(map(_printable, line.split())) for line in lines)
-    escaped = " ".join(folded.split(" ")).strip().replace("<", "&lt;").replace(">", "&gt;")
+    folded = "\n".join(" ".join(filter(None, map(_printable, line.split()))) for line in lines)
+    escaped = folded.strip().replace("<", "&lt;").replace(">", "&gt;")
     return escaped if len(escaped) <= limit else escaped[: limit - 3] + "..."
 
 

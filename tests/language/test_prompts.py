@@ -1,5 +1,5 @@
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llmrl.language.prompts import PROMPTS, clean, load_prompt, render
@@ -30,6 +30,7 @@ def test_words_of_an_environment_are_data(name, text):
 
 @settings(max_examples=80, deadline=None)
 @given(st.text(), st.integers(10, 60))
+@example("0\r\U00018cd6 0", 10)  # a word of nothing but what is taken out leaves no second space behind
 def test_cleaned_text_is_short_printable_and_clean_already(text, limit):
     once = clean(text, limit)
     assert len(once) <= limit
