@@ -120,12 +120,12 @@ class PPOConfig:
     num_epochs: int = 4
     num_minibatches: int = 4
     learning_rate: float = 3e-4
-    anneal: bool = False
+    anneal: bool = True
     discount: float = 0.99
     gae_lambda: float = 0.95
     clip: float = 0.2
     entropy: float = 0.01
-    advantage_floor: float = 0.5
+    advantage_floor: float = 1.0
     advantage_decay: float = 0.998
     value_coefficient: float = 0.5
     max_gradient_norm: float = 0.5
@@ -156,8 +156,8 @@ class SolverConfig:
         curvature_fraction: share of the batch, drawn at random, on which curvature is computed.
     """
 
-    name: str = "neumann"
-    num_terms: int = 20
+    name: str = "conjugate_gradient"
+    num_terms: int = 10
     step_size: Any = "auto"
     max_step_size: float = 0.5
     power_iterations: int = 4
@@ -241,6 +241,8 @@ class OuterConfig:
         gradient: one of ``GRADIENTS``.
         unroll_steps: inner updates that ``unrolled`` differentiates through.
         unroll_learning_rate: their step size (plain gradient descent), and of those that ``incremental`` follows.
+        crowding: advantages are divided by their deviation, so that a louder source makes the task quieter. How far the
+            hypergradient knows of it, from 0 (it takes the deviation for a constant) to 1 (it differentiates it).
         surrogate: one of ``SURROGATES``.
         data: one of ``DATA``.
         window: rollouts kept for ``data=window`` (the newest is the fresh one) or ``data=past`` (it is the one before).
@@ -263,6 +265,7 @@ class OuterConfig:
     gradient: str = "implicit"
     unroll_steps: int = 1
     unroll_learning_rate: float = 0.1
+    crowding: float = 0.5
     surrogate: str = "ratio"
     data: str = "fresh"
     window: int = 4
@@ -592,6 +595,7 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
         0.0,
         1.0,
         **{
+            "method.outer.crowding": outer.crowding,
             "method.outer.scale_decay": outer.scale_decay,
             "method.trust.prior_decay": trust.prior_decay,
             "method.trust.prior_discount": trust.prior_discount,

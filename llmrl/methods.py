@@ -134,6 +134,7 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         curvature=solver.curvature,
         curvature_fraction=solver.curvature_fraction,
         unroll_learning_rate=outer.unroll_learning_rate,
+        crowding=outer.crowding,
         penalty=_penalty(outer),
     )
 

@@ -26,8 +26,12 @@ AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
 METHODS: dict[str, Config] = {
     "ppo": replace(AIDED, method=MethodConfig(name="ppo")),
     "implicit": AIDED,
-    "implicit, K=20, curvature on all": replace(AIDED, solver=SolverConfig(num_terms=20, curvature_fraction=1.0)),
-    "implicit, K=20, curvature on 1/4": replace(AIDED, solver=SolverConfig(num_terms=20, curvature_fraction=0.25)),
+    "implicit, Neumann K=20, curvature on all": replace(
+        AIDED, solver=SolverConfig(name="neumann", num_terms=20, curvature_fraction=1.0)
+    ),
+    "implicit, Neumann K=20, curvature on 1/4": replace(
+        AIDED, solver=SolverConfig(name="neumann", num_terms=20, curvature_fraction=0.25)
+    ),
 }
 """The first is what the others are compared with."""
 
@@ -70,7 +74,7 @@ def methods(request: Bench) -> Table:
         contestants = [Contestant(name, "llmrl", sized(config, seeds, envs)) for name, config in METHODS.items()]
         rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
     solver = AIDED.solver
-    defaults = f"K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
+    defaults = f"{solver.name}, K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
     return Table(
         f"methods on CartPole, {_sizes(AIDED.ppo)}; implicit by default: {defaults}",
         "steps/s",
