@@ -11,12 +11,14 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 
 REJAX := .venv-rejax
 
-TRAIN ?= env=cartpole aux=harmful method=implicit
+# What `make train` compares; ppo, which ignores the auxiliary reward, and add, which trusts it, stand beside the method.
+TRAIN ?= env=cartpole aux=language llm=recorded method=implicit
 
 .PHONY: help train test lint format types layers check bench-rejax clean
 
 help:
-	@echo "make train        train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
+	@echo "make train        CartPole with a language model's recorded answers: learning how far to trust them beside ignoring"
+	@echo "                  and trusting them, in a table and a picture; another task with TRAIN=\"env=... aux=...\""
 	@echo "make test         all tests"
 	@echo "make check        lint, types, layers and tests"
 	@echo "make format       format the code"
@@ -24,7 +26,7 @@ help:
 	@echo "make clean        remove the environment and caches; runs/ stays"
 
 train: $(READY)
-	$(BIN)/llmrl train $(TRAIN)
+	$(BIN)/llmrl compare $(TRAIN)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"

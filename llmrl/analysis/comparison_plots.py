@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -18,6 +18,10 @@ from llmrl.analysis.statistics import Scores, mean_interval, task_means, trimmed
 
 PALETTE = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f", "#4a4e69", "#c97b9b", "#6aa6a6", "#8a6d3b", "#7f7f7f")
 DASHES = ("-", "--", ":")
+
+
+Statistic: TypeAlias = Callable[[Float[np.ndarray, "samples tasks seeds"]], Float[np.ndarray, " samples"]]
+"""What a curve shows of all seeds, at each point of training."""
 
 
 class Curve(NamedTuple):
@@ -44,19 +48,21 @@ def learning_curves(
     measure: str,
     path: str | Path | None = None,
     labels: Sequence[str] = (),
+    statistic: Statistic = trimmed_means,
 ) -> Figure:
-    """Interquartile mean over seeds with its 95 % bootstrap band, one colour per method.
+    """A statistic over seeds (the interquartile mean) with its 95 % bootstrap band, one colour per method.
 
     Args:
         methods: label -> curves.
         measure: what the curves show, for the axis.
         path: where to save the picture, if anywhere.
         labels: all labels that have colours, in pictures that belong together.
+        statistic: as for ``sample_efficiency``.
     """
     figure = Figure(figsize=(6.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    draw_curves(axes, methods, styles(labels or list(methods)))
+    draw_curves(axes, methods, styles(labels or list(methods)), statistic)
     axes.set_xlabel("environment steps of one seed", fontsize=12)
     axes.set_ylabel(measure.replace("_", " "), fontsize=12)
     _legend(figure, axes, len(methods))
@@ -67,7 +73,7 @@ def draw_curves(
     axes: Axes,
     methods: Mapping[str, Curve],
     colors: Mapping[str, tuple[str, str]],
-    statistic=trimmed_means,
+    statistic: Statistic = trimmed_means,
     points: int = 60,
 ) -> None:
     """Draws each method's statistic over seeds and its band; a method without any value is left out."""
