@@ -58,7 +58,7 @@ class Comparison(Config):
     beside: tuple[str, ...] = ("ppo", "add")
 
 
-BENCH_SUITES = ("ppo", "methods", "meta")
+BENCH_SUITES = ("ppo", "methods", "meta", "language")
 BENCH_RIVALS = ("rejax",)
 
 

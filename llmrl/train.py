@@ -58,6 +58,7 @@ __all__ = [
     "make_trainer",
     "numbers_of",
     "on_devices",
+    "opened_pieces",
     "policy_of",
     "seed_keys",
     "seed_mesh",

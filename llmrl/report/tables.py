@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from llmrl.analysis.comparison import improvement_interval, regret
 from llmrl.analysis.answers import Answer
+from llmrl.analysis.comparison import improvement_interval, regret
 from llmrl.analysis.statistics import (
     Interval,
     area_under_curve,

@@ -29,7 +29,10 @@ def address(tmp_path_factory):
     model = tmp_path_factory.mktemp("model") / "random.gguf"
     command = [PYTHON, str(Path(__file__).with_name("random_model.py")), str(model)]
     log = model.with_suffix(".log").open("w")
-    with log, subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process:
+    with (
+        log,
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, text=True) as process,
+    ):
         assert process.stdin is not None and process.stdout is not None
         said = next((line for line in process.stdout if line.startswith("xllamacpp ")), "")
         assert said, Path(log.name).read_text()[-2000:]
