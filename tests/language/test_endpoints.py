@@ -198,7 +198,7 @@ def test_nothing_bad_is_cached_and_failures_are_counted(behaviour, config, words
         fill(words, make_provider(settings, words), cache, [7], manners=manners)
 
 
-def wait(done, seconds=10.0):
+def wait(done, seconds=200.0):
     ends = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < ends
