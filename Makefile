@@ -10,21 +10,25 @@ PYTHON ?= $(shell for python in python3.13 python3.12 python3.11 python3 python;
 	{ echo "$$python"; break; }; done)
 
 REJAX := .venv-rejax
+SERVER := .venv-llm-server
 
-TRAIN ?= env=cartpole aux=harmful method=implicit
+# What `make train` compares; ppo, which ignores the auxiliary reward, and add, which trusts it, stand beside the method.
+TRAIN ?= env=cartpole aux=language llm=recorded method=implicit
 
-.PHONY: help train test lint format types layers check bench-rejax clean
+.PHONY: help train test lint format types layers check test-llm-server bench-rejax clean
 
 help:
-	@echo "make train        train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
+	@echo "make train        CartPole with a language model's recorded answers: learning how far to trust them beside ignoring"
+	@echo "                  and trusting them, in a table and a picture; another task with TRAIN=\"env=... aux=...\""
 	@echo "make test         all tests"
 	@echo "make check        lint, types, layers and tests"
 	@echo "make format       format the code"
+	@echo "make test-llm-server  label and train with a real server of language models, and a tiny random model made here"
 	@echo "make bench-rejax  the environment that \`llmrl bench against=rejax\` compares with"
 	@echo "make clean        remove the environment and caches; runs/ stays"
 
 train: $(READY)
-	$(BIN)/llmrl train $(TRAIN)
+	$(BIN)/llmrl compare $(TRAIN)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
@@ -45,6 +49,15 @@ layers: $(READY)
 
 check: lint types layers test
 
+# llama.cpp's server, in an environment of its own.
+test-llm-server: $(READY) $(SERVER)/.installed
+	LLMRL_SERVER_PYTHON=$(CURDIR)/$(SERVER)/bin/python $(BIN)/python -m pytest -n 0 -s tests/server
+
+$(SERVER)/.installed:
+	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
+	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 gguf==0.19.0
+	@touch $@
+
 bench-rejax: $(REJAX)/.installed
 
 # rejax is written for the interface of gymnax 0.0.9 (its own metadata would let it install a later one and fail), so it cannot
@@ -57,7 +70,7 @@ $(REJAX)/.installed: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(REJAX) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(REJAX) $(SERVER) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed once; again when pyproject.toml changes.

@@ -25,6 +25,7 @@ USAGE = """\
 usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key=value ...]
 
   train      train agents that learn how far to trust their auxiliary reward
+  compare    train a method beside ignoring and trusting that reward; one table, one picture
   evaluate   evaluate the agents of a finished run
   label      ask a language model about an environment's states ahead of training
   report     statistics, curves and trust of finished runs, on one page
@@ -42,7 +43,7 @@ POSITIONAL = {"report": "runs", "figure": "number"}
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
 _FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--experimental-rerun"}
 
-_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher"}
+_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "beside"}
 """Overrides that a run's name already has, or that change nothing about its result."""
 
 
@@ -148,6 +149,23 @@ def train(node: Any) -> None:
 
 
 @_job
+def compare(node: Any) -> None:
+    """Trains several methods, shows a table, and says where the picture is."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from llmrl.overrides import to_comparison
+
+    config, beside = to_comparison(node)
+    typed = list(HydraConfig.get().overrides.task)
+    overrides = [override for override in typed if override.partition("=")[0] not in ("beside", "run_dir")]
+
+    from llmrl.compare import compare as run
+
+    out = config.run_dir or _default_run_dir(config, "compare")
+    print(run(overrides, beside, out, command=shlex.join(["llmrl", "compare", *typed])))
+
+
+@_job
 def evaluate(node: Any) -> None:
     """Evaluates the agents of a run and shows a table."""
     from llmrl.overrides import to_evaluation
@@ -213,6 +231,7 @@ def figure(node: Any) -> None:
 
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train,
+    "compare": compare,
     "evaluate": evaluate,
     "label": label,
     "bench": bench,
@@ -231,14 +250,17 @@ def _typed(command: str, words: Sequence[str]) -> str:
     return shlex.join(["llmrl", command, *words, *others])
 
 
-def _default_run_dir(config: Config) -> str:
-    """``runs/<env>-<aux>-<method>-s<seed>``, and every other override after it: two different runs never share one."""
+def _default_run_dir(config: Config, what: str = "") -> str:
+    """``runs/<env>-<aux>-<method>-s<seed>``, and every other override after it: two different runs never share one.
+
+    ``what`` stands in the method's place where several methods share a directory.
+    """
     from hydra.core.hydra_config import HydraConfig
 
     overrides = HydraConfig.get().overrides.task
     others = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in _NOT_IN_A_NAME]
     aux = [*config.aux.sources, *(["function"] if config.aux.function else [])] or ["none"]
-    parts = [config.env.name, *aux, config.method.name, f"s{config.seed}", *sorted(others)]
+    parts = [config.env.name, *aux, what or config.method.name, f"s{config.seed}", *sorted(others)]
     name = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-+") for part in parts)
     if len(name) > 150:
         name = f"{name[:140]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from llmrl.config import Config, LLMConfig
 from llmrl.envs import LANGUAGE
-from llmrl.language import Labeller, Table, empty, make_provider, merge, open_labeller, probe, size
+from llmrl.language import Labeller, Table, empty, has_answered, make_provider, merge, open_labeller, probe, size
 from llmrl.rewards import Heard
 from llmrl.types import Captioner, Environment, HostEnvironment
 
@@ -64,7 +64,7 @@ def listening(
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods
     before, name = before or {}, recorded_as(config, captioner)
     if known is None:
-        check_endpoint(config.llm)
+        check_endpoint(config.llm, captioner, name)
     labeller = open_labeller(_remaining(config.llm, before), captioner, name)
 
     def exchange(table: Table | None, misses: Mapping[int, int]) -> tuple[Table | None, Counts]:
@@ -98,12 +98,21 @@ def _all_at_once(config: Config, keys: Sequence[int], labeller: Labeller, table:
     return merge(table, answers)
 
 
-def check_endpoint(llm: LLMConfig) -> None:
-    """Asks an endpoint one question before a run depends on it.
+def check_endpoint(llm: LLMConfig, captioner: Captioner, name: str) -> None:
+    """Asks an endpoint one question before a run depends on it, unless the cache shows that it has answered before.
+
+    Args:
+        llm: the settings.
+        captioner: the environment's words.
+        name: as ``recorded_as`` gives it.
 
     Raises:
         RuntimeError: the endpoint cannot be asked, or its answers cannot be used; the message says what helps.
     """
+    # What is wrong with the settings the probe says in better words.
+    with suppress(ValueError, OSError):
+        if llm.provider == "openai" and has_answered(llm, captioner, name):
+            return
     found = probe(llm)
     if not found.ok:
         raise RuntimeError(found.message)

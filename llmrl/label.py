@@ -64,9 +64,10 @@ def label(
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods
     if captioner is None:
         raise ValueError(f"{env.spec.name} has no words for its states: give captioner=my_module.captioner")
-    check_endpoint(config.llm)
+    name = recorded_as(config, captioner)
+    check_endpoint(config.llm, captioner, name)
     keys = _states(config, env, captioner, steps, limit)
-    llm, name = replace(config.llm, capacity=len(keys)), recorded_as(config, captioner)
+    llm = replace(config.llm, capacity=len(keys))
     provider = make_provider(llm, captioner, name)
 
     first = questions(provider, captioner, keys[0])

@@ -47,7 +47,18 @@ class Evaluation:
     seed: int = 0
 
 
-BENCH_SUITES = ("ppo", "methods", "meta")
+@dataclass(frozen=True)
+class Comparison(Config):
+    """What ``llmrl compare`` is asked: the run of a method, as ``Config`` has it, and what stands beside it.
+
+    Attributes:
+        beside: methods to compare with.
+    """
+
+    beside: tuple[str, ...] = ("ppo", "add")
+
+
+BENCH_SUITES = ("ppo", "methods", "meta", "language")
 BENCH_RIVALS = ("rejax",)
 
 
@@ -150,6 +161,7 @@ class Reproduction:
 
 SCHEMAS: dict[str, type] = {
     "train": Config,
+    "compare": Comparison,
     "evaluate": Evaluation,
     "label": Label,
     "bench": Bench,
@@ -218,6 +230,17 @@ def _own_hydra() -> Iterator[None]:
 def to_config(node: DictConfig) -> Config:
     """A validated ``Config`` from what Hydra composed."""
     return from_dict(_container(node))
+
+
+def to_comparison(node: DictConfig) -> tuple[Config, tuple[str, ...]]:
+    """The run of the method in question, and the methods to compare it with, from what Hydra composed."""
+    values = _container(node)
+    beside = tuple(values.pop("beside"))
+    methods = [file.stem for file in sorted((config_dir() / "method").glob("*.yaml"))]
+    for method in beside:
+        if method not in methods:
+            raise unknown("method", method, methods)
+    return from_dict(values), beside
 
 
 def to_evaluation(node: DictConfig) -> Evaluation:

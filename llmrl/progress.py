@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
@@ -94,6 +94,28 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
             interval = f"{_number(row['low'])} .. {_number(row['high'])}"
             whole = [_number(area[name]["mean"])] if name in area else []
             table.add_row(name, _number(row["mean"]), interval, _number(min(scores)), _number(max(scores)), *whole)
+    console.print(Text(title), soft_wrap=True)
+    console.print(table)
+
+
+def show_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], title: str, caption: str = "", console: Console | None = None
+) -> None:
+    """Prints a table of words and numbers; a row of the first column names what the others tell of.
+
+    Args:
+        header: a heading per column.
+        rows: cells, of the header's length.
+        title: what it is about.
+        caption: what must be known to read it.
+        console: where to; standard output where not given.
+    """
+    console = console or _console(stderr=False)
+    table = Table(caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD)
+    for i, heading in enumerate(header):
+        table.add_column(heading, justify="right" if i else "left")
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(Text(title), soft_wrap=True)
     console.print(table)
 

@@ -147,11 +147,17 @@ def restore_language(run: Run, iterations: int) -> tuple[Table | None, dict[str,
     Returns:
         The table, None where there is none; and the last values of the metrics ``language_...``.
     """
-    path = run.tables_path / f"{iterations}.npz"
-    if not path.exists():
+    table = read_answers(run, iterations)
+    if table is None:
         return None, {}
     curves = metrics.read(run.metrics_path)
-    return load(path), {n: float(curve[0, -1]) for n, curve in curves.items() if n.startswith("language_")}
+    return table, {n: float(curve[0, -1]) for n, curve in curves.items() if n.startswith("language_")}
+
+
+def read_answers(run: Run, iterations: int) -> Table | None:
+    """A language model's answers as they stood after so many iterations; None where there are none."""
+    path = run.tables_path / f"{iterations}.npz"
+    return load(path) if path.exists() else None
 
 
 def record(run: Run, state: PyTree, chunk: metrics.Metrics, first_iteration: int, table: Table | None = None) -> None:

@@ -77,6 +77,7 @@ def carry_out(
     only: str = "",
     shard: tuple[int, int] = (1, 1),
     processes: int = 1,
+    progress: bool = False,
     train: Train | None = None,
 ) -> Outcome:
     """Trains what is not finished and reads all that is. One failed run does not stop the others.
@@ -89,12 +90,13 @@ def carry_out(
         only: train only runs whose name contains this.
         shard: which part of the list to train, see ``parse_shard``.
         processes: runs trained side by side.
+        progress: whether each run shows its own progress too.
         train: how a run is trained; ``train_anew`` where not given.
     """
     from llmrl.overrides import explain
     from llmrl.progress import note
 
-    configs = {run.name: _config(run, out, seeds, extra) for run in runs}
+    configs = {run.name: _config(run, out, seeds, extra, progress) for run in runs}
     part, parts = shard
     mine = [run.name for run in runs if only in run.name][part - 1 :: parts]
     results = {name: read_finished(config) for name, config in configs.items()}
@@ -119,10 +121,10 @@ def carry_out(
     return Outcome({name: found for name, found in results.items() if found is not None}, tuple(trained), failures)
 
 
-def _config(run: Run, out: Path, seeds: int, extra: Sequence[str]) -> Config:
+def _config(run: Run, out: Path, seeds: int, extra: Sequence[str], progress: bool) -> Config:
     from llmrl.overrides import compose
 
-    return replace(compose(*run.overrides, *extra, f"seeds={seeds}"), run_dir=str(out / run.name), progress=False)
+    return replace(compose(*run.overrides, *extra, f"seeds={seeds}"), run_dir=str(out / run.name), progress=progress)
 
 
 def read_finished(config: Config) -> Found | None:

@@ -58,6 +58,7 @@ __all__ = [
     "make_trainer",
     "numbers_of",
     "on_devices",
+    "opened_pieces",
     "policy_of",
     "seed_keys",
     "seed_mesh",
@@ -108,12 +109,14 @@ class Result(NamedTuple):
         metrics: name -> [seeds, iterations], as in ``metrics.csv``.
         state: the last states, [seeds].
         summary: as in ``summary.json``.
+        answers: a language model's, as they stand at the end; None where it is no source.
     """
 
     config: Config
     metrics: dict[str, np.ndarray]
     state: TrainState
     summary: dict[str, Any]
+    answers: Table | None = None
 
 
 def chunk_lengths(num_iterations: int, num_chunks: int) -> list[int]:
@@ -187,7 +190,8 @@ def _listener(
     config: Config, env: Environment | HostEnvironment, store: _Store, start: int
 ) -> contextlib.AbstractContextManager[Listener]:
     if start == config.num_iterations:  # nobody is asked any more
-        return contextlib.nullcontext(Listener(None, lambda table, misses: (table, {})))
+        known, _ = store.restore_language(start)
+        return contextlib.nullcontext(Listener(known, lambda table, misses: (table, {})))
     return listening(config, env, *store.restore_language(start))
 
 
@@ -221,7 +225,7 @@ def _train_chunks(
         "run_seconds": run_seconds,
         "run_iterations": config.num_iterations - start,
     }
-    return _result(config, states, chunks, store.run, seconds)
+    return _result(config, states, chunks, store.run, seconds)._replace(answers=table)
 
 
 def _result(config: Config, states: TrainState, chunks: list[dict[str, np.ndarray]], run: runs.Run | None, seconds):

@@ -12,13 +12,16 @@ import numpy as np
 from jaxtyping import Array, PyTree, Shaped
 
 from llmrl import runs
+from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
 from llmrl.config import Config
-from llmrl.learner.rollout import collect, reset_all
-from llmrl.methods import make_method
+from llmrl.envs import LANGUAGE
+from llmrl.iteration import build
+from llmrl.language.table import Table, as_dict
+from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.rewards.mixture import TRUSTED_FROM
 from llmrl.train import make_environment, make_trainer, policy_of, state_shapes, use_compilation_cache
-from llmrl.types import Box, Discrete, Environment, EnvSpec
+from llmrl.types import Box, Discrete, Environment, EnvSpec, Rollout
 
 MOST_ACTIONS = 6
 """Discrete actions that are all asked about; where there are more, only the action taken is."""
@@ -45,37 +48,40 @@ def trust_map(
         ValueError: the run has no auxiliary source, or its method no weights of sources, or nothing was saved yet.
     """
     use_compilation_cache()
-    config, states = _trained(result_or_run_dir)
+    config, states, table = _trained(result_or_run_dir)
     env = make_environment(config)
     if not env.spec.aux_names:
         raise ValueError("a map of trust needs an auxiliary source, and this run has none")
-    streams = make_method(config, env.spec).streams
+    parts = build(config, env)
+    streams = parts.inner.streams
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
         raise ValueError(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
     weights_of = streams[trusting[0]].transform.weights
     assert weights_of is not None
     probes = _probes(env.spec)
+    known = None if table is None else jax.tree.map(jnp.asarray, table)
     policy, probing = policy_of(config, env.spec), _also_asked(env, list(probes.values()))
 
-    def of_seed(actor, phi, noted, key):
+    def of_seed(actor, phi, noted, heard, key):
         reset_key, collect_key = jax.random.split(key)
         acting = reset_all(probing, reset_key, num_envs)
         _, rollout = collect(probing, policy, actor, acting, collect_key, num_steps)
-        steps = rollout.steps
-        aux = jnp.split(steps.aux, len(probes) + 1, axis=-1)
-        actions = [steps.action, *(jnp.broadcast_to(action, steps.action.shape) for action in probes.values())]
-        asked = [rollout._replace(steps=steps._replace(action=a, aux=x)) for a, x in zip(actions, aux, strict=True)]
+        asked = [parts.told(each, heard, known)[0] for each in _one_per_probe(env, rollout, list(probes.values()))]
         found = [weights_of(phi, noted, each) for each in asked]
         weight = jnp.stack([each.weight for each in found], axis=2)
-        flat = (x.reshape(-1, *x.shape[2:]) for x in (steps.obs, weight, jnp.stack(aux, axis=2)))
-        return *flat, found[0].unit
+        aux, event = (jnp.stack([getattr(each.steps, name) for each in asked], axis=2) for name in ("aux", "event"))
+        visited = rollout.steps.obs, rollout.steps.state_key, event, weight, aux
+        return *(x.reshape(-1, *x.shape[2:]) for x in visited), found[0].unit
 
     phi, noted = states.phis[trusting[0]], states.transform_states[trusting[0]]
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(config.seeds))
-    obs, weight, aux, unit = map(np.asarray, jax.jit(jax.vmap(of_seed))(states.params.actor, phi, noted, keys))
+    played = jax.jit(jax.vmap(of_seed))(states.params.actor, phi, noted, states.heard, keys)
+    obs, state_key, event, weight, aux, unit = map(np.asarray, played)
     obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)
-    return TrustMap(env.spec.aux_names, (AS_ACTED, *probes), names_of(env.spec), obs, weight, aux, unit, threshold)
+    words = _words(env, state_key, event, table)
+    called = env.spec.aux_names, (AS_ACTED, *probes), names_of(env.spec)
+    return TrustMap(*called, obs, weight, aux, unit, threshold, words)
 
 
 def names_of(spec: EnvSpec) -> tuple[str, ...]:
@@ -84,12 +90,21 @@ def names_of(spec: EnvSpec) -> tuple[str, ...]:
     return spec.obs_names if len(spec.obs_names) == size else tuple(f"observation {i}" for i in range(size))
 
 
-def _trained(result_or_run_dir: Any) -> tuple[Config, PyTree]:
+def _words(env: Environment, state_key: np.ndarray, event: np.ndarray, table: Table | None) -> Words | None:
+    """What a language model was asked about the visited states."""
+    captioner: Any = env.captioner  # whose callable fields pyright takes for methods
+    if LANGUAGE not in env.spec.aux_names or table is None or captioner is None:
+        return None
+    source = env.spec.aux_names.index(LANGUAGE)
+    return Words(source, state_key, event, captioner.describe, captioner.events, as_dict(table))
+
+
+def _trained(result_or_run_dir: Any) -> tuple[Config, PyTree, Table | None]:
     if not isinstance(result_or_run_dir, str | Path):
-        return result_or_run_dir.config, result_or_run_dir.state
+        return result_or_run_dir.config, result_or_run_dir.state, result_or_run_dir.answers
     run = runs.load_run(result_or_run_dir)
-    states, _ = runs.load_state(run, state_shapes(make_trainer(run.config), run.config))
-    return run.config, states
+    states, iterations = runs.load_state(run, state_shapes(make_trainer(run.config), run.config))
+    return run.config, states, runs.read_answers(run, iterations)
 
 
 def _probes(spec: EnvSpec) -> dict[str, Shaped[Array, "*a"]]:
@@ -104,11 +119,32 @@ def _probes(spec: EnvSpec) -> dict[str, Shaped[Array, "*a"]]:
 
 
 def _also_asked(env: Environment, probes: Sequence[Shaped[Array, "*a"]]) -> Environment:
-    """The environment, whose steps also tell what the sources would have said of other actions: aux is [(1 + p) m]."""
+    """The environment, whose steps also tell what the sources would have said of other actions, and where these lead:
+    aux is [m + p (m + o + 1)], a probe's sources, observation and event after another."""
 
     def step(key, state, action):
         reached, taken = env.step(key, state, action)
-        asked = [env.step(key, state, jnp.asarray(probe, action.dtype))[1].aux for probe in probes]
-        return reached, taken._replace(aux=jnp.concatenate([taken.aux, *asked]))
+        told = [taken.aux]
+        for probe in probes:
+            asked = env.step(key, state, jnp.asarray(probe, action.dtype))[1]
+            told += [asked.aux, jnp.ravel(asked.obs).astype(jnp.float32), asked.event[None].astype(jnp.float32)]
+        return reached, taken._replace(aux=jnp.concatenate(told))
 
     return env._replace(step=step)
+
+
+def _one_per_probe(env: Environment, rollout: Rollout, probes: Sequence[Shaped[Array, "*a"]]) -> list[Rollout]:
+    """The rollout of ``_also_asked`` as it was acted, and as each probe would have had its every step."""
+    steps, m = rollout.steps, len(env.spec.aux_names)
+    rest = steps.aux[..., m:].reshape(*steps.aux.shape[:-1], len(probes), -1)
+    asked = [rollout._replace(steps=steps._replace(aux=steps.aux[..., :m]))]
+    for i, probe in enumerate(probes):
+        told = rest[..., i, :]
+        other = steps._replace(
+            action=jnp.broadcast_to(probe, steps.action.shape),
+            next_obs=told[..., m:-1].reshape(steps.next_obs.shape).astype(steps.next_obs.dtype),
+            aux=told[..., :m],
+            event=told[..., -1].astype(steps.event.dtype),
+        )
+        asked.append(rollout._replace(steps=with_captions(env, other)))
+    return asked

@@ -3,7 +3,7 @@
     python scripts/study.py no_regret --seeds 30
 
 Every run has its own directory under --out. What is finished there is not trained again, so an interrupted study goes
-on with the same command; the table is printed, and kept beside the runs as table.md.
+on with the same command; the table is printed, and kept beside the runs as table.md, with pictures where it has some.
 """
 
 from __future__ import annotations
@@ -17,17 +17,27 @@ from typing import NamedTuple
 import numpy as np
 
 from llmrl.analysis.comparison import regret
+from llmrl.analysis.comparison_plots import Curve, learning_curve_grid, score_lines
+from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
 from llmrl.studies import Found, Results, Run, carry_out
 
 
 class Study(NamedTuple):
-    """Runs, the number of seeds of each, and the table that is made of them (of a part, while a part is finished)."""
+    """Runs, the number of seeds of each, and what is made of them (of a part, while a part is finished).
+
+    Attributes:
+        seeds: of each run.
+        runs: all of them.
+        table: in markdown.
+        pictures: draws into a directory.
+    """
 
     seeds: int
     runs: tuple[Run, ...]
     table: Callable[[Results], str]
+    pictures: Callable[[Results, Path], None] = lambda results, out: None
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
@@ -80,6 +90,8 @@ CURVATURES = {"identity": ("none",), "neumann_finite_difference": ("hessian",)}
 WRONG = (0.0, 0.25, 0.5, 0.75, 1.0)
 """Shares of a language model's answers that are made wrong."""
 
+WRONG_METHODS = ("add", "implicit", "dpba", "bipars_mgl")
+
 CENTRES = {"centred": ("aux.center=0.5",), "uncentred": ("aux.center=0",)}
 
 
@@ -127,7 +139,7 @@ def wrong_answers_runs() -> Iterator[Run]:
     setting = ("env=cartpole", *CARTPOLE, "aux=language", "llm=recorded")
     for centre, chosen in CENTRES.items():
         for share in WRONG:
-            for method in ("add", "implicit", "dpba", "bipars_mgl"):
+            for method in WRONG_METHODS:
                 name = f"{centre}/{share:g}/{method}"
                 yield Run(name, (*setting, *chosen, f"llm.noise={share:g}", f"method={method}"))
 
@@ -179,6 +191,43 @@ def wrong_answers_table(results: Results) -> str:
         row += regretted(found, method, results, {"ppo": "any/any/ppo", "add": f"{centre}/{share}/add"})
         rows.append(row)
     return markdown((*header, *compared), rows)
+
+
+def wrong_answers_pictures(results: Results, out: Path) -> None:
+    """Scores over the share of wrong answers, and the learning curves behind them."""
+    heard = {(centre, share): wrong_answers_cell(results, centre, share) for centre in CENTRES for share in WRONG}
+    measures = {"steps survived, whole training": area_under_curve, "steps survived, last tenth": last_tenth}
+    lines = {
+        measure: {centre: by_method({share: heard[centre, share] for share in WRONG}, score) for centre in CENTRES}
+        for measure, score in measures.items()
+    }
+    score_lines(lines, "share of the answers that are wrong", out / "wrong_answers.png")
+    curves = {
+        centre: {
+            f"{share:.0%} wrong": {
+                method: Curve(steps_of(found.curves), found.curves["episode_length"])
+                for method, found in heard[centre, share].items()
+            }
+            for share in WRONG
+        }
+        for centre in CENTRES
+    }
+    learning_curve_grid(curves, "steps survived", out / "curves.png")
+
+
+def wrong_answers_cell(results: Results, centre: str, share: float) -> dict[str, Found]:
+    """What has finished of one panel; plain PPO hears no answers and is in all of them."""
+    names = {"ppo": "any/any/ppo"} | {method: f"{centre}/{share:g}/{method}" for method in WRONG_METHODS}
+    return {method: results[name] for method, name in names.items() if name in results}
+
+
+def by_method(cells: Mapping[float, Mapping[str, Found]], score: Callable[[np.ndarray], np.ndarray]) -> dict:
+    """Method -> share of wrong answers -> scores."""
+    methods = dict.fromkeys(method for cell in cells.values() for method in cell)
+    return {
+        method: {share: score(cell[method].curves["episode_length"]) for share, cell in cells.items() if method in cell}
+        for method in methods
+    }
 
 
 def ablation_table(results: Results) -> str:
@@ -256,7 +305,7 @@ STUDIES = {
     "ablation": Study(10, tuple(ablation_runs()), ablation_table),
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
-    "wrong_answers": Study(30, tuple(wrong_answers_runs()), wrong_answers_table),
+    "wrong_answers": Study(10, tuple(wrong_answers_runs()), wrong_answers_table, wrong_answers_pictures),
 }
 
 
@@ -279,6 +328,7 @@ def main() -> None:
     table = study.table(outcome.results)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(f"    python {' '.join(sys.argv)}\n\n{table}")
+    study.pictures(outcome.results, out)
     print(table)
     if outcome.failures:
         sys.exit(f"{len(outcome.failures)} runs failed; the same command tries them again")

@@ -24,6 +24,7 @@ CHECKED = (
     "analysis",
     "bench",
     "checkpoint",
+    "compare",
     "envs",
     "evaluate",
     "figures",

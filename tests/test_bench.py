@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
+from llmrl.bench import language as bench_language
 from llmrl.bench import meta_gradients, report, throughput
 from llmrl.bench.processes import missing, worker
 from llmrl.bench.suites import SUITES, bench
@@ -20,6 +21,7 @@ from llmrl.overrides import BENCH_RIVALS, BENCH_SUITES, Bench
 
 TINY = PPOConfig(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, hidden=(4,))
 NO_REJAX = "no/such/python"
+HEARD = bench_language.OFFLINE.aux
 
 
 @pytest.fixture
@@ -88,10 +90,12 @@ def test_a_busy_machine_is_mentioned():
 
 def test_names_are_the_same_everywhere():
     assert tuple(SUITES) == BENCH_SUITES
-    assert {"llmrl", *BENCH_RIVALS} == set(PROGRAMS)
+    assert {name.partition("_")[0] for name in PROGRAMS} == {"llmrl", *BENCH_RIVALS}
 
 
-@pytest.mark.parametrize("config", [throughput.PLAIN, *throughput.METHODS.values(), meta_gradients.AIDED])
+@pytest.mark.parametrize(
+    "config", [throughput.PLAIN, *throughput.METHODS.values(), meta_gradients.AIDED, bench_language.OFFLINE]
+)
 def test_settings_survive_the_way_to_another_process(config):
     assert from_dict(json.loads(json.dumps(asdict(config)))) == config
 
@@ -121,6 +125,31 @@ def test_methods_are_compared_with_the_first(monkeypatch, cached):
     reference, other = table.rows
     assert (table.reference, reference.ratios) == ("ppo", [1.0, 1.0])
     assert other.ratios == ratios(other.values, reference.values)
+
+
+def test_training_goes_on_while_a_slow_model_is_asked():
+    config = replace(Config(ppo=TINY, method=MethodConfig(name="add"), num_chunks=2, seeds=1, devices=1), aux=HEARD)
+    with bench_language.slow_server(0.02) as server:
+        program = PROGRAMS["llmrl_chunks"](asdict(replace(config, llm=bench_language.asking(server.url))), 8)
+        before = server.answers()
+        _, seconds = program.run(program.state)
+        assert server.answers() > before
+    assert 0 < seconds < 60
+
+
+@pytest.mark.slow
+def test_a_slow_language_model_and_a_large_table_are_measured(monkeypatch, cached):
+    quick = replace(Config(ppo=TINY, method=MethodConfig(name="add"), num_chunks=2), seeds=1)
+    monkeypatch.setattr(bench_language, "OFFLINE", replace(quick, aux=HEARD))
+    monkeypatch.setattr(bench_language, "UNAIDED", replace(quick, aux=bench_language.UNAIDED.aux))
+    monkeypatch.setattr(bench_language, "SECONDS", 0.05)
+    table = bench_language.language(Bench(rounds=1, seeds=(1,), steps=64))
+    offline, online, unaided, searched = table.rows
+    assert offline.ratios == unaided.ratios == [1.0]
+    assert online.ratios == ratios(online.values, offline.values)
+    assert searched.ratios == ratios(searched.values, unaided.values)
+    assert int(online.note.split()[0]) > 0
+    assert "65,536 rows" in searched.name
 
 
 def test_sizes_that_do_not_fit_are_refused_before_anything_starts():

@@ -306,6 +306,33 @@ def test_figure_takes_its_number_without_a_key(monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_compare_passes_on_what_a_run_is_told(monkeypatch, capsys):
+    asked = []
+
+    def compare(*request, **options):
+        asked.append((*request, options))
+        return "comparison.png"
+
+    monkeypatch.setitem(sys.modules, "llmrl.compare", SimpleNamespace(compare=compare))
+    main(["compare", "aux=language", "llm.noise=0.5", "method=scalar", "beside=[ppo]"])
+    main(["compare", "run_dir=here", "method.trust.gate=false"])
+    assert asked[0][:3] == (
+        ["aux=language", "llm.noise=0.5", "method=scalar"],
+        ("ppo",),
+        "runs/cartpole-language-compare-s0-llm.noise-0.5",
+    )
+    assert asked[0][3] == {
+        "command": "llmrl compare aux=language llm.noise=0.5 method=scalar 'beside=[ppo]'",
+    }
+    assert asked[1][:3] == (["method.trust.gate=false"], ("ppo", "add"), "here")
+    assert capsys.readouterr().out == "comparison.png\n" * 2
+    for words, message in ((["beside=[pppo]"], "'ppo'"), (["besides=[ppo]"], "'beside'"), (["seeds=0"], "seeds")):
+        with pytest.raises(SystemExit) as exit_:
+            main(["compare", *words])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 def test_a_flags_value_is_no_positional_word(capsys):
     main(["figure", "--cfg", "job", "1"])
     assert "number: 1" in capsys.readouterr().out
@@ -331,6 +358,7 @@ SLOW = ("jax", "flax", "gymnax", "orbax", "matplotlib", "rich")
         ["--version"],
         ["train", "--help"],
         ["train", "--cfg", "job"],
+        ["compare", "--help"],
         ["evaluate", "--help"],
         ["report", "--help"],
         ["figure", "--cfg", "job", "1"],

@@ -176,7 +176,7 @@ def test_an_endpoint_that_never_answers_does_not_hold_training(monkeypatch):
 
     monkeypatch.setattr(room, "make_provider", lambda *_: Provider("mute", answer=never))
     monkeypatch.setattr(hints, "make_provider", room.make_provider)
-    monkeypatch.setattr(hints, "check_endpoint", lambda llm: None)
+    monkeypatch.setattr(hints, "check_endpoint", lambda *_: None)
     waited = []
     original = hints.open_labeller
 

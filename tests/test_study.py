@@ -122,6 +122,17 @@ def test_wrong_answers_are_compared_with_ignoring_the_model_and_with_trusting_it
     assert (config.llm.noise, config.aux.center, config.aux.sources) == (1.0, 0, {"language": 1.0})
 
 
+def test_wrong_answers_are_drawn_as_far_as_they_are_there(tmp_path):
+    ppo = length(100, 110, env_steps=5)
+    parts = {"any/any/ppo": ppo, "centred/0/add": ppo, "centred/1/implicit": ppo, "uncentred/0.5/bipars_mgl": ppo}
+    for results in ({}, parts):
+        study.wrong_answers_pictures(results, tmp_path)
+        assert {picture.name for picture in tmp_path.iterdir()} == {"wrong_answers.png", "curves.png"}
+    assert list(study.wrong_answers_cell(parts, "centred", 0.0)) == ["ppo", "add"]
+    lines = study.by_method({0.0: {"add": ppo}, 1.0: {"ppo": ppo}}, study.last_tenth)
+    assert {method: list(shares) for method, shares in lines.items()} == {"add": [0.0], "ppo": [1.0]}
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Maps of trust of policies that nobody trained: what is asked, where, and of whom."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,8 +9,10 @@ import numpy as np
 import pytest
 
 import llmrl
+from llmrl.analysis.answers import answers
 from llmrl.analysis.trust import right_signs, shares
-from llmrl.train import make_trainer, seed_keys
+from llmrl.language import build
+from llmrl.train import make_environment, make_trainer, seed_keys
 
 SMALL = (
     "ppo.num_envs=2",
@@ -29,7 +32,7 @@ def untrained(*overrides, weight=0.5):
     task_phi, phi, *others = states.phis
     known = phi["evidence"] | {"scalar": jnp.ones_like(phi["scalar"])}
     phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight)), "evidence": known}
-    return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi, *others)))
+    return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi, *others)), answers=None)
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,25 @@ def test_a_continuous_action_is_asked_about_at_a_few_forces():
     np.testing.assert_allclose(found.aux[:, :, 1:, 0], np.where(pushes * angle > 0, 0.1, 0.0), rtol=1e-6)
 
 
+def test_a_language_model_is_heard_and_its_answers_are_named():
+    run = untrained("env=cartpole", "aux=[harmful,language]", "aux.scale=2", weight=0.5)
+    captioner: Any = make_environment(run.config).captioner
+    keys = captioner.keys()
+    table = build({key: np.float32([0.25, key % 5 / 4]) for key in keys if key % 7}, len(keys), 2)
+    found = llmrl.trust_map(SimpleNamespace(config=run.config, state=run.state, answers=table), num_steps=8, num_envs=2)
+    words = found.words
+    assert words is not None and found.sources[words.source] == "language"
+    _, left, right = np.moveaxis(found.aux[..., words.source], -1, 0)
+    known = words.state_key % 7 != 0
+    np.testing.assert_allclose(left, np.where(known, 2 * (0.25 - 0.5), 0.0))
+    np.testing.assert_allclose(right, np.where(known, 2 * (words.state_key % 5 / 4 - 0.5), 0.0))
+    np.testing.assert_array_equal(words.event[..., 1:], np.broadcast_to([0, 1], (*words.state_key.shape, 2)))
+    told = answers(words, found.weight[..., words.source], found.unit[:, words.source])
+    assert {each.state for each in told} == {captioner.describe(int(key)) for key in words.state_key[known]}
+    assert sum(each.visits for each in told) == known.sum()
+
+
 def test_runs_without_anything_to_map_are_refused():
     for overrides, message in ((("aux=none", "method=ppo"), "none"), (("aux=harmful", "method=ppo"), "method=ppo")):
         with pytest.raises(ValueError, match=message):
-            llmrl.trust_map(SimpleNamespace(config=llmrl.compose(*overrides), state=None))
+            llmrl.trust_map(SimpleNamespace(config=llmrl.compose(*overrides), state=None, answers=None))

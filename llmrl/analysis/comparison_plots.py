@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Shaped
@@ -14,10 +14,14 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from llmrl.analysis.comparison import Band, performance_profile, sample_efficiency, thin
-from llmrl.analysis.statistics import Scores, trimmed_means
+from llmrl.analysis.statistics import Scores, mean_interval, task_means, trimmed_means
 
 PALETTE = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f", "#4a4e69", "#c97b9b", "#6aa6a6", "#8a6d3b", "#7f7f7f")
 DASHES = ("-", "--", ":")
+
+
+Statistic: TypeAlias = Callable[[Float[np.ndarray, "samples tasks seeds"]], Float[np.ndarray, " samples"]]
+"""What a curve shows of all seeds, at each point of training."""
 
 
 class Curve(NamedTuple):
@@ -44,19 +48,21 @@ def learning_curves(
     measure: str,
     path: str | Path | None = None,
     labels: Sequence[str] = (),
+    statistic: Statistic = trimmed_means,
 ) -> Figure:
-    """Interquartile mean over seeds with its 95 % bootstrap band, one colour per method.
+    """A statistic over seeds (the interquartile mean) with its 95 % bootstrap band, one colour per method.
 
     Args:
         methods: label -> curves.
         measure: what the curves show, for the axis.
         path: where to save the picture, if anywhere.
         labels: all labels that have colours, in pictures that belong together.
+        statistic: as for ``sample_efficiency``.
     """
     figure = Figure(figsize=(6.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
-    draw_curves(axes, methods, styles(labels or list(methods)))
+    draw_curves(axes, methods, styles(labels or list(methods)), statistic)
     axes.set_xlabel("environment steps of one seed", fontsize=12)
     axes.set_ylabel(measure.replace("_", " "), fontsize=12)
     _legend(figure, axes, len(methods))
@@ -67,7 +73,7 @@ def draw_curves(
     axes: Axes,
     methods: Mapping[str, Curve],
     colors: Mapping[str, tuple[str, str]],
-    statistic=trimmed_means,
+    statistic: Statistic = trimmed_means,
     points: int = 60,
 ) -> None:
     """Draws each method's statistic over seeds and its band; a method without any value is left out."""
@@ -142,6 +148,72 @@ def solver_health(
     figure.axes[-1].set_xlabel("environment steps of one seed", fontsize=12)
     _legend(figure, figure.axes[0], len(runs))
     return _saved(figure, path)
+
+
+def learning_curve_grid(
+    rows: Mapping[str, Mapping[str, Mapping[str, Curve]]], measure: str, path: str | Path
+) -> Figure:
+    """Means over seeds with 95 % bootstrap bands, a panel per row and column, one colour per method.
+
+    Args:
+        rows: row title -> column title -> label -> curves; what is missing leaves its place empty.
+        measure: what the curves show, for the axis.
+        path: where to save the picture.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    labels = dict.fromkeys(label for row in rows.values() for methods in row.values() for label in methods)
+    figure = Figure(figsize=(1.0 + 3.1 * max(1, len(columns)), 1.0 + 2.7 * max(1, len(rows))), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(max(1, len(rows)), max(1, len(columns)), squeeze=False, sharex=True, sharey=True)
+    for axes_row, (title, row) in zip(grid, rows.items(), strict=False):
+        for axes, column in zip(axes_row, columns, strict=False):
+            draw_curves(axes, row.get(column, {}), styles(list(labels)), task_means, points=40)
+            axes.set_title(f"{title}, {column}", fontsize=12, loc="left")
+        axes_row[0].set_ylabel(measure.replace("_", " "), fontsize=12)
+    for axes in grid[-1]:
+        axes.set_xlabel("environment steps of one seed", fontsize=11)
+    _shared_legend(figure)
+    return _saved(figure, path)
+
+
+def score_lines(
+    rows: Mapping[str, Mapping[str, Mapping[str, Mapping[float, Scores]]]], axis: str, path: str | Path
+) -> Figure:
+    """How scores change with a quantity: means over seeds with 95 % bootstrap intervals, one colour per method.
+
+    Args:
+        rows: what the scores are -> column title -> label -> quantity -> scores, [seeds].
+        axis: what the quantity is.
+        path: where to save the picture.
+    """
+    columns = list(dict.fromkeys(column for row in rows.values() for column in row))
+    labels = dict.fromkeys(label for row in rows.values() for methods in row.values() for label in methods)
+    figure = Figure(figsize=(1.2 + 4.2 * max(1, len(columns)), 0.8 + 2.9 * max(1, len(rows))), layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(max(1, len(rows)), max(1, len(columns)), squeeze=False, sharex=True, sharey="row")
+    colors = styles(list(labels))
+    for axes_row, (measure, row) in zip(grid, rows.items(), strict=False):
+        for axes, column in zip(axes_row, columns, strict=False):
+            for label, scores in row.get(column, {}).items():
+                estimates = [mean_interval(scores[x]) for x in sorted(scores)]
+                band = Band(*np.array([[each.value, each.low, each.high] for each in estimates]).T)
+                _draw_band(axes, np.array(sorted(scores)), band, label, colors[label])
+            axes.set_title(column, fontsize=12, loc="left")
+            _plain(axes)
+        axes_row[0].set_ylabel(measure, fontsize=12)
+    for axes in grid[-1]:
+        axes.set_xlabel(axis, fontsize=12)
+    _shared_legend(figure)
+    return _saved(figure, path)
+
+
+def _shared_legend(figure: Figure) -> None:
+    """One legend above all panels, each method once."""
+    handles = {}
+    for axes in figure.axes:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if handles:
+        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=5, frameon=False)
 
 
 def _draw_band(axes: Axes, x: np.ndarray, band: Band, label: str, style: tuple[str, str]) -> None:

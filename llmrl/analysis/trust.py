@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from llmrl.analysis.answers import Words
 from llmrl.envs.cartpole import OBS_NAMES
 from llmrl.errors import unknown
 from llmrl.rewards.mixture import TRUSTED_FROM
@@ -29,6 +30,7 @@ class TrustMap(NamedTuple):
         aux: what the source says, [seeds, states, probes, m].
         unit: the weight that means full trust, [seeds, m].
         threshold: share of ``unit`` from which on a source counts as used or as turned around.
+        words: what a language model among the sources was asked; None where there is none.
     """
 
     sources: tuple[str, ...]
@@ -39,6 +41,7 @@ class TrustMap(NamedTuple):
     aux: Float[np.ndarray, "seeds states probes m"]
     unit: Float[np.ndarray, "seeds m"]
     threshold: float = TRUSTED_FROM
+    words: Words | None = None
 
 
 class Shares(NamedTuple):

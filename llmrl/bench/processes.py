@@ -98,7 +98,7 @@ def _asked(process: subprocess.Popen[str], errors: IO[str], line: str) -> dict[s
 def _environment(system: str) -> dict[str, str]:
     """Each process finds its own packages, and several of them share an accelerator's memory."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    if system == "llmrl":
+    if system.startswith("llmrl"):
         ours = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join([ours, *filter(None, [os.environ.get("PYTHONPATH")])])
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **environment}

@@ -62,7 +62,7 @@ def ppo(request: Bench) -> Table:
             contestants = [Contestant("llmrl", "llmrl", config)]
             if against:
                 contestants.insert(0, Contestant(against, against, config, request.rejax_python))
-            rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
+            rows += compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
     return Table(f"PPO on CartPole, {_sizes(PLAIN.ppo)}", "steps/s", against or "", rows)
 
 
@@ -72,7 +72,7 @@ def methods(request: Bench) -> Table:
     envs = AIDED.ppo.num_envs
     for seeds in request.seeds:
         contestants = [Contestant(name, "llmrl", sized(config, seeds, envs)) for name, config in METHODS.items()]
-        rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
+        rows += compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
     solver = AIDED.solver
     defaults = f"{solver.name}, K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
     return Table(
@@ -104,8 +104,8 @@ def _available(request: Bench) -> str | None:
     return None
 
 
-def _compared(contestants: Sequence[Contestant], request: Bench, where: str) -> list[Row]:
-    """Measure contestants side by side, the first being what the others are compared with."""
+def compared(contestants: Sequence[Contestant], request: Bench, where: str) -> list[Row]:
+    """Measurements of programs that take turns, the first being what the others are compared with."""
     ppo = contestants[0].config.ppo
     iterations = max(1, round(request.steps / ppo.batch_size))
     with ExitStack() as running:
@@ -131,7 +131,7 @@ def _compared(contestants: Sequence[Contestant], request: Bench, where: str) -> 
 
 
 def _about(it: Worker) -> str:
-    device = _plural(it.about["devices"], f"{it.about['device']} device")
+    device = plural(it.about["devices"], f"{it.about['device']} device")
     versions = ", ".join(f"{name} {version}" for name, version in it.about["versions"].items())
     return f"{device}, compiled in {it.about['compile_seconds']:.1f} s, {versions}"
 
@@ -141,5 +141,5 @@ def _sizes(ppo: PPOConfig) -> str:
     return f"{ppo.num_steps} steps, {ppo.num_epochs} epochs x {ppo.num_minibatches} minibatches, nets {widths}"
 
 
-def _plural(count: int, thing: str) -> str:
+def plural(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"

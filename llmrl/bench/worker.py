@@ -19,30 +19,78 @@ class Program(NamedTuple):
     """A compiled piece of training.
 
     Attributes:
-        run: ``state -> state``, to be waited for.
+        run: ``state -> (state, seconds that it took)``.
         state: where it starts.
         devices: devices it runs on.
     """
 
-    run: Callable[[Any], Any]
+    run: Callable[[Any], tuple[Any, float]]
     state: Any
     devices: int
 
 
-def llmrl_program(config: dict[str, Any], iterations: int) -> Program:
+def llmrl_program(config: dict[str, Any], iterations: int, table: Any = None) -> Program:
     """Training as ``llmrl train`` compiles it: seeds vmapped, and sharded over the devices that there are."""
     import numpy as np
 
+    from llmrl.train import compiled_run, initial_states, on_devices
+
+    settings, trainer, mesh = _llmrl(config)
+    table = on_devices(table, mesh)
+    states = initial_states(trainer, settings, mesh, table)
+    program = compiled_run(trainer, states, mesh, iterations, table)
+    return Program(_timed(lambda states: program(states, np.int32(0), table)[0]), states, mesh.size)
+
+
+def llmrl_with_table(config: dict[str, Any], iterations: int) -> Program:
+    """The same with a language model's answers, as many rows of them as the table can have."""
+    import numpy as np
+
+    from llmrl.language import build
+
+    rows = config["llm"]["capacity"]
+    scores = np.random.default_rng(0).uniform(size=(rows, 2)).astype(np.float32)
+    # CartPole's captions are the first numbers; the others are nobody's, but have to be searched.
+    return llmrl_program(config, iterations, build(dict(enumerate(scores)), rows, 2))
+
+
+def llmrl_in_chunks(config: dict[str, Any], iterations: int) -> Program:
+    """The loop of ``llmrl train``: chunks, and between two of them the exchange with a language model. A measurement
+    opens and closes its own connection, so that nobody is asked while another program is measured."""
+    import jax
+    import numpy as np
+
+    from llmrl.hints import listening, misses_of
+    from llmrl.train import chunk_lengths, opened_pieces
+
+    settings, trainer, mesh = _llmrl(config)
+    pieces = opened_pieces(settings, trainer, mesh).__enter__()  # a compiled environment's stay open
+    lengths = chunk_lengths(iterations, settings.num_chunks)
+    with listening(settings, trainer.env) as listener:
+        states = pieces.initial(listener.table)
+        programs = {length: pieces.program(states, length, listener.table) for length in set(lengths)}
+
+    def run(states: Any) -> tuple[Any, float]:
+        with listening(settings, trainer.env) as listener:
+            table, done, began = listener.table, 0, time.perf_counter()
+            for length in lengths:
+                states, _ = jax.block_until_ready(programs[length](states, np.int32(done), table))
+                table, _ = listener.exchange(table, misses_of(states.heard))
+                done += length
+            return states, time.perf_counter() - began
+
+    return Program(run, states, mesh.size)
+
+
+def _llmrl(config: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """Settings, trainer and devices."""
     from llmrl.config import from_dict
-    from llmrl.train import compiled_run, initial_states, make_trainer, seed_mesh, use_compilation_cache, use_cores
+    from llmrl.train import make_trainer, seed_mesh, use_compilation_cache, use_cores
 
     settings = from_dict(config)
     use_compilation_cache()
     use_cores(settings)
-    trainer, mesh = make_trainer(settings), seed_mesh(settings)
-    states = initial_states(trainer, settings, mesh)
-    program = compiled_run(trainer, states, mesh, iterations)
-    return Program(lambda states: program(states, np.int32(0))[0], states, mesh.size)
+    return settings, make_trainer(settings), seed_mesh(settings)
 
 
 def rejax_program(config: dict[str, Any], iterations: int) -> Program:
@@ -73,10 +121,26 @@ def rejax_program(config: dict[str, Any], iterations: int) -> Program:
     keys = jax.random.split(jax.random.key(config["seed"]), config["seeds"])
     states = jax.jit(jax.vmap(algorithm.init_state))(keys)
     train = jax.jit(jax.vmap(lambda state: algorithm.train(train_state=state)[0]))
-    return Program(train.lower(states).compile(), states, 1)
+    return Program(_timed(train.lower(states).compile()), states, 1)
 
 
-PROGRAMS: dict[str, Callable[[dict[str, Any], int], Program]] = {"llmrl": llmrl_program, "rejax": rejax_program}
+def _timed(run: Callable[[Any], Any]) -> Callable[[Any], tuple[Any, float]]:
+    import jax
+
+    def timed(state: Any) -> tuple[Any, float]:
+        began = time.perf_counter()
+        state = jax.block_until_ready(run(state))
+        return state, time.perf_counter() - began
+
+    return timed
+
+
+PROGRAMS: dict[str, Callable[[dict[str, Any], int], Program]] = {
+    "llmrl": llmrl_program,
+    "llmrl_table": llmrl_with_table,
+    "llmrl_chunks": llmrl_in_chunks,
+    "rejax": rejax_program,
+}
 
 
 def main() -> None:
@@ -90,13 +154,10 @@ def main() -> None:
     about = {"compile_seconds": time.perf_counter() - began, "devices": program.devices, **_about(request["system"])}
     print(json.dumps(about), file=answers)
 
-    import jax
-
     state = program.state
     for _ in sys.stdin:
-        began = time.perf_counter()
-        state = jax.block_until_ready(program.run(state))
-        print(json.dumps({"seconds": time.perf_counter() - began}), file=answers)
+        state, seconds = program.run(state)
+        print(json.dumps({"seconds": seconds}), file=answers)
 
 
 def _about(system: str) -> dict[str, Any]:
@@ -105,7 +166,7 @@ def _about(system: str) -> dict[str, Any]:
     import jax
 
     versions = {}
-    for name in (system, "jax", "gymnax"):
+    for name in (system.partition("_")[0], "jax", "gymnax"):
         try:
             versions[name] = version(name)
         except PackageNotFoundError:

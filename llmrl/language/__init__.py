@@ -35,6 +35,7 @@ __all__ = [
     "empty",
     "fill",
     "fill_table",
+    "has_answered",
     "load",
     "lookup",
     "make_labeller",
@@ -112,6 +113,18 @@ def fill_table(
     finally:
         if cache is not None:
             cache.close()
+
+
+def has_answered(config: LLMConfig, captioner: Captioner, environment: str | None = None) -> bool:
+    """Whether the cache holds an answer from where a config leads; arguments as for ``open_labeller``."""
+    provider = make_provider(config, captioner, environment)
+    cache = cache_of(config, provider)
+    if cache is None:
+        return False
+    try:
+        return cache.knows(provider)
+    finally:
+        cache.close()
 
 
 def cache_of(config: LLMConfig, provider: Provider) -> Cache | None:

@@ -44,6 +44,7 @@ class Cache(NamedTuple):
     Attributes:
         get: ``(provider, question) -> Answer | None``.
         put: ``(provider, question, answer) -> None``.
+        knows: ``(provider) -> whether this model, at this endpoint and with these parameters, has ever answered``.
         export: ``(path) -> rows written``, as JSON lines that ``recorded`` reads too.
         import_: ``(path) -> rows new to the cache``.
         size: ``() -> rows``.
@@ -53,6 +54,7 @@ class Cache(NamedTuple):
 
     get: Callable[[Provider, Question], Answer | None]
     put: Callable[[Provider, Question, Answer], None]
+    knows: Callable[[Provider], bool]
     export: Callable[[str | Path], int]
     import_: Callable[[str | Path], int]
     size: Callable[[], int]
@@ -229,6 +231,11 @@ def _make_cache(store: _Store) -> Cache:
         row = _row(provider, question, answer)
         store.run(lambda connection: _insert(connection, row, replace=True), 0)
 
+    def knows(provider: Provider) -> bool:
+        statement = "SELECT 1 FROM answers WHERE endpoint = ? AND model = ? AND parameters = ? LIMIT 1"
+        asked = provider.endpoint, provider.model, _parameters(provider)
+        return store.run(lambda connection: connection.execute(statement, asked).fetchone() is not None, False)
+
     def export(path: str | Path) -> int:
         return store.run(lambda connection: _export(connection, Path(path)), 0)
 
@@ -238,7 +245,7 @@ def _make_cache(store: _Store) -> Cache:
     def size() -> int:
         return store.run(lambda connection: connection.execute("SELECT count(*) FROM answers").fetchone()[0], 0)
 
-    return Cache(get, put, export, import_, size, lambda: store.problems, store.close)
+    return Cache(get, put, knows, export, import_, size, lambda: store.problems, store.close)
 
 
 def _read_scores(text: str, expected: int) -> tuple[float, ...] | None:
@@ -257,7 +264,7 @@ def _row(provider: Provider, question: Question, answer: Answer) -> dict[str, An
         "model": provider.model,
         "endpoint": provider.endpoint,
         "prompt": question.prompt,
-        "parameters": json.dumps(provider.parameters, sort_keys=True),
+        "parameters": _parameters(provider),
         "context": question.context,
         "state": question.state,
         "events": json.dumps(question.phrases),
@@ -269,6 +276,10 @@ def _row(provider: Provider, question: Question, answer: Answer) -> dict[str, An
         "answer_tokens": answer.answer_tokens,
         "time": time.time(),
     }
+
+
+def _parameters(provider: Provider) -> str:
+    return json.dumps(provider.parameters, sort_keys=True)
 
 
 def _insert(connection: sqlite3.Connection, row: dict[str, Any], replace: bool = False) -> int:

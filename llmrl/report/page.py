@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from llmrl.analysis.answers import answers, extremes
 from llmrl.analysis.comparison_plots import Curve, learning_curves, profiles, solver_health
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import last_tenth
@@ -63,6 +64,8 @@ class Trust(NamedTuple):
     sources: tuple[tuple[str, Picture, str, Picture | None], ...] = ()
     discount: str = ""
     problem: str = ""
+    words: tuple[tuple[str, Table | None], ...] = ()
+    answers: Table | None = None
 
 
 def report(
@@ -248,7 +251,10 @@ def _trust(label: str, entry: Entry, dims: Sequence[str], make_map: Callable[[Pa
         found = make_map(entry.path)
         for sentence in tables.sign_sentences(found):
             note(f"{entry.path}: {sentence}")
+        words, told = _in_words(entry, found)
         return start._replace(
+            words=words,
+            answers=told,
             table=tables.trust_table(found),
             sources=tuple(_source(label, entry, found, source, dims, draw) for source in found.sources),
         )
@@ -256,6 +262,17 @@ def _trust(label: str, entry: Entry, dims: Sequence[str], make_map: Callable[[Pa
         problem = " ".join(str(error).split())[:300] or type(error).__name__
         note(f"{entry.path}: no map of trust: {problem}")
         return start._replace(problem=problem)
+
+
+def _in_words(entry: Entry, found: TrustMap) -> tuple[tuple[tuple[str, Table | None], ...], Table | None]:
+    """What became of a language model's answers: the extremes of each kind, and all of them."""
+    if found.words is None:
+        return (), None
+    told = answers(found.words, found.weight[..., found.words.source], found.unit[:, found.words.source])
+    center = entry.config.aux.center
+    kinds = extremes(told, found.threshold, center if isinstance(center, int | float) else entry.config.llm.neutral)
+    words = tuple((kind, tables.answer_table(those) if those else None) for kind, those in kinds.items())
+    return words, tables.answer_table(told)
 
 
 def _source(

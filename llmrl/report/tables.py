@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from llmrl.analysis.answers import Answer
 from llmrl.analysis.comparison import improvement_interval, regret
 from llmrl.analysis.statistics import (
     Interval,
@@ -231,6 +232,17 @@ def trust_table(found: TrustMap) -> Table:
         row += [_share_of_seeds(share) for share in right_signs(found, source)] if source in RIGHT_SIGNS else ["-", "-"]
         rows.append(row)
     return Table(header, rows)
+
+
+def answer_table(told: Sequence[Answer], most: int = 1000) -> Table:
+    """Answers in words: what the model said, what became of it, and how often it was heard."""
+    header = ("state", "event", "score", "weight", "of full trust", "visits")
+    rows = [
+        [each.state, each.event, f"{each.score:.2f}", number(each.weight), f"{each.trust:+.2f}", f"{each.visits:,}"]
+        for each in told[:most]
+    ]
+    note = f"{len(told) - most:,} more answers, about states that are visited less often." if len(told) > most else ""
+    return Table(header, rows, note)
 
 
 def sign_sentences(found: TrustMap) -> list[str]:

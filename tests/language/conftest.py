@@ -107,6 +107,10 @@ class Hostile(BaseHTTPRequestHandler):
             return self.ok()
         return self.reply(completion("Well:\n- Push the cart to the left.\n* dance\n"))
 
+    def sours(self):
+        """Answers twenty questions, and then nothing but a login page."""
+        return self.ok() if self.nth <= 20 else self.html()
+
     # --- passing failures
 
     def busy_once(self):

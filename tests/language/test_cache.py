@@ -43,6 +43,16 @@ def test_what_was_put_is_got_also_by_the_next_run(tmp_path):
     cache.close()
 
 
+def test_who_has_answered_before_is_known():
+    cache = open_cache(None)
+    provider = Provider("p", model="m", endpoint="e", parameters={"a": 1, "b": 2})
+    assert not cache.knows(provider)
+    cache.put(provider, Question(1, (0,), "state", ("jump",)), Answer((0.5,), "null", 1, 1))
+    assert cache.knows(provider._replace(parameters={"b": 2, "a": 1}))
+    for other in ({"model": "n"}, {"endpoint": "f"}, {"parameters": {"a": 1}}):
+        assert not cache.knows(provider._replace(**other))
+
+
 def test_whatever_decides_an_answer_is_in_its_key():
     keys = {
         cache_key(PROVIDER, question()),

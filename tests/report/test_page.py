@@ -11,6 +11,7 @@ import yaml
 
 import llmrl
 from llmrl import metrics
+from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
 from llmrl.report.entries import Broken, Entry, describe_env, describe_source, find, read, sort_into_tasks
 from llmrl.report.page import report
@@ -65,6 +66,11 @@ LEARNED = {
     "meta_step": 1.0,
     "meta_matvecs": 24.0,
 }
+
+
+def heard(source):
+    """``LEARNED`` of another source."""
+    return {name.replace("harmful", source): value for name, value in LEARNED.items()}
 
 
 @pytest.fixture
@@ -230,6 +236,32 @@ def test_the_map_may_be_left_out_and_its_dimensions_chosen(three, tmp_path):
 def test_an_unknown_measure_is_an_error(three, tmp_path):
     with pytest.raises(ValueError, match="measure=episode_lenght"):
         report([str(three)], tmp_path / "out", measure="episode_lenght", make_map=a_map)
+
+
+def test_a_language_models_answers_are_shown_in_words(tmp_path):
+    write_run(tmp_path / "runs" / "heard", "method=implicit", "aux=language", **heard("language"))
+
+    def in_words(path):
+        states, number = np.tile(np.arange(50, dtype=np.uint32), (3, 10)), 50
+        event = np.broadcast_to(np.array([0, 0, 1]), (3, 500, 3))
+        weight = np.where(event == 0, 0.5, -0.5) * np.linspace(0.0, 1.0, number)[states][..., None]
+        scores = {key: np.array([0.9, 0.5], np.float32) for key in range(number - 1)}
+        words = Words(0, states, event, lambda key: f"the <b>{key}th</b> place", ("push", "pull"), scores)
+        found = a_map(path)._replace(sources=("language",), weight=np.float32(weight)[..., None], words=words)
+        return found._replace(aux=np.ones_like(found.weight))
+
+    page, source = page_of([tmp_path / "runs"], tmp_path, make_map=in_words)
+    text = " ".join(page.text.split())
+    trusted = text[text.index("Most trusted") : text.index("Most ignored")]
+    assert "the <b>48th</b> placepush0.900.490+0.9830" in trusted
+    assert "49th" not in text  # nobody answered
+    assert trusted.count("placepush") == 10
+    ignored = text[text.index("Most ignored") : text.index("Most turned around")]
+    assert "the <b>0th</b> placepush0.900.000+0.0030" in ignored
+    turned = text[text.index("Most turned around") : text.index("All answers")]
+    assert "None." in turned  # nobody pulled, and 0.5 says nothing
+    assert text[text.index("All answers") :].count("placepull0.50") == 49
+    assert "<b>48th" not in source
 
 
 # --- finding and sorting ----------------------------------------------------------------------------------------------

@@ -1,0 +1,85 @@
+"""A method beside those that ignore and trust its source: who is told what, and what is shown, without training."""
+
+import functools
+
+import numpy as np
+import pytest
+
+from llmrl import compare as module
+from llmrl import metrics, overrides, runs
+from llmrl.compare import compare, told
+from llmrl.studies import Found
+
+LEVELS = {"ppo": 100.0, "add": 30.0, "implicit": 120.0}
+COMPOSE = functools.cache(overrides.compose)
+
+
+@pytest.fixture(autouse=True)
+def composed_once(monkeypatch):
+    """The tests ask for the same runs again and again, and composing is the slow part."""
+    monkeypatch.setattr(overrides, "compose", COMPOSE)
+    monkeypatch.setattr(module, "compose", COMPOSE)
+
+
+@pytest.fixture
+def fake_train():
+    """Leaves what training would leave; curves at a level of the method's."""
+    configs = {}
+
+    def train(config):
+        configs[config.method.name] = config
+        with runs.open_run(config) as run:
+            noise = np.random.default_rng(0).normal(size=(config.seeds, 20))
+            curves = {"episode_length": np.float32(LEVELS[config.method.name] + noise)}
+            if config.method.name == "implicit":
+                curves["weight_mean_active"] = np.full((config.seeds, 20), -0.25, np.float32)
+            if "language" in config.aux.sources:
+                curves["language_coverage"] = np.ones((config.seeds, 20), np.float32)
+            metrics.append(run.metrics_path, curves, 0, 2048)
+            metrics.write_summary(run.summary_path, {"steps_per_second": 5.0})
+            return Found(metrics.read(run.metrics_path))
+
+    train.configs = configs
+    return train
+
+
+def test_each_method_is_told_what_concerns_it():
+    typed = ("env=gridworld", "seeds=3", "aux=random", "+aux.options.seed=1", "llm.noise=0.5", "method=implicit")
+    typed += ("method.trust.gate=false", "solver=identity", "ppo.entropy=0.02")
+    assert told(typed, "ppo") == ("env=gridworld", "seeds=3", "ppo.entropy=0.02", "method=ppo", "aux=none")
+    assert told(typed, "add") == (*typed[:5], "ppo.entropy=0.02", "method=add")
+    for method in ("ppo", "add"):
+        assert COMPOSE(*told(typed, method)).method == COMPOSE(f"method={method}").method
+
+
+def test_one_table_one_picture_and_nothing_is_trained_twice(tmp_path, fake_train, capsys):
+    typed = ["aux=language", "seeds=3", "total_steps=40960", "method=implicit"]
+    picture = compare(typed, ("ppo", "add"), tmp_path, command="llmrl compare x", train=fake_train)
+    assert list(fake_train.configs) == ["implicit", "ppo", "add"]
+    assert [list(config.aux.sources) for config in fake_train.configs.values()] == [["language"], [], ["language"]]
+    assert {config.seeds for config in fake_train.configs.values()} == {3}
+    printed = capsys.readouterr().out
+    for words in ("implicit", "ppo", "add", "-0.250", "yes", "1.200", "100% of the states that implicit visits"):
+        assert words in printed
+    written = (tmp_path / "comparison.md").read_text()
+    assert written.startswith("    llmrl compare x\n\n| method |")
+    assert picture == tmp_path / "comparison.png"
+    assert picture.stat().st_size > 10_000
+
+    fake_train.configs.clear()
+    compare(typed, ("ppo", "add"), tmp_path, train=fake_train)
+    assert fake_train.configs == {}
+    assert capsys.readouterr().out == printed
+    compare([*typed[:-1], "method=add"], ("ppo",), tmp_path, train=fake_train)
+    assert fake_train.configs == {}
+    assert "implicit" not in capsys.readouterr().out
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_shown(tmp_path, fake_train, capsys, monkeypatch):
+    monkeypatch.delitem(LEVELS, "add")
+    with pytest.raises(ValueError, match="add"):
+        compare(["aux=harmful", "seeds=3", "method=implicit"], ("ppo", "add"), tmp_path, train=fake_train)
+    printed = capsys.readouterr().out
+    assert "implicit" in printed
+    assert "yes" not in printed  # nothing to be regretted while one of the two is missing
+    assert (tmp_path / "comparison.png").exists()
