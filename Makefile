@@ -13,12 +13,13 @@ REJAX := .venv-rejax
 
 TRAIN ?= env=cartpole aux=harmful method=implicit
 
-.PHONY: help train test lint format types layers check bench-rejax clean
+.PHONY: help train test lint format types layers check docs bench-rejax clean
 
 help:
 	@echo "make train        train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
 	@echo "make test         all tests"
 	@echo "make check        lint, types, layers and tests"
+	@echo "make docs         the documentation, into site/; fails where a link leads nowhere"
 	@echo "make format       format the code"
 	@echo "make bench-rejax  the environment that \`llmrl bench against=rejax\` compares with"
 	@echo "make clean        remove the environment and caches; runs/ stays"
@@ -45,6 +46,14 @@ layers: $(READY)
 
 check: lint types layers test
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html"
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
+
 bench-rejax: $(REJAX)/.installed
 
 # rejax is written for the interface of gymnax 0.0.9 (its own metadata would let it install a later one and fail), so it cannot
@@ -57,7 +66,7 @@ $(REJAX)/.installed: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(REJAX) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(REJAX) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed once; again when pyproject.toml changes.

@@ -1,19 +1,23 @@
 """What mkdocs is told beyond mkdocs.yml: pages made of the code, formulas as MathML, links out of docs/.
 
-Nothing is loaded from elsewhere: browsers draw MathML by themselves, so that no script and no font has to be fetched.
+Nothing is loaded from elsewhere: browsers draw MathML by themselves, without a script. They need a font with mathematics for it, which
+many systems lack, so that the part of one that formulas use comes with the site.
 """
 
 from __future__ import annotations
 
 import html
+import io
 import re
 import sys
 from pathlib import Path
 from typing import Any
 
 import jupytext
+import ziamath
+from fontTools import subset
 from latex2mathml.converter import convert
-from mkdocs.structure.files import File
+from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
@@ -34,6 +38,18 @@ API = {
     "types": ("Types and settings", ("types", "config")),
 }
 """Page -> title and modules, as paths below llmrl/."""
+
+
+MATHEMATICS = ((0x20, 0xFF), (0x370, 0x3FF), (0x2000, 0x23FF), (0x27E6, 0x27EB), (0x1D434, 0x1D4FF), (0x1D538, 0x1D7FF))
+"""Ranges of characters that formulas are made of."""
+
+
+FENCES = {
+    r"\langle": r"\left\langle",
+    r"\rangle": r"\right\rangle",
+    r"\lvert": r"\left|",
+    r"\rvert": r"\right|",
+}
 
 
 def on_config(config: Any) -> Any:
@@ -59,18 +75,20 @@ def _there(nav: list, docs: Path) -> list:
 def on_files(files: Any, config: Any) -> Any:
     """Adds the pages that are made of the code."""
 
-    def add(uri: str, text: str) -> None:
-        files.append(File.generated(config, uri, content=text))
+    def add(uri: str, text: str, listed: bool = True) -> None:
+        inclusion = InclusionLevel.INCLUDED if listed else InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, uri, content=text, inclusion=inclusion))
 
+    files.append(File.generated(config, "assets/math.woff", content=_math_font()))
     add("settings.md", docs_settings.page())
     add("changes.md", (ROOT / "CHANGELOG.md").read_text())
     for path in NOTEBOOKS:
         add(f"notebooks/{path.stem}.md", _notebook(path))
     for name, (title, modules) in API.items():
         add(f"api/{name}.md", _reference(title, modules))
-    for path in sorted((ROOT / "scripts").rglob("*.py")):
-        uri = _source_uri(path)
-        add(uri, f"---\nsearch: {{exclude: true}}\n---\n# {path.relative_to(ROOT)}\n\n```python\n{path.read_text()}```\n")
+    for path in sorted((ROOT / "scripts" / "examples").glob("*.py")):
+        heading = f"---\nsearch: {{exclude: true}}\n---\n# {path.relative_to(ROOT)}\n\n"
+        add(_source_uri(path), f"{heading}```python\n{path.read_text()}```\n", listed=False)
     return files
 
 
@@ -88,12 +106,26 @@ def on_page_content(content: str, **_: Any) -> str:
     """TeX to MathML."""
 
     def formula(match: re.Match) -> str:
-        tex, display = html.unescape(match["tex"]), match["tag"] == "div"
-        drawn = convert(tex.strip(), display="block" if display else "inline")
+        tex, display = html.unescape(match["tex"]).strip(), match["tag"] == "div"
+        for name, fence in FENCES.items():  # else they are taken for letters, and spaced like them
+            tex = tex.replace(name, fence)
+        drawn = convert(tex, display="block" if display else "inline")
         return f'<{match["tag"]} class="formula">{drawn}</{match["tag"]}>'
 
     pattern = r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>'
     return re.sub(pattern, formula, content, flags=re.DOTALL)
+
+
+def _math_font() -> bytes:
+    """What formulas need of STIX Two Math."""
+    options = subset.Options(flavor="woff", layout_features=["*"])
+    font = subset.load_font(str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options)
+    wanted = subset.Subsetter(options)
+    wanted.populate(unicodes=[code for first, last in MATHEMATICS for code in range(first, last + 1)])
+    wanted.subset(font)
+    written = io.BytesIO()
+    subset.save_font(font, written, options)
+    return written.getvalue()
 
 
 def _source_uri(path: Path) -> str:

@@ -92,11 +92,11 @@ def trust() -> Figure:
 def _curves(name: str, *overrides: str) -> dict[str, np.ndarray]:
     """Of a run of the study, trained with a few seeds where the study has not been run."""
     import llmrl
-    from llmrl import metrics, runs
+    from llmrl import metrics
 
     place = RUNS / name
     if (place / "summary.json").exists():
-        return metrics.read(runs.load_run(place).metrics_path)
+        return metrics.read(place / "metrics.csv")
     chosen = (*overrides, "total_steps=204800", f"seeds={SEEDS}", f"run_dir={place}")
     return llmrl.train(llmrl.compose(*chosen)).metrics
 
