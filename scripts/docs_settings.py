@@ -54,14 +54,14 @@ _UNIT_OF = {key: unit for unit, keys in UNITS.items() for key in keys}
 HEAD = """\
 # Settings
 
-Every key, its meaning and its default, generated from the dataclasses that define them. On the command line a key is set with
-`key=value` (`ppo.learning_rate=1e-3`), a group is chosen with `group=choice` (`solver=identity`), and both may be mixed in any
-order. `llmrl train --cfg job` shows what a command would run with; `llmrl train --help` lists groups and keys. In Python,
-`llmrl.compose("env=gridworld", "ppo.num_envs=32")` takes the same words. An unknown key or value is refused, with the nearest
-right one.
+Every key, its meaning and its default, generated from the dataclasses that define them. On the command line a key is
+set with `key=value` (`ppo.learning_rate=1e-3`), a group is chosen with `group=choice` (`solver=identity`), and both may
+be mixed in any order. `llmrl train --cfg job` shows what a command would run with; `llmrl train --help` lists groups
+and keys. In Python, `llmrl.compose("env=gridworld", "ppo.num_envs=32")` takes the same words. An unknown key or value
+is refused, with the nearest right one.
 
-`null` (None) means: not set. A list is written `[64,64]`, an entry of a dictionary is added with a plus: `+aux.options.seed=1`,
-`+env.params.gravity=5.0`.
+`null` (None) means: not set. A list is written `[64,64]`, an entry of a dictionary is added with a plus:
+`+aux.options.seed=1`, `+env.params.gravity=5.0`.
 """
 
 

@@ -1,7 +1,7 @@
 """What mkdocs is told beyond mkdocs.yml: pages made of the code, formulas as MathML, links out of docs/.
 
-Nothing is loaded from elsewhere: browsers draw MathML by themselves, without a script. They need a font with mathematics for it, which
-many systems lack, so that the part of one that formulas use comes with the site.
+Nothing is loaded from elsewhere: browsers draw MathML by themselves, without a script. They need a font with
+mathematics for it, which many systems lack, so that the part of one that formulas use comes with the site.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mkdocs.structure.files import File, InclusionLevel
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
 
-import docs_settings
+import docs_settings  # noqa: E402
 
 NOTEBOOKS = sorted((ROOT / "scripts" / "notebooks").glob("*.py"))
 

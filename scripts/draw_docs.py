@@ -3,8 +3,8 @@
     python scripts/draw_docs.py loop      # the two levels, a diagram
     python scripts/draw_docs.py trust     # what is learned about three sources
 
-The second one takes the runs of `python scripts/study.py no_regret` (30 seeds), from the folder that RUNS names or from where the
-study puts them; those that are not there it trains, with 8 seeds.
+The second one takes the runs of `python scripts/study.py no_regret` (30 seeds), from the folder that RUNS names or from
+where the study puts them; those that are not there it trains, with 8 seeds.
 """
 
 from __future__ import annotations
@@ -26,19 +26,27 @@ RUNS = Path(os.environ.get("RUNS", "runs/studies/no_regret"))
 SEEDS = 8
 
 
-def _box(axes: Axes, x: float, y: float, width: float, height: float, color: str, title: str, text: str) -> None:
+def _box(axes: Axes, at: tuple[float, float, float, float], color: str, title: str, text: str) -> None:
+    x, y, width, height = at
     shape = "round,pad=0,rounding_size=0.12"
     axes.add_patch(FancyBboxPatch((x, y), width, height, shape, facecolor="white", edgecolor=color, linewidth=1.8))
-    axes.text(x + width / 2, y + height - 0.27, title, ha="center", va="center", color=color, weight="bold", fontsize=11)
-    axes.text(x + width / 2, y + (height - 0.4) / 2, text, ha="center", va="center", fontsize=9.5, linespacing=1.5)
+    middle = {"ha": "center", "va": "center"}
+    axes.text(x + width / 2, y + height - 0.27, title, color=color, weight="bold", fontsize=11, **middle)
+    axes.text(x + width / 2, y + (height - 0.4) / 2, text, fontsize=9.5, linespacing=1.5, **middle)
 
 
-def _arrow(axes: Axes, start, end, color: str, text: str = "", at=None, bend: float = 0.0) -> None:
+def _arrow(axes: Axes, start, end, color: str, text: str, at, bend: float = 0.0) -> None:
     style = {"arrowstyle": "-|>", "color": color, "linewidth": 1.6, "connectionstyle": f"arc3,rad={bend}"}
     axes.annotate("", end, start, arrowprops=style)
-    if text:
-        x, y = at or ((start[0] + end[0]) / 2, (start[1] + end[1]) / 2 + 0.18)
-        axes.text(x, y, text, ha="center", va="center", color=color, fontsize=9, linespacing=1.35)
+    axes.text(*at, text, ha="center", va="center", color=color, fontsize=9, linespacing=1.35)
+
+
+STEPS = "$T \\times N$ steps: the task's\nreward $r_p$ and what each\nsource says, $r_1 \\ldots r_M$"
+BLEND = "$\\theta$ follows the blend\n\n$r_\\phi = r_p + \\sum_m w_m(s, a; \\phi)\\, r_m$"
+ASKED = "would the task's own return\n$J(\\theta^*(\\phi);\\, r_p)$ rise\nif $\\phi$ moved?"
+TWICE = "asked twice, on two halves of the\nenvironments; $\\phi$ moves as far\nas both answers agree"
+KNOWN = "policy $\\theta$, its curvature $H$,\nhow $\\theta$ answers to $\\phi$"
+WEIGHTS = "weights $w_m$, between $-1$\n(turned around) and\n$1$ (fully used)"
 
 
 def loop() -> Figure:
@@ -50,17 +58,17 @@ def loop() -> Figure:
     axes.set_ylim(0, 5.0)
     axes.axis("off")
 
-    _box(axes, 0.2, 1.75, 2.2, 1.5, PLAIN, "environments", "$T \\times N$ steps: the task's\nreward $r_p$ and what each\nsource says, $r_1 \\ldots r_M$")
-    _box(axes, 3.5, 0.25, 3.3, 1.4, INNER, "inner level: PPO", "$\\theta$ follows the blend\n\n$r_\\phi = r_p + \\sum_m w_m(s, a; \\phi)\\, r_m$")
-    _box(axes, 3.1, 3.3, 2.5, 1.4, OUTER, "outer level", "would the task's own return\n$J(\\theta^*(\\phi);\\, r_p)$ rise\nif $\\phi$ moved?")
-    _box(axes, 6.5, 3.3, 3.6, 1.4, OUTER, "evidence", "asked twice, on two halves of the\nenvironments; $\\phi$ moves as far\nas both answers agree")
+    _box(axes, (0.2, 1.75, 2.2, 1.5), PLAIN, "environments", STEPS)
+    _box(axes, (3.5, 0.25, 3.3, 1.4), INNER, "inner level: PPO", BLEND)
+    _box(axes, (3.1, 3.3, 2.5, 1.4), OUTER, "outer level", ASKED)
+    _box(axes, (6.5, 3.3, 3.6, 1.4), OUTER, "evidence", TWICE)
 
-    _arrow(axes, (2.45, 2.95), (3.05, 3.75), PLAIN, "$r_p$ alone", at=(2.35, 3.62))
-    _arrow(axes, (2.45, 2.05), (3.45, 1.3), PLAIN, "$r_p$ and sources", at=(3.42, 1.95))
-    _arrow(axes, (5.65, 4.0), (6.45, 4.0), OUTER, "$dJ/d\\phi$", at=(6.05, 4.25))
-    _arrow(axes, (8.3, 3.25), (6.85, 1.15), OUTER, "weights $w_m$, between $-1$\n(turned around) and\n$1$ (fully used)", at=(9.25, 2.2), bend=-0.25)
-    _arrow(axes, (4.7, 1.7), (4.5, 3.25), INNER, "policy $\\theta$, its curvature $H$,\nhow $\\theta$ answers to $\\phi$", at=(5.75, 2.5))
-    _arrow(axes, (3.45, 0.7), (1.3, 1.7), INNER, "acts", at=(2.0, 0.85), bend=-0.3)
+    _arrow(axes, (2.45, 2.95), (3.05, 3.75), PLAIN, "$r_p$ alone", (2.35, 3.62))
+    _arrow(axes, (2.45, 2.05), (3.45, 1.3), PLAIN, "$r_p$ and sources", (3.42, 1.95))
+    _arrow(axes, (5.65, 4.0), (6.45, 4.0), OUTER, "$dJ/d\\phi$", (6.05, 4.25))
+    _arrow(axes, (8.3, 3.25), (6.85, 1.15), OUTER, WEIGHTS, (9.25, 2.2), bend=-0.25)
+    _arrow(axes, (4.7, 1.7), (4.5, 3.25), INNER, KNOWN, (5.75, 2.5))
+    _arrow(axes, (3.45, 0.7), (1.3, 1.7), INNER, "acts", (2.0, 0.85), bend=-0.3)
     return figure
 
 
@@ -102,7 +110,8 @@ def _curves(name: str, *overrides: str) -> dict[str, np.ndarray]:
 
 
 def _line(axes: Axes, metrics: dict, name: str, color: str, label: str, style: str = "-") -> None:
-    axes.plot(metrics["env_steps"][0], np.nanmean(metrics[name], axis=0), style, color=color, linewidth=1.8, label=label)
+    mean = np.nanmean(metrics[name], axis=0)
+    axes.plot(metrics["env_steps"][0], mean, style, color=color, linewidth=1.8, label=label)
 
 
 FIGURES = {"loop": loop, "trust": trust}

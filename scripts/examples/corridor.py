@@ -4,8 +4,9 @@
     llmrl train env=gymnax env.id=corridor.corridor aux=function aux.function=corridor.to_the_right
     llmrl train env=gymnax env.id=corridor.corridor +env.params.length=30 aux=function aux.function=corridor.to_the_left
 
-An environment is a description and two pure functions of one instance, in jax: `reset(key)` and `step(key, state, action)`.
-A step never resets: that, and running many instances side by side, is llmrl's. A hint is a function of one step.
+An environment is a description and two pure functions of one instance, in jax: `reset(key)` and `step(key, state,
+action)`. A step never resets: that, and running many instances side by side, is llmrl's. A hint is a function of one
+step.
 """
 
 from typing import NamedTuple
