@@ -19,7 +19,7 @@ from llmrl.analysis.comparison_plots import Curve, learning_curves, profiles
 from llmrl.analysis.statistics import area_under_curve, interquartile_interval, last_tenth, mean_interval
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests
-SIZE = ("ppo=tiny", "total_steps=640", "seeds=3", "num_chunks=1", "devices=1") if SMALL else ("seeds=10",)
+SIZE = ("ppo=tiny", "total_steps=1024", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=10",)
 METHODS = ("ppo", "add", "implicit")
 MEASURE = "episode_length"
 
@@ -29,7 +29,7 @@ MEASURE = "episode_length"
 # %%
 results = {}
 for method in METHODS:
-    aux = "none" if method == "ppo" else "beneficial"
+    aux = "none" if method == "ppo" else "harmful"
     results[method] = llmrl.train(llmrl.compose(f"aux={aux}", f"method={method}", "progress=false", *SIZE))
 curves = {method: result.metrics[MEASURE] for method, result in results.items()}
 

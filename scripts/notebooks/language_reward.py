@@ -85,4 +85,4 @@ llmrl.plot(misleading, title="every answer wrong")
 
 # %% [markdown]
 # The same model, turned around: its answers are worth as much as ever, only the sign is another. A model that is right half of the time is
-# the worst case, since there is nothing to learn from it; then the weight stays near zero. Try `llm.noise=0.5`.
+# the worst case: there is nothing to learn from it, and the weight should stay near zero. Try `llm.noise=0.5`.
