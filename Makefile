@@ -15,13 +15,14 @@ SERVER := .venv-llm-server
 # What `make train` compares; ppo, which ignores the auxiliary reward, and add, which trusts it, stand beside the method.
 TRAIN ?= env=cartpole aux=language llm=recorded method=implicit
 
-.PHONY: help train test lint format types layers check test-llm-server bench-rejax clean
+.PHONY: help train test lint format types layers check docs test-llm-server bench-rejax clean
 
 help:
 	@echo "make train        CartPole with a language model's recorded answers: learning how far to trust them beside ignoring"
 	@echo "                  and trusting them, in a table and a picture; another task with TRAIN=\"env=... aux=...\""
 	@echo "make test         all tests"
 	@echo "make check        lint, types, layers and tests"
+	@echo "make docs         the documentation, into site/; fails where a link leads nowhere"
 	@echo "make format       format the code"
 	@echo "make test-llm-server  label and train with a real server of language models, and a tiny random model made here"
 	@echo "make bench-rejax  the environment that \`llmrl bench against=rejax\` compares with"
@@ -58,6 +59,14 @@ $(SERVER)/.installed:
 	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 gguf==0.19.0
 	@touch $@
 
+docs: $(VENV)/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet
+	@echo "site/index.html"
+
+$(VENV)/.docs: $(READY)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	@touch $@
+
 bench-rejax: $(REJAX)/.installed
 
 # rejax is written for the interface of gymnax 0.0.9 (its own metadata would let it install a later one and fail), so it cannot
@@ -70,7 +79,7 @@ $(REJAX)/.installed: $(READY)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) $(REJAX) $(SERVER) .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(REJAX) $(SERVER) site .pytest_cache .ruff_cache .import_linter_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Installed once; again when pyproject.toml changes.

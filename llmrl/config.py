@@ -39,20 +39,21 @@ class EnvConfig:
 
     Attributes:
         name: environment, see ``llmrl.envs.ENVIRONMENTS``.
-        id: gymnax id, for ``name=gymnax``.
+        id: for ``name=gymnax``: a gymnax id, or the dotted path of a function that makes an
+            ``llmrl.types.Environment``.
         horizon: time limit in steps.
         reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
         size: side of the grid, for ``gridworld``.
         observation: ``one_hot`` or ``coordinates``, for ``gridworld``; ``compact`` or ``one_hot``, for
             ``craftax_classic``.
         force: largest force in newton, for ``cartpole_continuous``.
-        task: an achievement, a list of them, or ``all``, for ``craftax_classic`` and ``crafter``; there, too:
-        terminate_on_success: whether an episode ends once every task is done.
-        first_hit: whether the first hit on a cow counts as eating it.
-        damage: of a bare hand, 1 or 5.
-        table_wood: wood that a table costs, 2 or 1.
+        task: an achievement, a list of them, or ``all``, for ``craftax_classic`` and ``crafter``.
+        terminate_on_success: whether an episode ends once every task is done, in the same two.
+        first_hit: whether the first hit on a cow counts as eating it, there.
+        damage: of a bare hand, 1 or 5, there.
+        table_wood: wood that a table costs, 2 or 1, there.
         steps_per_reset: one world is made per so many steps, for ``craftax_classic``.
-        params: gymnax parameters by name, for ``name=gymnax``.
+        params: parameters by name, for ``name=gymnax``: gymnax's, or those of your own function.
     """
 
     name: str = "cartpole"
@@ -742,7 +743,7 @@ def _validate_endpoint(llm: LLMConfig) -> None:
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
-        raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1")
+        raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.corridor")
     if config.aux.function == "":
         raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
     center = config.aux.center

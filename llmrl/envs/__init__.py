@@ -23,6 +23,7 @@ from llmrl.envs.base import (
     clip_action,
     dotted_name,
     load_function,
+    load_object,
     step_with_reset,
     time_step,
     with_aux,
@@ -78,7 +79,7 @@ def make(
     """An environment with its auxiliary sources.
 
     Args:
-        name: a key of ``ENVIRONMENTS`` or a gymnax id.
+        name: a key of ``ENVIRONMENTS``, a gymnax id, or the dotted path of a function that makes an ``Environment``.
         aux: names of the environment's own sources, in the order of ``TimeStep.aux``; may be empty. A mapping gives
             each a factor of its own, []. ``language`` is 0 in every step: a language model is not asked in here.
         aux_scale: factor on all sources, [], beside their own.
@@ -146,6 +147,8 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
         return ENVIRONMENTS[name](**kwargs)
     if name in HOST_ENVIRONMENTS:
         raise ValueError(f"{name} runs in Python and cannot be compiled; `make_host` makes it")
+    if "." in name:  # which no gymnax id has
+        return _from_path(name, kwargs)
     import gymnax  # costs seconds, so only those pay who use it
 
     # Not exported above: a function of its module's name would hide the module from `import llmrl.envs.gymnax_env`.
@@ -154,6 +157,20 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
     if name in gymnax.registered_envs:
         return gymnax_env(name, **kwargs)
     raise unknown("environment", name, [*ENVIRONMENTS, *HOST_ENVIRONMENTS, *gymnax.registered_envs])
+
+
+def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
+    factory = load_object(path, "env.id")
+    if not callable(factory):
+        raise TypeError(f"env.id {path!r} is {factory!r}; expected a function that returns an llmrl.types.Environment")
+    _refuse_unknown(f"parameter of {path}", kwargs, inspect.signature(factory).parameters)
+    made = factory(**kwargs)
+    if not isinstance(made, Environment):
+        raise TypeError(
+            f"env.id {path!r} returned {type(made).__name__}; expected an llmrl.types.Environment "
+            "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters)"
+        )
+    return made
 
 
 def _sources(

@@ -1,0 +1,155 @@
+"""What mkdocs is told beyond mkdocs.yml: pages made of the code, formulas as MathML, links out of docs/.
+
+Nothing is loaded from elsewhere: browsers draw MathML by themselves, without a script. They need a font with
+mathematics for it, which many systems lack, so that the part of one that formulas use comes with the site.
+"""
+
+from __future__ import annotations
+
+import html
+import io
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import ziamath
+from fontTools import subset
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, InclusionLevel
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "scripts")]
+
+import docs_settings  # noqa: E402
+
+NOTEBOOKS = sorted((ROOT / "scripts" / "notebooks").glob("*.py"))
+
+API = {
+    "index": ("The front door", ("overrides", "train", "hypergradients", "evaluate", "label", "trust_map")),
+    "solvers": ("Solvers", ("solvers/*",)),
+    "rewards": ("Reward transforms", ("rewards/*",)),
+    "environments": ("Environments and captions", ("envs/*",)),
+    "language": ("Language", ("language/*", "hints")),
+    "learner": ("Learner", ("methods", "iteration", "devices", "learner/*", "nets/*", "ops/*", "transfer")),
+    "analysis": ("Analysis and reports", ("analysis/*", "report/*", "studies", "figures")),
+    "files": ("Runs and files", ("runs", "checkpoint", "metrics", "progress", "errors", "cli")),
+    "types": ("Types and settings", ("types", "config")),
+}
+"""Page -> title and modules, as paths below llmrl/."""
+
+
+MATHEMATICS = ((0x20, 0xFF), (0x370, 0x3FF), (0x2000, 0x23FF), (0x27E6, 0x27EB), (0x1D434, 0x1D4FF), (0x1D538, 0x1D7FF))
+"""Ranges of characters that formulas are made of."""
+
+
+FENCES = {
+    r"\langle": r"\left\langle",
+    r"\rangle": r"\right\rangle",
+    r"\lvert": r"\left|",
+    r"\rvert": r"\right|",
+}
+
+
+def on_config(config: Any) -> Any:
+    """Leaves pages out of the navigation that are not written yet, and adds those that are made here."""
+    config.nav = _there(config.nav, Path(config.docs_dir))
+    config.nav.append({"Notebooks": [{_title(path): f"notebooks/{path.stem}.md"} for path in NOTEBOOKS]})
+    config.nav.append({"API": [{title: f"api/{name}.md"} for name, (title, _) in API.items()]})
+    config.nav.append({"Changes": "changes.md"})
+    return config
+
+
+def _there(nav: list, docs: Path) -> list:
+    kept = []
+    for entry in nav:
+        ((title, target),) = entry.items()
+        if isinstance(target, list):
+            kept.append({title: _there(target, docs)})
+        elif (docs / target).exists() or target in ("settings.md",):
+            kept.append(entry)
+    return kept
+
+
+def on_files(files: Any, config: Any) -> Any:
+    """Adds the pages that are made of the code."""
+
+    def add(uri: str, text: str, listed: bool = True) -> None:
+        inclusion = InclusionLevel.INCLUDED if listed else InclusionLevel.NOT_IN_NAV
+        files.append(File.generated(config, uri, content=text, inclusion=inclusion))
+
+    files.append(File.generated(config, "assets/math.woff", content=_math_font()))
+    add("settings.md", docs_settings.page())
+    add("changes.md", (ROOT / "CHANGELOG.md").read_text())
+    for path in NOTEBOOKS:
+        add(f"notebooks/{path.stem}.md", _notebook(path))
+    for name, (title, modules) in API.items():
+        add(f"api/{name}.md", _reference(title, modules))
+    for path in sorted((ROOT / "scripts" / "examples").glob("*.py")):
+        heading = f"---\nsearch: {{exclude: true}}\n---\n# {path.relative_to(ROOT)}\n\n"
+        add(_source_uri(path), f"{heading}```python\n{path.read_text()}```\n", listed=False)
+    return files
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """On the site, a link to a file of the repository leads to a page that shows it."""
+
+    def shown(link: re.Match) -> str:
+        path = (ROOT / "docs" / page.file.src_uri).parent / link[1]
+        return f"]({'../' * page.file.src_uri.count('/')}{_source_uri(path.resolve())})"
+
+    return re.sub(r"\]\(((?:\.\./)+scripts/[\w./-]+\.py)\)", shown, markdown)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """TeX to MathML."""
+
+    def formula(match: re.Match) -> str:
+        tex, display = html.unescape(match["tex"]).strip(), match["tag"] == "div"
+        for name, fence in FENCES.items():  # else they are taken for letters, and spaced like them
+            tex = tex.replace(name, fence)
+        drawn = convert(tex, display="block" if display else "inline")
+        return f'<{match["tag"]} class="formula">{drawn}</{match["tag"]}>'
+
+    pattern = r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>'
+    return re.sub(pattern, formula, content, flags=re.DOTALL)
+
+
+def _math_font() -> bytes:
+    """What formulas need of STIX Two Math."""
+    options = subset.Options(flavor="woff", layout_features=["*"])
+    font = subset.load_font(str(Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"), options)
+    wanted = subset.Subsetter(options)
+    wanted.populate(unicodes=[code for first, last in MATHEMATICS for code in range(first, last + 1)])
+    wanted.subset(font)
+    written = io.BytesIO()
+    subset.save_font(font, written, options)
+    return written.getvalue()
+
+
+def _source_uri(path: Path) -> str:
+    return f"source/{path.relative_to(ROOT).with_suffix('.md')}"
+
+
+def _title(path: Path) -> str:
+    return next(line[4:] for line in path.read_text().splitlines() if line.startswith("# # "))
+
+
+def _notebook(path: Path) -> str:
+    notebook = jupytext.read(path)
+    notebook.metadata = {}
+    text = jupytext.writes(notebook, "md")
+    place = path.relative_to(ROOT)
+    lead = f"\n*A notebook: `jupytext --to ipynb {place}`, or `python {place}`.*\n"
+    text = re.sub(r"\A---\n.*?\n---\n", "", text, flags=re.DOTALL).lstrip()
+    heading, _, rest = text.partition("\n")
+    return f"{heading}\n{lead}{rest}"
+
+
+def _reference(title: str, modules: tuple[str, ...]) -> str:
+    names: list[str] = []
+    for module in modules:
+        found = sorted((ROOT / "llmrl").glob(f"{module}.py"))
+        names += [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in found if path.stem != "__init__"]
+    return f"# {title}\n\n" + "\n".join(f"::: {name}\n" for name in dict.fromkeys(names))

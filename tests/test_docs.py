@@ -1,0 +1,177 @@
+"""What the docs say of settings, logged numbers and commands is what there is."""
+
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import pytest
+from hydra import compose as compose_with_hydra
+
+import llmrl
+from llmrl import cli, metrics, overrides
+from llmrl.config import Config
+from llmrl.evaluate import STYLES
+from llmrl.hints import COUNTERS
+from llmrl.learner import meta
+from llmrl.learner.ppo import UpdateInfo
+from llmrl.learner.resets import PoolStatistics
+from llmrl.learner.rollout import EpisodeStatistics
+from llmrl.methods import METHODS, make_method
+from llmrl.rewards import language
+from llmrl.train import make_environment, make_trainer, state_shapes
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+@pytest.fixture(scope="module")
+def settings():
+    """The script that makes the page of settings."""
+    sys.path.insert(0, str(ROOT / "scripts"))
+    try:
+        import docs_settings
+    finally:
+        sys.path.remove(str(ROOT / "scripts"))
+    return docs_settings
+
+
+# --- settings ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("schema", overrides.SCHEMAS.values(), ids=overrides.SCHEMAS)
+def test_every_key_of_a_schema_has_a_meaning(settings, schema):
+    page = settings.page()
+    for key in settings.keys(schema):
+        assert f"`{key}`" in page
+    sections = [schema, *(section for _, section in settings._sections(schema))]
+    for section in sections:
+        said = settings.meanings(section)
+        assert set(said) == set(section.__dataclass_fields__)
+        assert all(said.values())
+
+
+def test_units_are_of_keys_that_exist(settings):
+    assert set(settings._UNIT_OF) <= set(settings.keys(Config))
+
+
+def test_every_choice_of_a_group_is_on_the_page(settings):
+    page = settings.page()
+    for file in overrides.config_dir().glob("*/*.yaml"):
+        assert f"| `{file.stem}` |" in page
+
+
+# --- logged numbers ---------------------------------------------------------------------------------------------------
+
+SPECIAL = {
+    "implicit": ("method.weight.discount=true", "method.weight.offset=true", "method.trust.ceiling=true"),
+    "ellm": (f"method.goals.table={ROOT / 'tests' / 'goals.jsonl'}",),
+    "ellm_pretrained": (f"method.goals.table={ROOT / 'tests' / 'goals.jsonl'}",),
+}
+TINY = ("ppo=tiny", "aux=harmful")
+
+
+def _config(name):
+    if name == "frozen":
+        config = llmrl.compose("method=implicit", *TINY)
+        return replace(config, method=replace(config.method, name="frozen", reward_of="implicit"))
+    return llmrl.compose(f"method={name}", *TINY, *SPECIAL.get(name, ()))
+
+
+def _reported(name, random_rollout):
+    """What the transforms of a method report; nothing is computed."""
+    config = _config(name)
+    spec = make_environment(config).spec
+    rollout = random_rollout(spec, config.ppo.num_steps, config.ppo.num_envs)
+    found = set()
+    for stream in make_method(config, spec).streams:
+        phi, state = jax.eval_shape(stream.transform.init, jax.random.key(0))
+        found |= set(jax.eval_shape(stream.transform.report, phi, state, rollout))
+    return found
+
+
+@pytest.fixture(scope="module")
+def logged(random_rollout):
+    """Every name that a run may log, sources as ``<source>``."""
+    found = {name for method in METHODS for name in _reported(method, random_rollout)}
+    found |= {*metrics.INDEX, *EpisodeStatistics._fields, *PoolStatistics._fields, *UpdateInfo._fields}
+    found |= {*meta.METRICS, "meta_step", *(f"language_{name}" for name in COUNTERS)}
+    heard, config = language(0), llmrl.compose("aux=language", "ppo=tiny", "llm.cache=null")
+    spec = make_environment(config).spec
+    table = jax.numpy.zeros(1, jax.numpy.uint32), jax.numpy.zeros((1, 2))
+    found |= set(jax.eval_shape(heard.fill, random_rollout(spec), heard.init(), *table)[2])
+    return {name.replace("/harmful", "/<source>") for name in found}
+
+
+@pytest.fixture(scope="module")
+def told():
+    """The names in the first cells of the tables of docs/logged.md."""
+    rows = re.findall(r"^(`[^|\n]*) \|", (ROOT / "docs" / "logged.md").read_text(), flags=re.MULTILINE)
+    return {name for row in rows for name in re.findall(r"`([^`]+)`", row)}
+
+
+def test_no_logged_number_is_missing_from_its_page(logged, told):
+    assert logged - told == set()
+
+
+def test_the_page_tells_of_no_number_that_is_not_logged(logged, told):
+    assert told - logged == set()
+
+
+def test_nothing_else_is_logged_by_an_iteration(logged):
+    config = _config("implicit")
+    trainer = make_trainer(config)
+    state = jax.eval_shape(lambda states: jax.tree.map(lambda x: x[0], states), state_shapes(trainer, config))
+    _, found = jax.eval_shape(lambda state: trainer.run(state, trainer.numbers, 1), state)
+    assert {name.replace("/harmful", "/<source>") for name in found} <= logged
+
+
+def test_an_evaluation_logs_what_the_page_says():
+    page = (ROOT / "docs" / "logged.md").read_text()
+    for prefix in STYLES:
+        for name in ("episode_return", "episode_length", "success_rate"):
+            assert f"`{prefix}{name}`" in page
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def _commands():
+    for page in PAGES:
+        for line in page.read_text().splitlines():
+            command = re.match(r"(?:\$ | {4})(llmrl (?:train|evaluate|label|report|figure|bench)\b.*)", line)
+            if command:
+                yield page.name, command[1]
+
+
+def _first_of_several(word):
+    """What a sweep runs first."""
+    key, equals, value = word.partition("=")
+    first = re.match(r"\[.*?\]|'.*'|[^,]*", value)
+    return f"{key}{equals}{first[0]}" if first and not value.startswith("['") else word
+
+
+@pytest.mark.parametrize(("page", "command"), sorted(set(_commands())))
+def test_every_command_in_the_docs_is_understood(page, command):
+    _, name, *words = shlex.split(command, comments=True)
+    words = [word for word in words if not word.startswith("-") and word != "job" and "..." not in word]
+    words = [_first_of_several(word) for word in cli.keyed(name, words)]
+    words = [word for word in words if word != "launcher=joblib"]  # an extra that is not there in every environment
+    overrides.register_schemas()
+    with overrides._own_hydra():
+        node = compose_with_hydra(name, words)
+    checked = {
+        "train": overrides.to_config,
+        "evaluate": overrides.to_evaluation,
+        "label": overrides.to_label,
+        "bench": overrides.to_bench,
+        "report": overrides.to_report,
+        "figure": overrides.to_reproduction,
+    }
+    checked[name](node)
+
+
+def test_the_docs_have_commands():
+    assert len(list(_commands())) > 30
