@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmrl.errors import unknown
+from llmrl.stopping import Stopped
 
 if TYPE_CHECKING:
     from llmrl.config import Config
@@ -42,7 +43,8 @@ POSITIONAL = {"report": "runs", "figure": "number"}
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
 _FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--experimental-rerun"}
 
-_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher"}
+_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "track"}
+_NOT_IN_A_NAME |= {"track.mode", "track.project", "track.entity"}
 """Overrides that a run's name already has, or that change nothing about its result."""
 
 
@@ -51,7 +53,8 @@ class Refused(Exception):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script ``llmrl``; exits with 0, with 2 for an error of the user, with 130 when interrupted."""
+    """The console script ``llmrl``; exits with 0, with 2 for an error of the user, with 130 when interrupted,
+    with 143 or 138 when stopped by SIGTERM or SIGUSR1."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -69,6 +72,9 @@ def main(arguments: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("llmrl: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stopped:
+        print(f"llmrl: {stopped}", file=sys.stderr)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
         sys.exit(141)

@@ -26,6 +26,7 @@ from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.ops.tables import NO_KEY
+from llmrl.ops.trees import all_finite
 from llmrl.rewards import Heard, Language, language, task_signal
 from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
 
@@ -315,7 +316,11 @@ def learn_from(
     index: Array,
     table: Table | None,
 ):
-    """Let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
+    """Let the outer level move phi, turn the task's signal into streams, and update the policy on them.
+
+    Where something that is no number got into the rollout, or out of an update, the seed learns nothing from it and
+    goes on: ``skipped_update`` counts such iterations.
+    """
     inner = parts.inner
     key, _, meta_key, update_key = jax.random.split(state.key, 4)
     rollout, heard, told = parts.told(rollout, state.heard, table)
@@ -353,7 +358,17 @@ def learn_from(
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     pool = {} if acting.pool is None else acting.pool._asdict()
     metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told
-    new_state = TrainState(
-        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1, heard
-    )
-    return new_state, metrics
+    sound = all_finite((rollout, params, opt_state, phis))
+    learned = {
+        "params": params,
+        "opt_state": opt_state,
+        "phis": phis,
+        "transform_states": states,
+        "meta_state": meta_state,
+        "last_kl": info.approx_kl,
+        "advantage_scale": scale,
+    }
+    before = {name: getattr(state, name) for name in learned}
+    learned = jax.tree.map(partial(jnp.where, sound), learned, before)
+    new_state = state._replace(key=key, acting=acting, heard=heard, iteration=state.iteration + 1, **learned)
+    return new_state, metrics | {"skipped_update": jnp.where(sound, 0.0, 1.0)}

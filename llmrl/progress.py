@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -25,7 +26,12 @@ SHOWN = {
 }
 """Metrics beside the bar, where a run has them."""
 
-SHOWN_IF_ANY = {"language_cost": "cost", "language_failures": "failures", "language_cache_hits": "from cache"}
+SHOWN_IF_ANY = {
+    "language_cost": "cost",
+    "language_failures": "failures",
+    "language_cache_hits": "from cache",
+    "skipped_update": "skipped",
+}
 """Metrics beside the bar where they are not 0."""
 
 TABLED = (
@@ -51,7 +57,7 @@ def progress(total: int, start: int = 0, enabled: bool = True, console: Console 
         total: iterations of the run.
         start: iterations that an earlier process has done.
         enabled: False shows nothing.
-        console: where to; standard error where not given.
+        console: where to; standard error where not given, in a notebook the cell's output.
 
     Yields:
         The function to call between two chunks. The first chunk contains the compilation, so time left is told from the
@@ -99,9 +105,21 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
 
 
 def _console(stderr: bool) -> Console:
-    """A log has no width of its own, and rich would wrap tables to 80 columns there."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=120)
+    """A log has no width of its own, and rich would wrap tables to 80 columns there.
+
+    A notebook is served like a log, with plain lines: rich's own way into one needs widgets, and colours every line
+    that goes to standard error as if it were a failure.
+    """
+    console = Console(stderr=stderr, force_jupyter=False)
+    if console.is_terminal:
+        return console
+    return Console(stderr=stderr and not _in_notebook(), width=120, force_jupyter=False)
+
+
+def _in_notebook() -> bool:
+    """Whether a person reads this below a notebook's cell; nothing is imported to find out."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _bar(console: Console) -> Progress:
