@@ -13,11 +13,13 @@ REJAX := .venv-rejax
 
 TRAIN ?= env=cartpole aux=harmful method=implicit
 
-.PHONY: help train test lint format types layers check bench-rejax clean
+.PHONY: help train test test-faults test-wheel lint format types layers check bench-rejax clean
 
 help:
 	@echo "make train        train on CartPole against a harmful reward; a table, and curves.png in the run's directory"
 	@echo "make test         all tests"
+	@echo "make test-faults  kills, full disks and other harm, as long as it takes: half an hour"
+	@echo "make test-wheel   the wheel in clean environments, by pip and uv, for every Python from 3.11 to 3.13 here"
 	@echo "make check        lint, types, layers and tests"
 	@echo "make format       format the code"
 	@echo "make bench-rejax  the environment that \`llmrl bench against=rejax\` compares with"
@@ -28,6 +30,14 @@ train: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+# Results: docs/reliability.md.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -n 0 --timeout 3600 tests/faults tests/language tests/test_trackers.py tests/test_checkpoint.py \
+		tests/test_runs.py
+
+test-wheel: $(READY)
+	$(BIN)/python scripts/test_wheel.py $(if $(PYTHONS),--python $(PYTHONS))
 
 lint: $(READY)
 	$(BIN)/ruff check .

@@ -31,6 +31,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   report     statistics, curves and trust of finished runs, on one page
   figure     regenerate a figure of the paper
   bench      measure throughput, and what a hypergradient costs
+  completion bash, zsh or fish: print a script for the shell, as in eval "$(llmrl completion bash)"
 
 `llmrl <command> --help` lists a command's groups and keys. For a start:
 
@@ -65,8 +66,10 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"llmrl {__version__}")
         sys.exit(0)
     command, *rest = arguments
+    if command == "completion":
+        _print_completion(rest)
     if command not in COMMANDS:
-        _fail(str(unknown("command", command, COMMANDS)))
+        _fail(str(unknown("command", command, [*COMMANDS, "completion"])))
     try:
         _run_application(command, rest)
     except KeyboardInterrupt:
@@ -82,6 +85,18 @@ def main(arguments: list[str] | None = None) -> None:
         if _debugging() or not _is_for_user(error):
             raise
         _fail(_message(error))
+
+
+def _print_completion(words: list[str]) -> NoReturn:
+    from llmrl.completion import SHELLS, completion
+
+    if len(words) != 1:
+        _fail(f"completion takes the name of a shell, one of {', '.join(SHELLS)}")
+    try:
+        print(completion(words[0], (*COMMANDS, "completion")), end="")
+    except ValueError as error:
+        _fail(str(error))
+    sys.exit(0)
 
 
 def _run_application(command: str, arguments: list[str]) -> None:

@@ -17,19 +17,11 @@ _llmrl_completion() {
     # Hydra completes one application, so the subcommand is taken for its name.
     local line="${COMP_LINE#*[[:space:]]}"
     local found="$(COMP_LINE="$line" COMP_POINT=${#line} llmrl "${COMP_WORDS[1]}" -sc query=bash 2>/dev/null)"
-    # `=` parts words in bash, so only what comes after the last one is the word to be replaced.
-    local rest="${line##*[[:space:]]}"
-    local before=""
-    case "$rest" in *=*) before="${rest%=*}=" ;; esac
-    COMPREPLY=()
-    local one
-    for one in $found; do
-        COMPREPLY+=("${one#"$before"}")
-    done
-    compopt -o nospace 2>/dev/null
+    COMPREPLY=($(compgen -W "$found" -- "$word"))
 }
-COMP_WORDBREAKS="${COMP_WORDBREAKS//=}="
-complete -F _llmrl_completion llmrl
+# As for Hydra's own completion: key=value is one word.
+COMP_WORDBREAKS="${COMP_WORDBREAKS//=}"
+complete -o nospace -o default -F _llmrl_completion llmrl
 """
 
 _ZSH = """\
@@ -52,7 +44,8 @@ _FISH = """\
 function __llmrl_completion
     set -l words (commandline -opc)
     set -l line (string join ' ' $words[2..-1] (commandline -ct))
-    env COMP_LINE="$line" COMP_POINT=(string length -- "$line") llmrl $words[2] -sc query=bash 2>/dev/null | string split -n ' '
+    set -l point (string length -- "$line")
+    env COMP_LINE="$line" COMP_POINT=$point llmrl $words[2] -sc query=bash 2>/dev/null | string split -n ' '
 end
 complete -c llmrl -f
 complete -c llmrl -n 'test (count (commandline -opc)) -eq 1' -a '@COMMANDS@'

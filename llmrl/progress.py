@@ -30,7 +30,6 @@ SHOWN_IF_ANY = {
     "language_cost": "cost",
     "language_failures": "failures",
     "language_cache_hits": "from cache",
-    "skipped_update": "skipped",
 }
 """Metrics beside the bar where they are not 0."""
 
@@ -174,6 +173,8 @@ def _shown(metrics: Mapping[str, np.ndarray]) -> str:
         for name, label in SHOWN_IF_ANY.items()
         if name in metrics and (latest := _latest(metrics[name]))
     ]
+    if skipped := float(np.sum(metrics.get("skipped_update", 0.0))):
+        shown.append(("updates skipped", skipped))
     return "  ".join(f"{label} {_number(latest)}" for label, latest in shown)
 
 

@@ -244,7 +244,14 @@ def _refuse_another_config(path: Path, config: Config) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    return yaml.safe_load((path / "config.yaml").read_text())
+    try:
+        values = yaml.safe_load((path / "config.yaml").read_text())
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path / 'config.yaml'} holds no settings: {reason}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path / 'config.yaml'} holds no settings, but {type(values).__name__}")
+    return values
 
 
 def _plain(value: Any) -> Any:

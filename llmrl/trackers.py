@@ -1,7 +1,7 @@
 """Other people's dashboards, fed from the very rows of ``metrics.csv``: TensorBoard and Weights & Biases. Host only.
 
-Every seed is a run of its own there, in a group of all of them: nothing is averaged away. What has been sent is noted in
-``tracked.json``, so that a run that goes on sends what is missing, once.
+Every seed is a run of its own there, in a group of all of them: nothing is averaged away. What has been sent is noted
+in ``tracked.json``, so that a run that goes on sends what is missing, once.
 
     tensorboard/seed<i>/   event files
     wandb/                 what Weights & Biases keeps on this machine; ``wandb sync`` sends it where ``mode=offline``

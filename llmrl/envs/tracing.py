@@ -32,24 +32,22 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
         # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
         kind = TypeError if isinstance(error, TypeError) else ValueError
         raise kind(f"{what} failed: {first_line(error)}; {hint}{_advice(error)}") from error
-    if all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(returned)):
-        if impurity := _impurity(function, arguments, keywords):
-            raise ValueError(f"{what} is not pure: {impurity}; {hint}")
+    arrays = all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(returned))
+    if arrays and (impurity := _impurity(function, arguments, keywords)):
+        raise ValueError(f"{what} is not pure: {impurity}; {hint}")
     return returned
 
 
 def _impurity(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
     try:
         # A function of its own each time, or jax would remember the first.
-        first, second = (
-            jax.make_jaxpr(lambda *a, **k: function(*a, **k))(*arguments, **keywords) for _ in range(2)
-        )
+        first, second = (jax.make_jaxpr(lambda *a, **k: function(*a, **k))(*arguments, **keywords) for _ in range(2))
     except Exception as error:
         return f"traced once more it failed ({first_line(error)})"
     if not _same(first, second):
         return (
-            "traced twice it gave two different programs, as with numpy's random numbers, the clock or a counter, whose "
-            "first value would be frozen into all of training"
+            "traced twice it gave two different programs, as with numpy's random numbers, the clock or a counter, "
+            "whose first value would be frozen into all of training"
         )
     outside = sorted(str(effect) for effect in first.effects if "Debug" not in type(effect).__name__)
     return f"it reads or writes something outside ({', '.join(outside)})" if outside else None
