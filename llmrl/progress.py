@@ -109,10 +109,10 @@ def _console(stderr: bool) -> Console:
     A notebook is served like a log, with plain lines: rich's own way into one needs widgets, and colours every line
     that goes to standard error as if it were a failure.
     """
+    if _in_notebook():  # whose streams pass for terminals
+        return Console(width=120, force_jupyter=False, force_terminal=False)
     console = Console(stderr=stderr, force_jupyter=False)
-    if console.is_terminal:
-        return console
-    return Console(stderr=stderr and not _in_notebook(), width=120, force_jupyter=False)
+    return console if console.is_terminal else Console(stderr=stderr, width=120, force_jupyter=False)
 
 
 def _in_notebook() -> bool:

@@ -117,8 +117,10 @@ def _tensorboard(path: Path, seeds: int, sent: int, track: TrackConfig, settings
     except ImportError:
         raise _missing("tensorboard", "tensorboardX") from None
     # Whatever a killed process wrote and did not note is written again, in its place.
-    purge = {"purge_step": _steps(path, sent)} if sent else {}
-    writers = [SummaryWriter(str(path / "tensorboard" / f"seed{seed}"), **purge) for seed in range(seeds)]
+    options: dict[str, Any] = {"purge_step": _steps(path, sent)} if sent else {}
+    # Files are named by the second; a run that goes on within the same one must not write over its own.
+    options["filename_suffix"] = f".{sent}"
+    writers = [SummaryWriter(str(path / "tensorboard" / f"seed{seed}"), **options) for seed in range(seeds)]
     if not sent:
         for writer in writers:
             writer.add_text("config", f"```json\n{json.dumps(settings, indent=2)}\n```")

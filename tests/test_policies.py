@@ -33,7 +33,7 @@ def result(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def observations():
-    return jnp.asarray(np.random.default_rng(0).normal(size=(5, 9)), jnp.float32)
+    return jnp.asarray(np.random.default_rng(0).normal(size=(5, 6)), jnp.float32)
 
 
 def test_five_lines(result, observations, tmp_path):

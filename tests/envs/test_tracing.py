@@ -85,14 +85,16 @@ def test_an_impure_source_is_refused_with_its_own_name():
         make("cartpole", aux=(), aux_function=impatient)
 
 
-def broken():
-    raise OSError("no words today")
+def test_a_captioner_that_cannot_be_made_is_named(tmp_path, monkeypatch):
+    (tmp_path / "speechless_for_tests.py").write_text("def broken():\n    raise OSError('no words today')\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ValueError, match=r"captioner speechless_for_tests\.broken failed: OSError: no words today"):
+        with_captioner(make("cartpole", aux=()), "speechless_for_tests.broken")
 
 
 @pytest.mark.parametrize(
     ("captioner", "says"),
     [
-        (broken, "captioner given failed: OSError: no words today"),
         (cartpole()._replace(describe=lambda key: 3), r"describe\(key\) returned 3; expected a text"),
         (cartpole()._replace(describe=lambda key: {}["x"]), r"describe\(key\) failed: KeyError"),
         (cartpole()._replace(state_key=lambda obs: jnp.uint32(time.perf_counter_ns() % 997)), "state_key.* not pure"),
