@@ -358,17 +358,22 @@ def learn_from(
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     pool = {} if acting.pool is None else acting.pool._asdict()
     metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told
-    sound = all_finite((rollout, params, opt_state, phis))
-    learned = {
-        "params": params,
-        "opt_state": opt_state,
-        "phis": phis,
-        "transform_states": states,
-        "meta_state": meta_state,
-        "last_kl": info.approx_kl,
-        "advantage_scale": scale,
-    }
-    before = {name: getattr(state, name) for name in learned}
-    learned = jax.tree.map(partial(jnp.where, sound), learned, before)
-    new_state = state._replace(key=key, acting=acting, heard=heard, iteration=state.iteration + 1, **learned)
-    return new_state, metrics | {"skipped_update": jnp.where(sound, 0.0, 1.0)}
+    new_state = TrainState(
+        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1, heard
+    )
+    new_state, skipped = _without_harm(state, new_state, rollout)
+    return new_state, metrics | {"skipped_update": skipped}
+
+
+_PLAYED = ("key", "acting", "iteration", "heard")
+"""What goes on also where nothing is learned."""
+
+
+def _without_harm(before: TrainState, after: TrainState, rollout: Rollout) -> tuple[TrainState, Array]:
+    """The state after an iteration; with nothing learned in it, and 1, where the rollout or the update holds an element
+    that is no number."""
+    sound = all_finite((rollout, after.params, after.opt_state, after.phis))
+    played = {name: getattr(after, name) for name in _PLAYED}
+    nothing: dict[str, Any] = dict.fromkeys(_PLAYED, ())
+    learned = jax.tree.map(partial(jnp.where, sound), after._replace(**nothing), before._replace(**nothing))
+    return learned._replace(**played), jnp.where(sound, 0.0, 1.0)
