@@ -149,10 +149,11 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
     if hashlib.sha256(text).hexdigest().encode() != checksum:
         raise Damaged(f"{path} is damaged" if path.is_file() else f"{path} is missing")
     manifest = json.loads(text)
-    if manifest.get("format") != FORMAT:
+    found = manifest.get("format", FORMAT)  # the first version did not say
+    if found != FORMAT:
         raise ValueError(
-            f"{path} has format={manifest.get('format')}, this llmrl reads and writes format={FORMAT}: go on with the "
-            "version that wrote it (summary.json or config.yaml beside it), or choose another run_dir"
+            f"{path} has format={found}, this llmrl reads and writes format={FORMAT}: go on with the version that wrote "
+            "it, or choose another run_dir"
         )
     for file, checksum in manifest["files"].items():
         if not (folder / file).is_file():
