@@ -68,7 +68,7 @@ def save_policy(source: Result | str | Path, path: str | Path, seed: int = 0) ->
     config, states = _trained(source)
     params = _params_of(states, config, seed)
     named = _named(params)
-    stored = {f"leaf{i}": np.asarray(leaf) for i, (_, leaf) in enumerate(named)}
+    stored: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, (_, leaf) in enumerate(named)}
     header = {
         "format": FORMAT,
         "seed": seed,

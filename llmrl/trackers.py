@@ -161,7 +161,7 @@ def _wandb(path: Path, seeds: int, sent: int, track: TrackConfig, settings: Mapp
             )
             for seed in range(seeds)
         ]
-    except wandb.errors.Error as error:
+    except wandb.Error as error:
         said = str(error).strip().partition("\n")[0]
         raise ValueError(
             f"track=wandb: {said}; export WANDB_API_KEY=..., or keep everything here with track.mode=offline"

@@ -6,6 +6,7 @@ import re
 from typing import Any
 
 import jax
+import jax.core
 import numpy as np
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+|<[^<>]*at [^<>]*>")
