@@ -152,8 +152,8 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
     found = manifest.get("format", FORMAT)  # the first version did not say
     if found != FORMAT:
         raise ValueError(
-            f"{path} has format={found}, this llmrl reads and writes format={FORMAT}: go on with the version that wrote "
-            "it, or choose another run_dir"
+            f"{path} has format={found}, this llmrl reads and writes format={FORMAT}: go on with the version that "
+            "wrote it, or choose another run_dir"
         )
     for file, checksum in manifest["files"].items():
         if not (folder / file).is_file():
