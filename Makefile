@@ -15,12 +15,14 @@ SERVER := .venv-llm-server
 # What `make train` compares; ppo, which ignores the auxiliary reward, and add, which trusts it, stand beside the method.
 TRAIN ?= env=cartpole aux=language llm=recorded method=implicit
 
-.PHONY: help train test lint format types layers check docs test-llm-server bench-rejax clean
+.PHONY: help train test test-faults test-wheel lint format types layers check docs test-llm-server bench-rejax clean
 
 help:
 	@echo "make train        CartPole with a language model's recorded answers: learning how far to trust them beside ignoring"
 	@echo "                  and trusting them, in a table and a picture; another task with TRAIN=\"env=... aux=...\""
 	@echo "make test         all tests"
+	@echo "make test-faults  kills, full disks and other harm, as long as it takes: half an hour"
+	@echo "make test-wheel   the wheel in clean environments, by pip and uv, for every Python from 3.11 to 3.13 here"
 	@echo "make check        lint, types, layers and tests"
 	@echo "make docs         the documentation, into site/; fails where a link leads nowhere"
 	@echo "make format       format the code"
@@ -33,6 +35,14 @@ train: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
+
+# Results: docs/reliability.md.
+test-faults: $(READY)
+	$(BIN)/python -m pytest -n 0 --timeout 3600 tests/faults tests/language tests/test_trackers.py tests/test_checkpoint.py \
+		tests/test_runs.py
+
+test-wheel: $(READY)
+	$(BIN)/python scripts/test_wheel.py $(if $(PYTHONS),--python $(PYTHONS))
 
 lint: $(READY)
 	$(BIN)/ruff check .

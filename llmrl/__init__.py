@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from llmrl.analysis.plots import plot as plot
     from llmrl.hypergradients import implicit_gradient as implicit_gradient
     from llmrl.overrides import compose as compose
+    from llmrl.policies import load_policy as load_policy
+    from llmrl.policies import save_policy as save_policy
     from llmrl.train import train as train
     from llmrl.trust_map import trust_map as trust_map
 
@@ -27,12 +29,14 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "compose": "llmrl.overrides",
     "train": "llmrl.train",
+    "load_policy": "llmrl.policies",
+    "save_policy": "llmrl.policies",
     "plot": "llmrl.analysis.plots",
     "trust_map": "llmrl.trust_map",
     "implicit_gradient": "llmrl.hypergradients",
 }
 
-__all__ = ["compose", "implicit_gradient", "plot", "solvers", "train", "trust_map"]
+__all__ = ["compose", "implicit_gradient", "load_policy", "plot", "save_policy", "solvers", "train", "trust_map"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ manifest beside it, is verified before anything is restored, and the step before
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -22,6 +23,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
+
+FORMAT = 1
+"""Of the manifest; another one is refused by name."""
 
 KEPT = 2
 """Steps kept: the last, and one to fall back to."""
@@ -38,25 +42,49 @@ def save(directory: Path, step: int, state: PyTree) -> None:
         directory: all of a run's checkpoints.
         step: its number; a checkpoint of the same number is replaced.
         state: any pytree of arrays and PRNG keys.
+
+    Raises:
+        OSError: it cannot be written; the checkpoints before it are as they were.
     """
     temporary, final = directory / f".{step}.tmp", directory / str(step)
     for leftover in directory.glob(".*.tmp"):
         shutil.rmtree(leftover)
     temporary.mkdir(parents=True)
+    try:
+        _write(temporary, state)
+        if final.exists():
+            shutil.rmtree(final)
+        os.rename(temporary, final)
+    except Exception:
+        shutil.rmtree(temporary, ignore_errors=True)  # where the disk is full, half a checkpoint is in the way
+        raise
+    for old in steps(directory)[:-KEPT]:
+        shutil.rmtree(directory / str(old))
+
+
+def _write(folder: Path, state: PyTree) -> None:
     leaves = _named_leaves(state)
     # Orbax refuses arrays without elements, which is no loss: their shape says all there is to say.
     arrays = {str(i): array for i, (_, array) in enumerate(leaves) if array.size}
-    _checkpointer().save(temporary.resolve() / "state", arrays)
+    try:
+        _checkpointer().save(folder.resolve() / "state", arrays)
+    except Exception as error:
+        if not (reason := _disk_trouble(error)):
+            raise
+        raise OSError(reason, os.strerror(reason), str(folder)) from error
     manifest = {
-        "files": {file: _sha256(temporary / file) for file in _files(temporary)},
+        "format": FORMAT,
+        "files": {file: _sha256(folder / file) for file in _files(folder)},
         "leaves": [[name, list(array.shape), array.dtype.name] for name, array in leaves],
     }
-    _write_manifest(temporary / "manifest", manifest)
-    if final.exists():
-        shutil.rmtree(final)
-    os.rename(temporary, final)
-    for old in steps(directory)[:-KEPT]:
-        shutil.rmtree(directory / str(old))
+    _write_manifest(folder / "manifest", manifest)
+
+
+def _disk_trouble(error: BaseException) -> int | None:
+    """The number of a disk's own error: from C++, orbax brings it as words within another one."""
+    if isinstance(error, OSError):
+        return error.errno
+    return next((number for number in errno.errorcode if f"{os.strerror(number)}" in str(error)), None)
 
 
 def restore(directory: Path, like: PyTree, part: bool = False) -> tuple[PyTree, int] | None:
@@ -121,6 +149,12 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
     if hashlib.sha256(text).hexdigest().encode() != checksum:
         raise Damaged(f"{path} is damaged" if path.is_file() else f"{path} is missing")
     manifest = json.loads(text)
+    found = manifest.get("format", FORMAT)  # the first version did not say
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} has format={found}, this llmrl reads and writes format={FORMAT}: go on with the version that "
+            "wrote it, or choose another run_dir"
+        )
     for file, checksum in manifest["files"].items():
         if not (folder / file).is_file():
             raise Damaged(f"{folder / file} is missing")

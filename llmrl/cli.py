@@ -17,6 +17,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmrl.errors import unknown
+from llmrl.stopping import Stopped
 
 if TYPE_CHECKING:
     from llmrl.config import Config
@@ -31,6 +32,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   report     statistics, curves and trust of finished runs, on one page
   figure     regenerate a figure of the paper
   bench      measure throughput, and what a hypergradient costs
+  completion bash, zsh or fish: print a script for the shell, as in eval "$(llmrl completion bash)"
 
 `llmrl <command> --help` lists a command's groups and keys. For a start:
 
@@ -43,7 +45,8 @@ POSITIONAL = {"report": "runs", "figure": "number"}
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
 _FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--experimental-rerun"}
 
-_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "beside"}
+_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "beside", "track"}
+_NOT_IN_A_NAME |= {"track.mode", "track.project", "track.entity"}
 """Overrides that a run's name already has, or that change nothing about its result."""
 
 
@@ -52,7 +55,8 @@ class Refused(Exception):
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """The console script ``llmrl``; exits with 0, with 2 for an error of the user, with 130 when interrupted."""
+    """The console script ``llmrl``; exits with 0, with 2 for an error of the user, with 130 when interrupted,
+    with 143 or 138 when stopped by SIGTERM or SIGUSR1."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
@@ -63,13 +67,18 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"llmrl {__version__}")
         sys.exit(0)
     command, *rest = arguments
+    if command == "completion":
+        _print_completion(rest)
     if command not in COMMANDS:
-        _fail(str(unknown("command", command, COMMANDS)))
+        _fail(str(unknown("command", command, [*COMMANDS, "completion"])))
     try:
         _run_application(command, rest)
     except KeyboardInterrupt:
         print("llmrl: interrupted; the same command goes on where this one stopped", file=sys.stderr)
         sys.exit(130)
+    except Stopped as stopped:
+        print(f"llmrl: {stopped}", file=sys.stderr)
+        raise
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
         sys.exit(141)
@@ -77,6 +86,18 @@ def main(arguments: list[str] | None = None) -> None:
         if _debugging() or not _is_for_user(error):
             raise
         _fail(_message(error))
+
+
+def _print_completion(words: list[str]) -> NoReturn:
+    from llmrl.completion import SHELLS, completion
+
+    if len(words) != 1:
+        _fail(f"completion takes the name of a shell, one of {', '.join(SHELLS)}")
+    try:
+        print(completion(words[0], (*COMMANDS, "completion")), end="")
+    except ValueError as error:
+        _fail(str(error))
+    sys.exit(0)
 
 
 def _run_application(command: str, arguments: list[str]) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from llmrl.errors import unknown
+from llmrl.limits import check_numbers
 
 SURROGATES = ("ratio", "dice", "log_prob")
 DATA = ("fresh", "previous", "window", "past")
@@ -456,6 +457,26 @@ class LLMConfig:
 
 
 @dataclass(frozen=True)
+class TrackConfig:
+    """Dashboards beside ``metrics.csv``, fed from its rows; each seed is a run of its own there.
+
+    Attributes:
+        tensorboard: write event files to ``tensorboard/`` in the run's directory.
+        wandb: tell Weights & Biases.
+        project: its project.
+        entity: its user or team; None takes the account's own.
+        mode: ``offline`` keeps everything in ``wandb/`` in the run's directory, ``online`` sends it at once; the key is
+            read from the environment (``WANDB_API_KEY``).
+    """
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = "llmrl"
+    entity: str | None = None
+    mode: str = "offline"
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run.
 
@@ -469,6 +490,7 @@ class Config:
         reward_from: directory of the finished run whose learned reward ``method=frozen`` trains under.
         reward_seed: the seed of that run whose reward every seed gets; None gives each the next one, round robin.
         llm: the language model behind ``aux=language``.
+        track: dashboards beside ``metrics.csv``.
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
         total_steps: environment steps of one seed.
@@ -490,6 +512,7 @@ class Config:
     reward_from: str | None = None
     reward_seed: int | None = None
     llm: LLMConfig = field(default_factory=LLMConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
     seed: int = 0
     seeds: int = 8
     total_steps: int = 200_000
@@ -750,6 +773,8 @@ def validate(config: Config) -> Config:
     if center != "mean" and (isinstance(center, bool) or not isinstance(center, int | float)):
         raise ValueError(f"aux.center must be a number or 'mean', got {center!r}")
     _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
+    check_numbers(config)
+    _one_of(("offline", "online"), **{"track.mode": config.track.mode})
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
         raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")
     _validate_ppo(config.ppo)
@@ -785,6 +810,7 @@ _SECTIONS: dict[tuple[type, str], type] = {
     (Config, "solver"): SolverConfig,
     (Config, "ppo"): PPOConfig,
     (Config, "llm"): LLMConfig,
+    (Config, "track"): TrackConfig,
     (MethodConfig, "weight"): WeightConfig,
     (MethodConfig, "outer"): OuterConfig,
     (MethodConfig, "trust"): TrustConfig,

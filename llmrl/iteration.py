@@ -26,6 +26,7 @@ from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.ops.tables import NO_KEY
+from llmrl.ops.trees import all_finite
 from llmrl.rewards import Heard, Language, language, task_signal
 from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
 
@@ -315,7 +316,11 @@ def learn_from(
     index: Array,
     table: Table | None,
 ):
-    """Let the outer level move phi, turn the task's signal into streams, and update the policy on them."""
+    """Let the outer level move phi, turn the task's signal into streams, and update the policy on them.
+
+    Where something that is no number got into the rollout, or out of an update, the seed learns nothing from it and
+    goes on: ``skipped_update`` counts such iterations.
+    """
     inner = parts.inner
     key, _, meta_key, update_key = jax.random.split(state.key, 4)
     rollout, heard, told = parts.told(rollout, state.heard, table)
@@ -356,4 +361,19 @@ def learn_from(
     new_state = TrainState(
         key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1, heard
     )
-    return new_state, metrics
+    new_state, skipped = _without_harm(state, new_state, rollout)
+    return new_state, metrics | {"skipped_update": skipped}
+
+
+_PLAYED = ("key", "acting", "iteration", "heard")
+"""What goes on also where nothing is learned."""
+
+
+def _without_harm(before: TrainState, after: TrainState, rollout: Rollout) -> tuple[TrainState, Array]:
+    """The state after an iteration; with nothing learned in it, and 1, where the rollout or the update holds an element
+    that is no number."""
+    sound = all_finite((rollout, after.params, after.opt_state, after.phis))
+    played = {name: getattr(after, name) for name in _PLAYED}
+    nothing: dict[str, Any] = dict.fromkeys(_PLAYED, ())
+    learned = jax.tree.map(partial(jnp.where, sound), after._replace(**nothing), before._replace(**nothing))
+    return learned._replace(**played), jnp.where(sound, 0.0, 1.0)

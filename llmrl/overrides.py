@@ -26,7 +26,7 @@ from omegaconf.errors import (
 from llmrl.config import Config, EnvConfig, LLMConfig, from_dict, refuse_secret
 from llmrl.errors import unknown
 
-GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward"}
+GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracker"}
 """What a config group's choices are called in errors, where its own name does not say it."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,7 +26,11 @@ SHOWN = {
 }
 """Metrics beside the bar, where a run has them."""
 
-SHOWN_IF_ANY = {"language_cost": "cost", "language_failures": "failures", "language_cache_hits": "from cache"}
+SHOWN_IF_ANY = {
+    "language_cost": "cost",
+    "language_failures": "failures",
+    "language_cache_hits": "from cache",
+}
 """Metrics beside the bar where they are not 0."""
 
 TABLED = (
@@ -51,7 +56,7 @@ def progress(total: int, start: int = 0, enabled: bool = True, console: Console 
         total: iterations of the run.
         start: iterations that an earlier process has done.
         enabled: False shows nothing.
-        console: where to; standard error where not given.
+        console: where to; standard error where not given, in a notebook the cell's output.
 
     Yields:
         The function to call between two chunks. The first chunk contains the compilation, so time left is told from the
@@ -121,9 +126,21 @@ def show_table(
 
 
 def _console(stderr: bool) -> Console:
-    """A log has no width of its own, and rich would wrap tables to 80 columns there."""
-    console = Console(stderr=stderr)
-    return console if console.is_terminal else Console(stderr=stderr, width=120)
+    """A log has no width of its own, and rich would wrap tables to 80 columns there.
+
+    A notebook is served like a log, with plain lines: rich's own way into one needs widgets, and colours every line
+    that goes to standard error as if it were a failure.
+    """
+    if _in_notebook():  # whose streams pass for terminals
+        return Console(width=120, force_jupyter=False, force_terminal=False)
+    console = Console(stderr=stderr, force_jupyter=False)
+    return console if console.is_terminal else Console(stderr=stderr, width=120, force_jupyter=False)
+
+
+def _in_notebook() -> bool:
+    """Whether a person reads this below a notebook's cell; nothing is imported to find out."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return type(shell).__name__ == "ZMQInteractiveShell"
 
 
 def _bar(console: Console) -> Progress:
@@ -178,6 +195,8 @@ def _shown(metrics: Mapping[str, np.ndarray]) -> str:
         for name, label in SHOWN_IF_ANY.items()
         if name in metrics and (latest := _latest(metrics[name]))
     ]
+    if skipped := float(np.sum(metrics.get("skipped_update", 0.0))):
+        shown.append(("updates skipped", skipped))
     return "  ".join(f"{label} {_number(latest)}" for label, latest in shown)
 
 

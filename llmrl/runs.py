@@ -7,6 +7,7 @@
     summary.json     final numbers; there once the run is finished
     curves.png       the picture of them
     evaluation.json  what the last evaluation found, where there was one
+    tracked.json     what ``llmrl.trackers`` has sent, where there are any
     .lock            which process holds the directory
 
 A process opens the directory, restores, records after every chunk, and finishes.
@@ -14,9 +15,11 @@ A process opens the directory, restores, records after every chunk, and finishes
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
+import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,8 +35,8 @@ from llmrl.analysis import plots
 from llmrl.config import Config, from_dict
 from llmrl.language import Table, load, save
 
-NOT_COMPARED = ("run_dir", "resume", "progress")
-"""Settings that change nothing about a run's numbers."""
+NOT_COMPARED = ("run_dir", "resume", "progress", "track")
+"""Settings, or sections of them, that change nothing about a run's numbers."""
 
 
 class Run(NamedTuple):
@@ -89,7 +92,8 @@ def open_run(config: Config) -> Iterator[Run]:
     path = Path(config.run_dir)
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
-        _claim(path, config)
+        with _told_when_full(path):
+            _claim(path, config)
         yield Run(path, config, (path / "summary.json").exists())
 
 
@@ -169,13 +173,16 @@ def record(run: Run, state: PyTree, chunk: metrics.Metrics, first_iteration: int
         chunk: name -> [seeds, iterations of the chunk].
         first_iteration: number of the chunk's first iteration, from 0.
         table: the answers that the next chunk starts with.
+
+    Raises:
+        OSError: the disk is full; the checkpoint before is intact, and the same command goes on from there.
     """
-    config = run.config
     done = first_iteration + next(iter(chunk.values())).shape[1]
-    metrics.append(run.metrics_path, chunk, first_iteration, config.ppo.batch_size)
-    if table is not None:
-        save(table, run.tables_path / f"{done}.npz")
-    checkpoint.save(run.checkpoints_path, done, state)
+    with _told_when_full(run.path):
+        metrics.append(run.metrics_path, chunk, first_iteration, run.config.ppo.batch_size)
+        if table is not None:
+            save(table, run.tables_path / f"{done}.npz")
+        checkpoint.save(run.checkpoints_path, done, state)
     # Only now, since until now the run would have gone on from an earlier one.
     for old in run.tables_path.glob("*.npz"):
         if old.stem.isdecimal() and int(old.stem) not in checkpoint.steps(run.checkpoints_path):
@@ -200,8 +207,9 @@ def finish(run: Run, *, compile_seconds: float, run_seconds: float, run_iteratio
         run_seconds=run_seconds,
         run_iterations=run_iterations,
     )
-    plots.curves(curves, run.path / "curves.png", title=describe(run.config))
-    metrics.write_summary(run.summary_path, values)
+    with _told_when_full(run.path):
+        plots.curves(curves, run.path / "curves.png", title=describe(run.config))
+        metrics.write_summary(run.summary_path, values)
     return values
 
 
@@ -234,7 +242,7 @@ def _refuse_another_config(path: Path, config: Config) -> None:
         raise ValueError(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
     stored, given = _flat(_read_config(path)), _flat(_plain(asdict(config)))
     for key in sorted({*stored, *given}):
-        if key not in NOT_COMPARED and stored.get(key) != given.get(key):
+        if key.partition(".")[0] not in NOT_COMPARED and stored.get(key) != given.get(key):
             raise ValueError(
                 f"run_dir={path} holds a run with {key}={stored.get(key)}, got {key}={given.get(key)}; "
                 "choose another run_dir or remove it"
@@ -242,7 +250,14 @@ def _refuse_another_config(path: Path, config: Config) -> None:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    return yaml.safe_load((path / "config.yaml").read_text())
+    try:
+        values = yaml.safe_load((path / "config.yaml").read_text())
+    except yaml.YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{path / 'config.yaml'} holds no settings: {reason}") from error
+    if not isinstance(values, dict):
+        raise ValueError(f"{path / 'config.yaml'} holds no settings, but {type(values).__name__}")
+    return values
 
 
 def _plain(value: Any) -> Any:
@@ -257,6 +272,25 @@ def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in values.items():
         flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
     return flat
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def _told_when_full(path: Path) -> Iterator[None]:
+    """Adds to a full disk's error which directory it is about, what is left there, and what is not lost."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        done = max(checkpoint.steps(path / "checkpoints"), default=0)
+        free = shutil.disk_usage(path).free
+        raise OSError(
+            f"{os.strerror(error.errno)}: cannot write to {path} ({free:,} bytes free there); iteration {done} and all "
+            "before it are safe. Make room, then the same command goes on from there"
+        ) from error
 
 
 @contextmanager

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmrl import metrics as metrics_file
-from llmrl import runs, transfer
+from llmrl import runs, trackers, transfer
 from llmrl.config import Config, validate
 from llmrl.devices import (
     Pieces,
@@ -43,6 +43,7 @@ from llmrl.iteration import (
 )
 from llmrl.language import Table
 from llmrl.progress import note, progress
+from llmrl.stopping import stop_requests
 from llmrl.types import Environment, HostEnvironment
 
 __all__ = [
@@ -142,15 +143,22 @@ class _Store(NamedTuple):
 @contextlib.contextmanager
 def _store(config: Config) -> Iterator[_Store]:
     if config.run_dir is None:
+        if config.track.tensorboard or config.track.wandb:
+            raise ValueError("track=... needs a run_dir: dashboards are fed from the metrics.csv in there")
         yield _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
         return
-    with runs.open_run(config) as run:
-        yield _Store(
-            functools.partial(runs.restore, run),
-            functools.partial(runs.restore_language, run),
-            functools.partial(runs.record, run),
-            run,
-        )
+    with runs.open_run(config) as run, trackers.tracking(config) as track:
+
+        def restore(like):
+            restored = runs.restore(run, like)
+            track()  # what a killed process had no time to send
+            return restored
+
+        def record(*chunk):
+            runs.record(run, *chunk)
+            track()
+
+        yield _Store(restore, functools.partial(runs.restore_language, run), record, run)
 
 
 def train(config: Config) -> Result:
@@ -166,6 +174,8 @@ def train(config: Config) -> Result:
     Raises:
         ValueError: a setting is out of range, the run directory is another run's, or the reward to train under cannot
             be had or does not fit.
+        OSError: the disk is full; the last checkpoint is intact.
+        Stopped: SIGTERM or SIGUSR1 came; what was trained until then is in ``run_dir``.
     """
     validate(config)
     use_compilation_cache()
@@ -202,15 +212,20 @@ def _train_chunks(
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
     compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
-    with progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show:
+    with (
+        stop_requests(config.num_iterations, store.run is not None) as heed,
+        progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show,
+    ):
         for length in chunk_lengths(config.num_iterations, config.num_chunks):
             done += length
             if done <= start:
                 continue
+            heed(done - length)
             began = time.monotonic()
             if length not in programs:
                 programs[length] = pieces.program(states, length, table)
             compiled = time.monotonic()
+            heed(done - length)
             states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length), table))
             chunk = {name: np.asarray(curve) for name, curve in chunk.items()}
             compile_seconds += compiled - began
@@ -220,12 +235,22 @@ def _train_chunks(
             store.record(states, chunk, done - length, table)
             chunks.append(chunk)
             show(done, chunk)
+    if config.progress:
+        _tell_skipped(chunks)
     seconds = {
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,
         "run_iterations": config.num_iterations - start,
     }
     return _result(config, states, chunks, store.run, seconds)._replace(answers=table)
+
+
+def _tell_skipped(chunks: list[dict[str, np.ndarray]]) -> None:
+    """Names the seeds that met something that is no number."""
+    skipped = sum((chunk["skipped_update"].sum(axis=1) for chunk in chunks), np.zeros(1))
+    told = [f"seed {seed}: {int(count)}" for seed, count in enumerate(skipped) if count]
+    if told:
+        note(f"updates skipped, since a reward, an observation or a gradient was not finite: {', '.join(told)}")
 
 
 def _result(config: Config, states: TrainState, chunks: list[dict[str, np.ndarray]], run: runs.Run | None, seconds):

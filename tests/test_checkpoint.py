@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from typing import NamedTuple
@@ -147,6 +148,20 @@ def test_another_structure_is_refused_by_name(tmp_path):
     other = make_state()
     with pytest.raises(ValueError, match="does not fit"):
         restore(tmp_path, other._replace(params={**other.params, "z": jnp.zeros(1)}))
+
+
+@pytest.mark.parametrize("number", [1, 9])
+def test_another_format_is_refused_by_name_and_one_that_does_not_say_is_the_first(tmp_path, number):
+    save(tmp_path, 5, make_state(5))
+    path = tmp_path / "5" / "manifest"
+    manifest = json.loads(path.read_bytes().partition(b"\n")[2])
+    assert manifest.pop("format") == 1
+    checkpoint._write_manifest(path, manifest | ({"format": number} if number > 1 else {}))
+    if number > 1:
+        with pytest.raises(ValueError, match=r"manifest has format=9, this llmrl reads and writes format=1"):
+            restore(tmp_path, make_state())
+    else:
+        assert restore(tmp_path, make_state())[1] == 5
 
 
 def test_a_kill_before_the_rename_keeps_the_step_before(tmp_path, monkeypatch):

@@ -12,7 +12,7 @@ from llmrl import overrides
 from llmrl.cli import main
 from llmrl.config import SOLVERS, AuxConfig, Config, from_dict, validate
 
-GROUPS = ("env", "aux", "method", "solver", "ppo", "llm", "launcher", "experiment")
+GROUPS = ("env", "aux", "method", "solver", "ppo", "llm", "launcher", "experiment", "track")
 CHOICES = [
     (folder.name, file.stem)
     for folder in sorted(overrides.config_dir().iterdir())

@@ -1,6 +1,7 @@
 from io import StringIO
 
 import numpy as np
+import pytest
 from rich.console import Console
 
 from llmrl.progress import progress, show_summary
@@ -50,6 +51,36 @@ def test_a_terminal_gets_a_bar():
     shown = terminal.file.getvalue()
     assert "6/6" in shown
     assert "return 2.5" in shown
+
+
+def test_skipped_updates_are_shown_where_there_are_any():
+    log = console(terminal=False)
+    with progress(6, console=log) as update:
+        update(3, chunk(1.5, skipped_update=np.zeros((2, 3))))
+        update(6, chunk(1.5, skipped_update=np.array([[0, 0, 0], [1.0, 1.0, 0]])))
+    lines = log.file.getvalue().splitlines()
+    assert ["updates skipped 2" in line for line in lines] == [False, True]
+
+
+@pytest.mark.slow
+def test_a_notebook_gets_plain_lines_below_its_cell():
+    nbformat = pytest.importorskip("nbformat")
+    nbclient = pytest.importorskip("nbclient")
+    pytest.importorskip("ipykernel")
+    source = (
+        "import numpy as np\n"
+        "from llmrl.progress import progress\n"
+        "with progress(6) as update:\n"
+        "    for done in (3, 6):\n"
+        "        update(done, {'episode_return': np.full((2, 3), 1.5, np.float32)})\n"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3").execute()
+    outputs = notebook.cells[0].outputs
+    assert {output.output_type for output in outputs} == {"stream"}
+    assert {output.name for output in outputs} == {"stdout"}
+    text = "".join(output.text for output in outputs)
+    assert text.splitlines()[0] == "iteration 3/6  return 1.5" and "iteration 6/6" in text
 
 
 def test_nothing_is_shown_when_nobody_watches(capsys):

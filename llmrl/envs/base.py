@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
+from llmrl.envs.tracing import first_line, traced
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
 
@@ -186,21 +187,15 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     Raises:
         TypeError: it is not callable, cannot be traced, takes other arguments, or returns something that is no float
             array.
-        ValueError: it raises anything else, or returns a shape other than [] or [m].
+        ValueError: it raises anything else, returns a shape other than [] or [m], or is not pure.
     """
     name = dotted_name(function)
     if not callable(function):
         raise TypeError(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
     state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], action_shape(env.spec.action)
-    try:
-        returned = jax.eval_shape(function, state, action, state, **_own_key(function, name, jax.random.key(0)))
-    except Exception as error:
-        # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(
-            f"auxiliary function {name} failed: {first_line(error)}; expected {_EXPECTED}{_hint(error)}"
-        ) from error
-
+    own_key = _own_key(function, name, jax.random.key(0))
+    what, hint = f"auxiliary function {name}", f"expected {_EXPECTED}"
+    returned = traced(what, function, state, action, state, hint=hint, **own_key)
     if not isinstance(returned, jax.ShapeDtypeStruct):
         raise TypeError(f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}")
     if not jnp.issubdtype(returned.dtype, jnp.floating):
@@ -283,16 +278,6 @@ def action_shape(space: Discrete | Box) -> jax.ShapeDtypeStruct:
     if isinstance(space, Discrete):
         return jax.ShapeDtypeStruct((), jnp.int32)
     return jax.ShapeDtypeStruct((space.dim,), jnp.float32)
-
-
-def first_line(error: BaseException) -> str:
-    """What an error is and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-
-
-def _hint(error: BaseException) -> str:
-    untraceable = isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError)
-    return ". Use jnp.where instead of `if`, and jnp instead of numpy or float(...)" if untraceable else ""
 
 
 def _describe(returned: Any) -> str:

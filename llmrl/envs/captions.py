@@ -16,7 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt32
 
-from llmrl.envs.base import action_shape, first_line, load_object
+from llmrl.envs.base import action_shape, load_object
+from llmrl.envs.tracing import first_line, traced
 from llmrl.types import Captioner, Environment, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)
@@ -119,7 +120,10 @@ def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
     label = captioner if isinstance(captioner, str) else "given"
     found: Any = load_object(captioner, "captioner") if isinstance(captioner, str) else captioner
     if not isinstance(found, Captioner) and callable(found):
-        found = found()
+        try:
+            found = found()
+        except Exception as error:
+            raise ValueError(f"captioner {label} failed: {first_line(error)}") from error
     if not isinstance(found, Captioner):
         raise TypeError(f"captioner {label}: expected an llmrl.types.Captioner, got {found!r}")
     if not found.events or len(set(found.events)) != len(found.events):
@@ -130,7 +134,20 @@ def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
         ("event(obs, action, next_obs)", found.event, (obs, action_shape(env.spec.action), obs), np.int32),
     ):
         _check_function(f"captioner {label}: {name}", given, arguments, np.dtype(dtype))
+    _check_words(label, found)
     return env._replace(captioner=found)
+
+
+def _check_words(label: str, captioner: Captioner) -> None:
+    """Tries the words of one state, where a captioner can name one."""
+    if captioner.keys is None:
+        return
+    try:
+        words: Any = captioner.describe(next(iter(captioner.keys())))
+    except Exception as error:
+        raise ValueError(f"captioner {label}: describe(key) failed: {first_line(error)}; expected a text") from error
+    if not isinstance(words, str):
+        raise TypeError(f"captioner {label}: describe(key) returned {words!r}; expected a text")
 
 
 def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:
@@ -153,11 +170,7 @@ def _check_function(what: str, function: Any, arguments: tuple[Any, ...], dtype:
     expected = f"expected pure jax that returns {dtype.name}[]"
     if not callable(function):
         raise TypeError(f"{what} is {function!r}; {expected}")
-    try:
-        returned = jax.eval_shape(function, *arguments)
-    except Exception as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{what} failed: {first_line(error)}; {expected}") from error
+    returned = traced(what, function, *arguments, hint=expected)
     if not isinstance(returned, jax.ShapeDtypeStruct) or returned.shape != () or returned.dtype != dtype:
         raise TypeError(f"{what} returned {returned}; {expected}, as .astype(jnp.{dtype.name}) makes it")
 

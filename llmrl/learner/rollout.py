@@ -139,17 +139,17 @@ def episode_statistics(
         length, returned = carry
         reward, done = now
         length, returned = length + 1.0, returned + reward
-        kept = 1.0 - done
-        return (length * kept, returned * kept), (length, returned)
+        # Chosen, not multiplied: one reward that is no number would stay in the sum for ever.
+        return (jnp.where(done, 0.0, length), jnp.where(done, 0.0, returned)), (length, returned)
 
-    done = (steps.terminated | steps.truncated).astype(jnp.float32)
+    done = steps.terminated | steps.truncated
     (length, returned), (lengths, returns) = jax.lax.scan(
         follow, (acting.length, acting.returned), (steps.reward, done)
     )
-    ended = jnp.sum(done)
+    ended = jnp.sum(done.astype(jnp.float32))
 
     def mean_of_ended(x, before):
-        return jnp.where(ended > 0, jnp.sum(x * done) / jnp.maximum(ended, 1.0), before)
+        return jnp.where(ended > 0, jnp.sum(jnp.where(done, x, 0.0)) / jnp.maximum(ended, 1.0), before)
 
     last = acting.episodes
     return (

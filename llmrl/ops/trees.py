@@ -14,7 +14,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, PRNGKeyArray, PyTree
+from jaxtyping import Array, ArrayLike, Bool, PRNGKeyArray, PyTree
 
 from llmrl.types import Scalar
 
@@ -60,6 +60,12 @@ def normalized(tree: PyTree) -> tuple[PyTree, Scalar]:
     """``(tree / |tree|, |tree|)``; a zero tree stays zero."""
     size = norm(tree)
     return scale(tree, jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)), size
+
+
+def all_finite(tree: PyTree) -> Bool[Array, ""]:
+    """Whether no element of any leaf of floats is infinite or NaN; other leaves have no such elements."""
+    floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
+    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(x)) for x in floats]))
 
 
 def normal_like(key: PRNGKeyArray, tree: PyTree) -> PyTree:

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -47,6 +48,25 @@ def test_recorded_answers_are_found_by_their_words(words, file):
     provider = recorded(file(*rows_of(words, range(4))))
     table = fill(words, provider, None, range(4), capacity=4)
     np.testing.assert_array_equal(table.scores, [[parity(key, event) for event in (0, 1)] for key in range(4)])
+
+
+def test_scores_follow_the_words_whatever_the_order_and_however_many_states_share_them(words, file):
+    class Alike(NamedTuple):
+        """The same words for two keys in a row."""
+
+        events: tuple[str, ...] = words.events
+        context: str = words.context
+
+        def describe(self, key):
+            return words.describe(key // 2)
+
+    provider = recorded(file(*rows_of(words, range(4))))
+    forwards = fill(Alike(), provider, None, range(8), capacity=8)
+    backwards = fill(Alike(), provider, None, [7, 3, 5, 1, 0, 2, 6, 4], capacity=8)
+    np.testing.assert_array_equal(forwards.scores, [[parity(key // 2, event) for event in (0, 1)] for key in range(8)])
+    np.testing.assert_array_equal(forwards.scores, backwards.scores)
+    turned = Alike(events=words.events[::-1])
+    np.testing.assert_array_equal(fill(turned, provider, None, range(8), capacity=8).scores, forwards.scores[:, ::-1])
 
 
 def test_several_events_in_a_line_and_one_task_only(words, file):
