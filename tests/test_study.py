@@ -122,6 +122,34 @@ def test_wrong_answers_are_compared_with_ignoring_the_model_and_with_trusting_it
     assert (config.llm.noise, config.aux.center, config.aux.sources) == (1.0, 0, {"language": 1.0})
 
 
+# --- Crafter ----------------------------------------------------------------------------------------------------------
+
+
+def success(*levels, **others):
+    return found("success_rate", *levels, **others)
+
+
+def test_in_crafter_help_is_measured_against_trust_and_distraction_against_ignorance():
+    results = {
+        "place_table/any/ppo": success(0.3, 0.5),
+        "place_table/hints/add": success(0.8, 0.8),
+        "place_table/distracting/add": success(0.1, 0.1),
+        "place_table/hints/implicit": success(0.6, 0.8, weight_mean_active=0.4),
+        "place_table/distracting/implicit": success(0.2, 0.6),
+        "make_wood_sword/hints/implicit": success(0.7, 0.8),
+    }
+    header, rows = cells(study.crafter_no_regret_table(results))
+    by_name = {"/".join(row[:3]): dict(zip(header, row, strict=True)) for row in rows}
+    helped = by_name["place_table/hints/implicit"]
+    assert (helped["area / add"], helped["no regret"], helped["active weight"]) == ("0.875", "no", "0.400")
+    distracted = by_name["place_table/distracting/implicit"]  # a seed above ppo and one below: not below
+    assert (distracted["end - ppo"], distracted["no regret"]) == ("0.000 [-0.100, 0.100]", "yes")
+    assert by_name["make_wood_sword/hints/implicit"]["no regret"] == by_name["place_table/any/ppo"]["no regret"] == ""
+    never = {**results, "place_table/hints/add": success(0.0, 0.0)}
+    header, rows = cells(study.crafter_no_regret_table(never))
+    assert dict(zip(header, rows[3], strict=True))["area / add"] == "nan"
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
