@@ -39,6 +39,7 @@ CHECKED = (
     "rewards",
     "runs",
     "solvers",
+    "sources",
     "studies",
     "train",
     "trust_map",
