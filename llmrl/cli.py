@@ -159,6 +159,10 @@ def evaluate(node: Any) -> None:
 
     env = request.env if request.env.name else None
     show_summary(run(request.run_dir, env, request.episodes, request.seed), title=request.run_dir)
+    if request.video:
+        from llmrl.video import film
+
+        print(film(request.run_dir, env, request.seed))
 
 
 @_job

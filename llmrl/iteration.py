@@ -220,13 +220,17 @@ class Parts(NamedTuple):
             return GoalTable(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
         return GoalTable(jnp.asarray(table.keys), jnp.asarray(table.scores))
 
+    def suggestions(self, table: Table | None) -> Suggested:
+        """Who suggests goals."""
+        return self.suggested or partial(goal_scores, self.answers(table))
+
     def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None):
         """A rollout with the values of the late sources; beside it their memories and what they report."""
-        words = self.suggested or partial(goal_scores, self.answers(table))
+        words = self.suggestions(table)
         memories, metrics, aux = [], {}, rollout.steps.aux
-        for (column, factor, source), memory in zip(self.late, late, strict=True):
-            values, memory, said = source.score(memory, rollout, words)
-            aux = aux.at[..., column].set(factor * values)
+        for each, memory in zip(self.late, late, strict=True):
+            values, memory, said = each.source.score(memory, rollout, words)
+            aux = aux.at[..., each.column].set(each.factor * values)
             memories.append(memory)
             metrics |= said
         return rollout._replace(steps=rollout.steps._replace(aux=aux)), tuple(memories), metrics

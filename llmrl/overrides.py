@@ -39,12 +39,14 @@ class Evaluation:
         env: environment to evaluate in; without a name it is the run's own.
         episodes: episodes per seed.
         seed: base seed of the evaluation.
+        video: whether to write an episode as ``video.gif`` into the run's directory too.
     """
 
     run_dir: str = MISSING
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
     episodes: int = 100
     seed: int = 0
+    video: bool = False
 
 
 BENCH_SUITES = ("ppo", "methods", "meta")
@@ -129,9 +131,10 @@ class Reproduction:
 
     Attributes:
         number: the figure of the paper; on the command line it needs no key.
-        seeds: of each run; 20 where not given, 3 for ``quick``.
-        quick: few seeds and steps: a look, not a result.
-        helpful: with a column for a helpful source too.
+        seeds: of each run; where not given 20, or 10 of figure 2, and 3, or 2, for ``quick``.
+        quick: few seeds and steps, and for figure 2 smaller networks: a look, not a result.
+        helpful: figure 1 with a column for a helpful source too.
+        goals: who suggests the goals of figure 2, ``plausible`` or ``oracle``.
         methods: those to compare; all of the figure's where none is named.
         processes: runs trained side by side on this machine.
         shard: which part of the runs to train here, ``i/n``: one machine of several.
@@ -142,6 +145,7 @@ class Reproduction:
     seeds: int | None = None
     quick: bool = False
     helpful: bool = False
+    goals: str = "plausible"
     methods: tuple[str, ...] = ()
     processes: int = 1
     shard: str = "1/1"

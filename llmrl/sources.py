@@ -18,11 +18,13 @@ class LateSource(NamedTuple):
     """A source that is filled in once a rollout is complete.
 
     Attributes:
+        name: the source's.
         column: its place among the auxiliary sources.
         factor: on its values.
         source: its functions.
     """
 
+    name: str
     column: int
     factor: float | Scalar
     source: Late
@@ -66,7 +68,7 @@ def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSo
         NOVELTY: lambda: bonus_source(novelty_of(config, spec), NOVELTY),
     }
     return tuple(
-        LateSource(spec.aux_names.index(name), _factor(config, name), make())
+        LateSource(name, spec.aux_names.index(name), _factor(config, name), make())
         for name, make in makers.items()
         if name in config.aux.sources
     )

@@ -146,6 +146,16 @@ def crafter_no_regret_runs() -> Iterator[Run]:
                 yield Run(f"{task}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
 
 
+def wrong_goals_runs() -> Iterator[Run]:
+    for task in CRAFTER_TASKS:
+        setting = (*CRAFTER, f"env.task={task}")
+        yield Run(f"{task}/any/ppo", (*setting, "aux=none", "method=ppo"))
+        for share in WRONG:
+            for method in ("implicit", "ellm"):
+                goals = ("aux=goals", "llm=oracle", f"llm.noise={share:g}")
+                yield Run(f"{task}/{share:g}/{method}", (*setting, *goals, f"method={method}"))
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -209,6 +219,24 @@ def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> 
     gains = [difference_interval(x, y) for x, y in zip(ours, ignoring, strict=True)]
     kept = all(ratio >= 0.95 for ratio in ratios) if source == HELPS else all(gain.high >= 0.0 for gain in gains)
     return [*map(number, ratios), *map(estimate, gains), "yes" if kept else "no"]
+
+
+def wrong_goals_table(results: Results) -> str:
+    """Success over training; what learns is compared with ignoring the goals and with adding them."""
+    header = ("task", "wrong goals", "method", "success, area", "last tenth", "worst seed", "active weight")
+    rows = []
+    for name, found in results.items():
+        task, share, method = name.split("/")
+        area, end = scores(found, "success_rate")
+        row = [task, share, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
+        row.append(active_weight(found))
+        for simple in (f"{task}/any/ppo", f"{task}/{share}/ellm"):
+            compared = simple != name and simple in results
+            row.append(
+                estimate(difference_interval(end, scores(results[simple], "success_rate")[1])) if compared else ""
+            )
+        rows.append(row)
+    return markdown((*header, "end - ppo", "end - ellm"), rows)
 
 
 def wrong_answers_table(results: Results) -> str:
@@ -304,6 +332,7 @@ STUDIES = {
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
     "crafter_no_regret": Study(5, tuple(crafter_no_regret_runs()), crafter_no_regret_table),
+    "wrong_goals": Study(5, tuple(wrong_goals_runs()), wrong_goals_table),
     "wrong_answers": Study(30, tuple(wrong_answers_runs()), wrong_answers_table),
 }
 

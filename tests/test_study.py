@@ -150,6 +150,20 @@ def test_in_crafter_help_is_measured_against_trust_and_distraction_against_ignor
     assert dict(zip(header, rows[3], strict=True))["area / add"] == "nan"
 
 
+def test_wrong_goals_are_compared_with_ignoring_and_with_adding_them():
+    results = {
+        "place_table/any/ppo": success(0.3, 0.5),
+        "place_table/1/implicit": success(0.4, 0.6, weight_mean_active=0.1),
+        "place_table/1/ellm": success(0.2, 0.2),
+    }
+    header, rows = cells(study.wrong_goals_table(results))
+    ppo, ours, adding = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (ours["end - ppo"].split()[0], ours["end - ellm"].split()[0]) == ("0.100", "0.300")
+    assert (adding["end - ellm"], ppo["end - ppo"], ours["active weight"]) == ("", "", "0.100")
+    last = llmrl.compose(*study.STUDIES["wrong_goals"].runs[-2].overrides)
+    assert (last.llm.provider, last.llm.noise, last.aux.sources) == ("oracle", 1.0, {"goals": 1.0})
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 
