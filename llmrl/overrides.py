@@ -49,7 +49,7 @@ class Evaluation:
     video: bool = False
 
 
-BENCH_SUITES = ("ppo", "methods", "meta")
+BENCH_SUITES = ("ppo", "methods", "meta", "crafter")
 BENCH_RIVALS = ("rejax",)
 
 
@@ -58,23 +58,25 @@ class Bench:
     """What ``llmrl bench`` is asked.
 
     Attributes:
-        suites: which of ``BENCH_SUITES``.
+        suites: which of ``BENCH_SUITES``; ``crafter`` takes minutes to compile and has to be asked for.
         against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
         rejax_python: the Python of an environment that has rejax.
         rounds: measurements of each program; programs take turns.
         seeds: numbers of seeds to try.
         envs: numbers of environments to try, for ``ppo``.
-        steps: environment steps of one seed in one measurement.
+        crafter_envs: the same, for ``crafter``.
+        steps: environment steps of one seed in one measurement; for ``crafter`` a sixteenth of them.
         quick: less of everything: a look, not a result.
         out: file for all measurements, JSON; None keeps none.
     """
 
-    suites: tuple[str, ...] = BENCH_SUITES
+    suites: tuple[str, ...] = ("ppo", "methods", "meta")
     against: str | None = None
     rejax_python: str = ".venv-rejax/bin/python"
     rounds: int = 5
     seeds: tuple[int, ...] = (1, 8)
     envs: tuple[int, ...] = (4, 16)
+    crafter_envs: tuple[int, ...] = (64,)
     steps: int = 131_072
     quick: bool = False
     out: str | None = "bench.json"
@@ -238,7 +240,7 @@ def to_evaluation(node: DictConfig) -> Evaluation:
 def to_bench(node: DictConfig) -> Bench:
     """A ``Bench`` from what Hydra composed."""
     values = _container(node)
-    for name in ("suites", "seeds", "envs"):
+    for name in ("suites", "seeds", "envs", "crafter_envs"):
         values[name] = tuple(values[name])
     bench = Bench(**values)
     for suite in bench.suites:
@@ -246,7 +248,7 @@ def to_bench(node: DictConfig) -> Bench:
             raise unknown("suite", suite, BENCH_SUITES)
     if bench.against is not None and bench.against not in BENCH_RIVALS:
         raise unknown("library to bench against", bench.against, BENCH_RIVALS)
-    for name in ("rounds", "steps", "seeds", "envs"):
+    for name in ("rounds", "steps", "seeds", "envs", "crafter_envs"):
         value = getattr(bench, name)
         if min(value if isinstance(value, tuple) else [value], default=1) < 1:
             raise ValueError(f"{name} must be positive, got {value}")

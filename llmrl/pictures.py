@@ -16,7 +16,8 @@ SIZE = (432, 432)
 """Width and height of every picture, in pixels."""
 
 _CELL = SIZE[0] // codes.VIEW[1]
-_MISSING = {"nothing": "unknown", "the edge of the world": "unknown", "ripe plant": "plant-ripe", "plant": "sapling"}
+_TEXTURES = {"ripe plant": "plant-ripe", "plant": "sapling"}
+_UNSEEN = ("nothing", "the edge of the world")
 _OVER_GRASS = ("plant", "ripe plant")
 _PLAYER = ("left", "right", "up", "down")
 _POLE_METRES = 1.0  # gymnax's length is half of the pole's
@@ -34,7 +35,8 @@ def crafter(seen: UInt8[np.ndarray, "145"]) -> Image.Image:
         at = place % columns * _CELL, place // columns * _CELL
         if block in _OVER_GRASS:
             _paste(view, "grass", at)
-        _paste(view, _MISSING.get(block, block), at)
+        if block not in _UNSEEN:
+            _paste(view, _TEXTURES.get(block, block), at)
         for bit, mob in enumerate(codes.MOBS):
             if seen[codes.MOB][place] >> bit & 1:
                 _paste(view, "arrow-up" if mob == "arrow" else mob, at)

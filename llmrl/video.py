@@ -145,7 +145,7 @@ def told(
     fresh = [each.source.init(state.key) if each.name == GOALS else None for each in parts.late]
     memories = tuple(kept if new is None else new for new, kept in zip(fresh, state.late, strict=True))
     rollout, _, _ = parts.filled(rollout, memories, table)
-    rollout = jax.tree.map(lambda x: np.asarray(x[:, :1] if x.ndim > 1 else x[:1]), rollout._replace(final_action=None))
+    rollout = Rollout(jax.tree.map(lambda x: x[:, :1], rollout.steps), rollout.final_action[:1])
     weight = _weights(parts, state, rollout)
     keys, happened = rollout.steps.state_key[:, 0].tolist(), rollout.steps.event[:, 0].tolist()
     words = place.captioner
@@ -197,9 +197,8 @@ def frames(shown: Shown, draw: Callable[[np.ndarray], Image.Image]) -> Iterator[
     for t in range(length):
         yield _frame(draw(steps.obs[t]), _lines(shown, steps, paid, t))
     end = "the task is done" if steps.success[-1] else "the time is up" if steps.truncated[-1] else "the end"
-    yield _frame(
-        draw(steps.next_obs[-1]), [(f"after {length} steps: {end}", ""), ("task reward, summed", f"{paid[-1]:g}")]
-    )
+    said = [(f"after {length} steps: {end}", ""), ("task reward, summed", f"{paid[-1]:g}")]
+    yield _frame(draw(steps.next_obs[-1]), said)
 
 
 def _lines(shown: Shown, steps: Any, paid: np.ndarray, t: int) -> list[tuple[str, str]]:
@@ -211,13 +210,8 @@ def _lines(shown: Shown, steps: Any, paid: np.ndarray, t: int) -> list[tuple[str
         said.append(("suggested goals", ", ".join(shown.goals[t]) or "none left"))
     said.append(("task reward", f"{steps.reward[t]:g}   (sum {paid[t]:g})"))
     for m, name in enumerate(shown.names):
-        value = f"{steps.aux[t, m]:.3g}"
-        said.append(
-            (
-                f"auxiliary reward: {name}",
-                value if shown.weight is None else f"{value}   x weight {shown.weight[t, m]:.3f}",
-            )
-        )
+        weight = "" if shown.weight is None else f"   x weight {shown.weight[t, m]:.3f}"
+        said.append((f"auxiliary reward: {name}", f"{steps.aux[t, m]:.3g}{weight}"))
     return said
 
 

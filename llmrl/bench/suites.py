@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from llmrl.bench.crafter import crafter
 from llmrl.bench.meta_gradients import meta
 from llmrl.bench.report import Table, busy_warning, load_average, show, write
 from llmrl.bench.throughput import methods, ppo
 from llmrl.overrides import Bench
 from llmrl.progress import note
 
-SUITES: dict[str, Callable[[Bench], Table]] = {"ppo": ppo, "methods": methods, "meta": meta}
+SUITES: dict[str, Callable[[Bench], Table]] = {"ppo": ppo, "methods": methods, "meta": meta, "crafter": crafter}
 
 
 def bench(request: Bench, command: str = "") -> dict[str, Table]:

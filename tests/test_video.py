@@ -1,0 +1,57 @@
+"""An episode as a GIF: a frame per step, and beside it what the run itself would say."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import llmrl
+from llmrl import video
+from llmrl.config import EnvConfig
+from llmrl.train import train
+
+TINY = ("env=cartpole", "env.horizon=30", "ppo=tiny", "seeds=2", "total_steps=64", "progress=false", "devices=1")
+LEARNED = ("aux=[harmful,goals]", "llm=oracle", "llm.cache=null", "method=scalar", "solver=identity")
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    path = tmp_path_factory.mktemp("filmed")
+    train(llmrl.compose(*TINY, *LEARNED, "method.goals.threshold=0.6", f"run_dir={path}"))
+    return path
+
+
+def test_a_run_is_filmed(run_dir, monkeypatch):
+    shown = []
+    monkeypatch.setattr(video, "told", lambda *given, told=video.told: shown.append(told(*given)) or shown[0])
+    path = video.film(run_dir, seed=3)
+    assert path == run_dir / "video.gif"
+    (episode,) = shown
+    steps = episode.rollout.steps
+    length = steps.reward.shape[0]
+    with Image.open(path) as gif:
+        assert gif.format == "GIF" and gif.n_frames == length + 1
+        assert gif.size == (video.SIZE[0] + video.PANEL, video.SIZE[1])
+    ended = np.asarray(steps.terminated | steps.truncated)[:, 0]
+    assert ended[-1] and not ended[:-1].any()
+    assert episode.names == ("harmful", "goals") and episode.weight.shape == (length, 2)
+    assert len(episode.captions) == len(episode.events) == len(episode.goals) == length
+    assert {word.rpartition(" ")[2] for word in episode.events} <= {"left", "right"}
+    paid = np.asarray(steps.aux)[:, 0, 1] > 0
+    for t in np.flatnonzero(paid):
+        assert episode.events[t] in episode.goals[t]  # what pays was suggested, and is so no more
+        assert all(episode.events[t] not in later for later in episode.goals[t + 1 :])
+
+
+def test_the_text_of_a_frame_has_everything(run_dir, monkeypatch):
+    written = []
+    monkeypatch.setattr(video, "_frame", lambda picture, lines: written.append(dict(lines)) or picture)
+    monkeypatch.setattr(video, "write_gif", lambda path, pictures: list(pictures))
+    video.film(run_dir, seed=3)
+    assert {"caption", "event", "suggested goals", "task reward"} < set(written[0])
+    assert "x weight" in written[0]["auxiliary reward: harmful"]
+    assert next(iter(written[-1])).startswith(f"after {len(written) - 1} steps")
+
+
+def test_who_has_no_picture_is_told_who_has(run_dir):
+    with pytest.raises(ValueError, match=r"unknown environment with pictures 'gridworld'.*cartpole"):
+        video.film(run_dir, EnvConfig(name="gridworld"))
