@@ -36,7 +36,7 @@ class GoalTable(NamedTuple):
     scores: Float[Array, "r e"] | Float[np.ndarray, "r e"]
 
 
-Suggested: TypeAlias = "Callable[[Array, Array], tuple[Array, Array]]"
+Suggested: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 """``(state keys, events) -> (similarity of each event to a goal suggested there, whether anything is known there)``."""
 
 
