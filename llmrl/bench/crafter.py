@@ -7,6 +7,7 @@ usual remedy, "optimistic" resets); and a pool that is made per rollout (``learn
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -82,16 +83,12 @@ def _compared(
     states = {name: state for name, (_, state) in programs.items()}
 
     def measure(name: str, run: Program) -> float:
-        from time import perf_counter
-
-        began = perf_counter()
+        began = time.perf_counter()
         for _ in range(rollouts):
             states[name] = jax.block_until_ready(run(states[name]))
-        return perf_counter() - began
+        return time.perf_counter() - began
 
-    for name in programs:
-        note(f"{group}: compiling {name}")
-        measure(name, programs[name][0])
+    note(f"{group}: {', '.join(programs)}")
     seconds = interleaved({name: partial(measure, name, run) for name, (run, _) in programs.items()}, request.rounds)
     speeds = {name: [rollouts * config.ppo.batch_size / each for each in rounds] for name, rounds in seconds.items()}
     first, *_ = speeds.values()
