@@ -89,6 +89,7 @@ def test_goals_from_a_table_are_what_it_says(random_rollout):
 
 def test_novelty_is_remembered_from_chunk_to_chunk(always_left):
     chosen = (always_left, "llm=plausible", "aux=[goals,novelty]", "method=add", "total_steps=384", "num_chunks=6")
+    chosen = (*chosen, "method.novelty.learning_rate=0.03")
     result = train(llmrl.compose(*TINY, *chosen))
     assert np.all(result.metrics["novelty_paid"] > 0) and np.all(result.metrics["goals_paid"] >= 0)
     error = result.metrics["novelty_error"][0]
