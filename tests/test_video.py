@@ -40,7 +40,8 @@ def test_a_run_is_filmed(run_dir, monkeypatch):
         assert gif.size == (video.SIZE[0] + video.PANEL, video.SIZE[1])
     ended = np.asarray(steps.terminated | steps.truncated)[:, 0]
     assert ended[-1] and not ended[:-1].any()
-    assert episode.names == ("harmful", "goals") and episode.weight is None
+    assert episode.names == ("harmful", "goals")
+    np.testing.assert_array_equal(episode.weight, np.ones((length, 2)))  # adding is full trust
     assert len(episode.captions) == len(episode.events) == len(episode.goals) == length
     assert {word.rpartition(" ")[2] for word in episode.events} <= {"left", "right"}
     paid = np.asarray(steps.aux)[:, 0, 1] > 0
@@ -50,14 +51,14 @@ def test_a_run_is_filmed(run_dir, monkeypatch):
 
 
 def test_the_text_of_a_frame_has_everything(run_dir, monkeypatch):
-    """And the learned weight where there is one."""
+    """The weight of the very step, too, where sources have weights."""
     shown, written = [], []
     monkeypatch.setattr(video, "told", lambda *given, told=video.told: shown.append(told(*given)) or shown[0])
     monkeypatch.setattr(video, "_frame", lambda picture, lines: written.append(dict(lines)) or picture)
     monkeypatch.setattr(video, "write_gif", lambda path, pictures: list(pictures))
     video.film(run_dir, seed=3)
     assert {"caption", "event", "suggested goals", "task reward"} < set(written[0])
-    assert "weight" not in written[0]["auxiliary reward: harmful"]
+    assert written[0]["auxiliary reward: harmful"].endswith("x weight 1.000")
     length = len(written) - 1
     assert next(iter(written[-1])).startswith(f"after {length} steps")
     weight = np.linspace(0.0, 1.0, 2 * length, dtype=np.float32).reshape(length, 2)
@@ -65,6 +66,9 @@ def test_the_text_of_a_frame_has_everything(run_dir, monkeypatch):
     list(video.frames(shown[0]._replace(weight=weight), video.PICTURES["cartpole"]))
     assert written[0]["auxiliary reward: harmful"].endswith("x weight 0.000")
     assert written[length - 1]["auxiliary reward: goals"].endswith("x weight 1.000")
+    written.clear()
+    list(video.frames(shown[0]._replace(weight=None), video.PICTURES["cartpole"]))
+    assert "weight" not in written[0]["auxiliary reward: goals"]
 
 
 def test_who_has_no_picture_is_told_who_has(run_dir):
