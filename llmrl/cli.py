@@ -45,8 +45,8 @@ POSITIONAL = {"report": "runs", "figure": "number"}
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
 _FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--experimental-rerun"}
 
-_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "beside", "track"}
-_NOT_IN_A_NAME |= {"track.mode", "track.project", "track.entity"}
+_NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "beside"}
+_NOT_IN_A_NAME |= {"track", "track.mode", "track.project", "track.entity"}
 """Overrides that a run's name already has, or that change nothing about its result."""
 
 
@@ -198,6 +198,10 @@ def evaluate(node: Any) -> None:
 
     env = request.env if request.env.name else None
     show_summary(run(request.run_dir, env, request.episodes, request.seed), title=request.run_dir)
+    if request.video:
+        from llmrl.video import film
+
+        print(film(request.run_dir, env, request.seed))
 
 
 @_job

@@ -20,7 +20,7 @@ GRADIENTS = ("implicit", "unrolled", "incremental", "explicit")
 SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
 REPRESENTATIONS = ("inverse", "random")
-PROVIDERS = ("recorded", "oracle", "openai")
+PROVIDERS = ("recorded", "oracle", "plausible", "openai")
 PROMPTS = ("yes_no", "goals")
 SCORES = ("token_probability", "embedding_similarity", "string_similarity")
 SOLVERS = (
@@ -337,12 +337,12 @@ class NoveltyConfig:
 
 @dataclass(frozen=True)
 class GoalsConfig:
-    """Goals that a language model suggests: ``ellm``.
+    """Goals that a language model suggests: ``aux=goals``, and ``ellm``.
 
     Attributes:
-        table: file of suggestions, one JSON object per line: ``{"key": 17, "scores": [0.0, 1.0]}``, the similarity of
-            every event to the best goal suggested in a state.
-        coefficient: factor on the goals' reward.
+        table: for ``ellm`` without ``aux=goals``: file of suggestions, one JSON object per line,
+            ``{"key": 17, "scores": [0.0, 1.0]}``: the similarity of every event to the best goal suggested in a state.
+        coefficient: for ``ellm``: factor on the goals' reward.
         threshold: a similarity has to be above it, strictly.
         ineffective: whether an event also counts where it was tried in vain.
         pretraining: share of the training, from its start, during which the task pays nothing.
@@ -489,7 +489,7 @@ class Config:
         ppo: the inner level.
         reward_from: directory of the finished run whose learned reward ``method=frozen`` trains under.
         reward_seed: the seed of that run whose reward every seed gets; None gives each the next one, round robin.
-        llm: the language model behind ``aux=language``.
+        llm: the language model behind ``aux=language`` and ``aux=goals``.
         track: dashboards beside ``metrics.csv``.
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.

@@ -186,6 +186,7 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
     def remembered(states, rollouts, table):
         def one(state, rollout):
             rollout, _, _ = parts.told(rollout, state.heard, table)
+            rollout, _, _ = parts.filled(rollout, state.late, table)
             return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
 
         return jax.vmap(one)(states, rollouts)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,9 +16,9 @@ from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, EnvConfig
 from llmrl.learner.rollout_host import play_episodes
 from llmrl.nets import Policy
-from llmrl.ops.distributions import sampling_noise
-from llmrl.train import acting_policy, any_environment, make_trainer, state_shapes, use_compilation_cache
-from llmrl.types import Environment, HostEnvironment
+from llmrl.ops.distributions import Categorical, sampling_noise
+from llmrl.train import TrainState, acting_policy, any_environment, make_trainer, state_shapes, use_compilation_cache
+from llmrl.types import Discrete, Environment, EnvSpec, HostEnvironment
 
 STYLES = {"": False, "greedy_": True}
 """Prefix of a metric -> whether the policy's mode is played; without a prefix actions are sampled, as in training."""
@@ -50,7 +51,8 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
 
     Returns:
         ``final``: metric -> mean over seeds, the ends of its 95 % interval, every seed's own; what the policies' modes
-        reached begins with ``greedy_``. Beside it what was evaluated, and where.
+        reached begins with ``greedy_``. ``beside``, where ``env`` is given: the same of the same agents in the run's
+        own environment, and of random play where they were sent. And what was evaluated, and where.
 
     Raises:
         ValueError: there is no run or nothing of it was saved yet, the environment's observations or actions are
@@ -60,14 +62,20 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
         raise ValueError(f"episodes must be positive, got {episodes}")
     use_compilation_cache()
     run = runs.load_run(run_dir)
-    chosen = run.config.env if env is None else _same_task(env, run.config.env)
+    chosen = run.config.env if env is None else same_task(env, run.config.env)
     policy, place = _policy_and_place(run.config, chosen)
-    actors, iterations = _trained_actors(run)
+    states, iterations = trained_states(run)
+    actors = states.params.actor, states.phis
 
-    final: dict[str, Any] = {}
-    for prefix, played in _played(place, policy, actors, run.config.seeds, episodes, seed).items():
-        for name, values in played._asdict().items():
-            final[f"{prefix}{name}"] = metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
+    final = _final(place, policy, actors, run.config.seeds, episodes, seed)
+    beside: dict[str, Any] = {}
+    if env is not None:
+        home = any_environment(replace(run.config, aux=AuxConfig()))
+        beside[f"the same agents in {home.spec.name}"] = _final(home, policy, actors, run.config.seeds, episodes, seed)
+        random = _random_agent(place.spec)
+        if random is not None:
+            nobody = jnp.zeros((1, 0))
+            beside[f"random play in {place.spec.name}"] = _final(place, random, nobody, 1, episodes, seed, {"": False})
     found = {
         "env": {key: value for key, value in asdict(chosen).items() if value not in (None, {})},
         "seeds": run.config.seeds,
@@ -75,9 +83,27 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
         "episodes": episodes,
         "seed": seed,
         "final": final,
+        "beside": beside,
     }
     metrics.write_summary(run.evaluation_path, found)
     return found
+
+
+def _final(
+    place: Environment | HostEnvironment,
+    policy: Policy,
+    actors: PyTree,
+    num_seeds: int,
+    episodes: int,
+    seed: int,
+    styles: Mapping[str, bool] = STYLES,
+) -> dict[str, Any]:
+    """Every metric over seeds."""
+    return {
+        f"{prefix}{name}": metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
+        for prefix, played in _played(place, policy, actors, num_seeds, episodes, seed, styles).items()
+        for name, values in played._asdict().items()
+    }
 
 
 def play(env: Environment, policy: Policy, params: PyTree, key: PRNGKeyArray, greedy: bool = False) -> Episodes:
@@ -117,17 +143,23 @@ def play(env: Environment, policy: Policy, params: PyTree, key: PRNGKeyArray, gr
 
 
 def _played(
-    place: Environment | HostEnvironment, policy: Policy, actors: PyTree, num_seeds: int, episodes: int, seed: int
+    place: Environment | HostEnvironment,
+    policy: Policy,
+    actors: PyTree,
+    num_seeds: int,
+    episodes: int,
+    seed: int,
+    styles: Mapping[str, bool],
 ) -> dict[str, Episodes]:
     """What every seed's policy reached in each style, [seeds, episodes]."""
     if isinstance(place, HostEnvironment):
-        every = play_episodes(place, policy, actors, num_seeds, episodes, seed, tuple(STYLES.values()))
-        return {prefix: Episodes(*(values[i] for values in every)) for i, prefix in enumerate(STYLES)}
+        every = play_episodes(place, policy, actors, num_seeds, episodes, seed, tuple(styles.values()))
+        return {prefix: Episodes(*(values[i] for values in every)) for i, prefix in enumerate(styles)}
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(episodes))
-    return {prefix: _play_all(place, policy, actors, keys, greedy) for prefix, greedy in STYLES.items()}
+    return {prefix: _play_all(place, policy, actors, keys, greedy) for prefix, greedy in styles.items()}
 
 
-def _same_task(chosen: EnvConfig, home: EnvConfig) -> EnvConfig:
+def same_task(chosen: EnvConfig, home: EnvConfig) -> EnvConfig:
     """Where tasks can be chosen and none is, the run's own, with its time limit: the other Crafter is played alike."""
     if chosen.task is not None or home.task is None:
         return chosen
@@ -168,8 +200,20 @@ def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Enviro
     return acting_policy(config, home), place
 
 
-def _trained_actors(run: runs.Run) -> tuple[PyTree, int]:
-    """Every seed's actor and what it may see of the learned reward, [seeds, ...], and the iterations behind it."""
+def trained_states(run: runs.Run) -> tuple[TrainState, int]:
+    """Every seed's last state, [seeds, ...], and the iterations behind it."""
     trainer = make_trainer(run.config)
-    states, iterations = runs.load_state(run, state_shapes(trainer, run.config))
-    return (states.params.actor, states.phis), iterations
+    return runs.load_state(run, state_shapes(trainer, run.config))
+
+
+def _random_agent(spec: EnvSpec) -> Policy | None:
+    """Who takes every action equally often; None where actions are no choice among several."""
+    if not isinstance(spec.action, Discrete):
+        return None
+    log_shares = jnp.full(spec.action.num, -jnp.log(float(spec.action.num)))
+    return Policy(
+        lambda key: (),
+        lambda params, obs: Categorical(
+            jnp.broadcast_to(log_shares, (*obs.shape[: obs.ndim - len(spec.obs_shape)], *log_shares.shape))
+        ),
+    )

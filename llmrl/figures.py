@@ -1,4 +1,4 @@
-"""``llmrl figure``: the paper's figures, from the runs that they need to picture and table.
+"""``llmrl figure``: the paper's figures, from the runs that they need to picture and table; for 2 see ``figure_2``.
 
 Figure 1 in our reading: steps that the pole stays up, over training; a row for each CartPole (discrete, continuous), a
 column for each source (harmful: -0.1 whenever the pole's angle gets smaller; random: a fixed random function of state
@@ -22,6 +22,7 @@ from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from llmrl import figure_2
 from llmrl.analysis.comparison import regret
 from llmrl.analysis.comparison_plots import Curve, draw_curves, styles
 from llmrl.analysis.plots import steps_of
@@ -48,8 +49,9 @@ class Plan(NamedTuple):
     """What a figure needs.
 
     Attributes:
-        runs: all runs, named ``environment/source/method``; ``ppo`` hears no source and has one run for all.
-        columns: the sources.
+        runs: all runs; of figure 1 named ``environment/source/method``, where ``ppo`` hears no source and has one run
+            for all.
+        columns: the sources; the tasks of figure 2.
         methods: in the order of colours.
         dropped: methods of the figure that this version does not know.
     """
@@ -84,6 +86,21 @@ def plan(helpful: bool = False, methods: Sequence[str] = ()) -> Plan:
     return Plan(tuple(Run(name, chosen) for name, chosen in runs.items()), columns, here, dropped)
 
 
+def plan_figure_2(goals: str = figure_2.GOALS[0], methods: Sequence[str] = ()) -> Plan:
+    """The runs of Figure 2.
+
+    Raises:
+        ValueError: a method, or somebody who suggests goals, was asked for that the figure does not have.
+    """
+    for method in methods:
+        if method not in figure_2.METHODS:
+            raise unknown("method of figure 2", method, figure_2.METHODS)
+    if goals not in figure_2.GOALS:
+        raise unknown("goals of figure 2", goals, figure_2.GOALS)
+    wanted = tuple(method for method in figure_2.METHODS if not methods or method in methods)
+    return Plan(tuple(figure_2.runs(wanted, goals)), tuple(figure_2.TASKS), wanted, ())
+
+
 def run_name(env: str, source: str, method: str) -> str:
     """The run that a line of a panel shows; who hears no source has one for all panels of a row."""
     return f"{env}/{'any' if method == IGNORES else source}/{method}"
@@ -99,6 +116,7 @@ def figure(
     seeds: int | None = None,
     quick: bool = False,
     helpful: bool = False,
+    goals: str = figure_2.GOALS[0],
     methods: Sequence[str] = (),
     processes: int = 1,
     shard: str = "1/1",
@@ -110,7 +128,7 @@ def figure(
 
     Args:
         which: its number in the paper.
-        seeds, quick, helpful, methods, processes, shard, out: as in ``llmrl.overrides.Reproduction``.
+        seeds, quick, helpful, goals, methods, processes, shard, out: as in ``llmrl.overrides.Reproduction``.
         command: what was typed, to be kept beside the table.
         train: how a run is trained, see ``llmrl.studies.carry_out``.
 
@@ -122,25 +140,28 @@ def figure(
     """
     if which not in FIGURES:
         raise unknown("figure", which, map(str, FIGURES))
-    planned = plan(helpful, methods)
+    recipe = FIGURES[which]
+    planned = recipe.plan(helpful, goals, methods)
     part = parse_shard(shard)
-    folder = Path(out or f"runs/figures/{which}{'_quick' if quick else ''}")
+    variant = f"_{goals}" if which == 2 and goals != figure_2.GOALS[0] else ""
+    folder = Path(out or f"runs/figures/{which}{variant}{'_quick' if quick else ''}")
     if planned.dropped:
         note(f"left out, since this version does not have them: {', '.join(planned.dropped)}")
     began = time.monotonic()
     outcome = carry_out(
         planned.runs,
         folder,
-        seeds=seeds or (QUICK_SEEDS if quick else SEEDS),
-        extra=QUICK if quick else (),
+        seeds=seeds or (recipe.quick_seeds if quick else recipe.seeds),
+        extra=recipe.quick if quick else (),
         shard=part,
         processes=processes,
         train=train,
     )
     picture = folder / f"figure{which}.png"
     folder.mkdir(parents=True, exist_ok=True)
-    FIGURES[which](planned, outcome.results, picture)
+    recipe.draw(planned, outcome.results, picture)
     written = _page(planned, outcome, folder, command, time.monotonic() - began)
+    written = f"{written}\n\n{recipe.table(planned, outcome.results)}"
     replace_file(folder / f"figure{which}.md", written)
     if outcome.failures:
         raise ValueError(
@@ -200,12 +221,41 @@ def table(planned: Plan, results: Results) -> str:
     return markdown(header, rows)
 
 
-FIGURES: dict[int, Callable[[Plan, Results, Path], Figure]] = {1: draw_figure_1}
+class Recipe(NamedTuple):
+    """How a figure is made.
+
+    Attributes:
+        plan: ``(helpful, goals, methods) -> plan``.
+        draw: ``(plan, results, path) -> picture``, saved there.
+        table: ``(plan, results) -> markdown``.
+        seeds, quick_seeds: of each run.
+        quick: overrides for a look.
+    """
+
+    plan: Callable[[bool, str, Sequence[str]], Plan]
+    draw: Callable[[Plan, Results, Path], Figure]
+    table: Callable[[Plan, Results], str]
+    seeds: int
+    quick_seeds: int
+    quick: tuple[str, ...]
+
+
+FIGURES = {
+    1: Recipe(lambda helpful, goals, methods: plan(helpful, methods), draw_figure_1, table, SEEDS, QUICK_SEEDS, QUICK),
+    2: Recipe(
+        lambda helpful, goals, methods: plan_figure_2(goals, methods),
+        lambda planned, results, path: figure_2.draw(planned.methods, results, path),
+        lambda planned, results: figure_2.table(planned.methods, results),
+        figure_2.SEEDS,
+        figure_2.QUICK_SEEDS,
+        figure_2.QUICK,
+    ),
+}
 """The paper's figures that can be regenerated, by number."""
 
 
 def _page(planned: Plan, outcome: Outcome, folder: Path, command: str, seconds: float) -> str:
-    """The table, with what it took."""
+    """What it took, and what is missing."""
     missing = [run.name for run in planned.runs if run.name not in outcome.results]
     lines = [f"    {command}\n"] if command else []
     lines.append(f"{len(outcome.trained)} runs trained by this command, in {seconds / 60:.1f} minutes.")
@@ -217,7 +267,7 @@ def _page(planned: Plan, outcome: Outcome, folder: Path, command: str, seconds: 
     if missing:
         lines.append(f"Not finished yet: {', '.join(missing)}.")
     lines += [f"Failed: {name} ({reason})." for name, reason in outcome.failures.items()]
-    return "\n".join(lines) + "\n\n" + table(planned, outcome.results)
+    return "\n".join(lines)
 
 
 def _training_seconds(folder: Path, results: Mapping[str, object]) -> float:

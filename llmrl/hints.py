@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmrl.config import Config, LLMConfig
-from llmrl.envs import LANGUAGE
+from llmrl.envs import GOALS, LANGUAGE
 from llmrl.language import Labeller, Table, empty, has_answered, make_provider, merge, open_labeller, probe, size
 from llmrl.rewards import Heard
+from llmrl.sources import rules_of
 from llmrl.types import Captioner, Environment, HostEnvironment
 
 COUNTERS = ("requests", "answered", "failures", "unparseable", "cache_hits", "tokens", "cost", "pending")
@@ -52,13 +53,14 @@ def listening(
         before: what ``exchange`` counted last, before the interruption; it is counted on, and is part of the budget.
 
     Yields:
-        The listener; one that says nothing where language is no source.
+        The listener; one that says nothing where no source has words, or goals are suggested by rule.
 
     Raises:
         ValueError: a setting is wrong, or who answers at once knows none of the captioner's states.
         RuntimeError: as ``check_endpoint``, when nothing has been answered yet.
     """
-    if LANGUAGE not in config.aux.sources:
+    by_rule = rules_of(config, env.captioner) is not None
+    if LANGUAGE not in config.aux.sources and (GOALS not in config.aux.sources or by_rule):
         yield Listener(None, lambda table, misses: (table, {}))
         return
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods

@@ -13,7 +13,7 @@ import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from llmrl.config import Config
-from llmrl.envs import HOST_ENVIRONMENTS, LANGUAGE, make_host
+from llmrl.envs import HOST_ENVIRONMENTS, make_host
 from llmrl.envs import make as make_env
 from llmrl.language import Table
 from llmrl.learner.ppo import Batch, Params, make_update
@@ -27,7 +27,8 @@ from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.ops.tables import NO_KEY
 from llmrl.ops.trees import all_finite
-from llmrl.rewards import Heard, Language, language, task_signal
+from llmrl.rewards import GoalTable, Heard, Language, Suggested, goal_scores, task_signal
+from llmrl.sources import LateSource, language_source, late_sources, suggested_by_rule
 from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
 
 Metrics = dict[str, Array]
@@ -48,6 +49,7 @@ class TrainState(NamedTuple):
         advantage_scale: largest deviation of the blended advantage so far, slowly forgotten.
         iteration: iterations done.
         heard: what the language source has noted; None where there is none.
+        late: memories of the other sources that are filled in once a rollout is complete.
     """
 
     key: PRNGKeyArray
@@ -61,6 +63,7 @@ class TrainState(NamedTuple):
     advantage_scale: Scalar
     iteration: Array
     heard: Heard | None = None
+    late: tuple[PyTree, ...] = ()
 
 
 class Trainer(NamedTuple):
@@ -188,8 +191,10 @@ class Parts(NamedTuple):
         optimizer: of the inner level.
         update: ``policy -> update``, as ``make_update`` gives it.
         meta: the outer level; None where nothing is learned there.
-        language: the language source; None where there is none.
+        language: the language source, or whoever notes what has no answer; None where nobody is asked.
         num_events: what a step can do, in a captioner's words; 0 without one.
+        late: the other sources that are filled in once a rollout is complete.
+        suggested: who suggests goals by rule; None where a table of answers does.
     """
 
     inner: InnerProblem
@@ -198,6 +203,8 @@ class Parts(NamedTuple):
     meta: Any
     language: Language | None
     num_events: int
+    late: tuple[LateSource, ...] = ()
+    suggested: Suggested | None = None
 
     def policy(self, phis: tuple[PyTree, ...]) -> Policy:
         return viewing(self.inner.policy, self.inner.view, phis)
@@ -206,11 +213,28 @@ class Parts(NamedTuple):
         """A rollout with a language model's scores; beside it what that source has noted and reports."""
         if self.language is None or heard is None:
             return rollout, heard, {}
-        if table is None:  # a single row, which is nobody's
-            answers = jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events))
-        else:
-            answers = table.keys, table.scores
-        return self.language.fill(rollout, heard, *answers)
+        return self.language.fill(rollout, heard, *self.answers(table))
+
+    def answers(self, table: Table | None) -> GoalTable:
+        """The answers at hand; without a table a single row, which is nobody's."""
+        if table is None:
+            return GoalTable(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
+        return GoalTable(jnp.asarray(table.keys), jnp.asarray(table.scores))
+
+    def suggestions(self, table: Table | None) -> Suggested:
+        """Who suggests goals."""
+        return self.suggested or partial(goal_scores, self.answers(table))
+
+    def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None):
+        """A rollout with the values of the late sources; beside it their memories and what they report."""
+        words = self.suggestions(table)
+        memories, metrics, aux = [], {}, rollout.steps.aux
+        for each, memory in zip(self.late, late, strict=True):
+            values, memory, said = each.source.score(memory, rollout, words)
+            aux = aux.at[..., each.column].set(each.factor * values)
+            memories.append(memory)
+            metrics |= said
+        return rollout._replace(steps=rollout.steps._replace(aux=aux)), tuple(memories), metrics
 
     def attentive(self, state: TrainState) -> TrainState:
         """The state once the host has taken note of what was missed."""
@@ -239,14 +263,9 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     )
     meta = method.meta(inner) if method.meta is not None else None
     num_events = 0 if env.captioner is None else len(env.captioner.events)
-    return Parts(inner, optimizer, update, meta, _language_source(config, spec), num_events)
-
-
-def _language_source(config: Config, spec: EnvSpec) -> Language | None:
-    if LANGUAGE not in config.aux.sources:
-        return None
-    factor = config.aux.scale * config.aux.sources[LANGUAGE]
-    return language(spec.aux_names.index(LANGUAGE), factor, config.aux.center)
+    suggested = suggested_by_rule(config, env.captioner)
+    heard = language_source(config, spec, suggested)
+    return Parts(inner, optimizer, update, meta, heard, num_events, late_sources(config, spec, num_events), suggested)
 
 
 def first_state(
@@ -264,11 +283,14 @@ def first_state(
     else:
         acting = reset_all(env, env_key, config.ppo.num_envs)
     heard = parts.language.init() if parts.language is not None else None
+    late_keys = jax.random.split(jax.random.fold_in(rollout_key, 1), len(parts.late))
+    late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))
     meta_state: PyTree = ()
     if parts.meta is not None:
         # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
         rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
         rollout, _, _ = parts.told(rollout, heard, table)
+        rollout, _, _ = parts.filled(rollout, late, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=key,
@@ -282,6 +304,7 @@ def first_state(
         advantage_scale=jnp.zeros(()),
         iteration=jnp.zeros((), jnp.int32),
         heard=heard,
+        late=late,
     )
 
 
@@ -324,6 +347,7 @@ def learn_from(
     inner = parts.inner
     key, _, meta_key, update_key = jax.random.split(state.key, 4)
     rollout, heard, told = parts.told(rollout, state.heard, table)
+    rollout, late, filled = parts.filled(rollout, state.late, table)
     bare = task_signal(rollout, inner.discount)
     states = tuple(
         stream.transform.observe(noted, phi, bare, rollout)
@@ -357,9 +381,20 @@ def learn_from(
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     pool = {} if acting.pool is None else acting.pool._asdict()
-    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told
+    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told | filled
     new_state = TrainState(
-        key, params, opt_state, acting, phis, states, meta_state, info.approx_kl, scale, state.iteration + 1, heard
+        key,
+        params,
+        opt_state,
+        acting,
+        phis,
+        states,
+        meta_state,
+        info.approx_kl,
+        scale,
+        state.iteration + 1,
+        heard,
+        late,
     )
     new_state, skipped = _without_harm(state, new_state, rollout)
     return new_state, metrics | {"skipped_update": skipped}

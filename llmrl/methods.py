@@ -12,6 +12,7 @@ from jaxtyping import PyTree
 
 from llmrl import hypergradients, solvers
 from llmrl.config import Config, NoveltyConfig, OuterConfig, SolverConfig
+from llmrl.envs import GOALS
 from llmrl.errors import unknown
 from llmrl.learner.meta import Meta, make_meta, outer_optimizer
 from llmrl.learner.problem import InnerProblem
@@ -24,6 +25,7 @@ from llmrl.rewards import (
     beyond_task,
     dpba,
     evidence,
+    from_source,
     goals,
     icm,
     intrinsic,
@@ -271,9 +273,14 @@ def _learning(novelty: NoveltyConfig) -> dict[str, Any]:
     return {name: getattr(novelty, name) for name in names}
 
 
+def novelty_of(config: Config, spec: EnvSpec) -> Bonus:
+    """What a random network's imitator does not know yet, with a config's settings."""
+    return rnd(spec, config.ppo.num_envs, **_learning(config.method.novelty))
+
+
 def random_network(config: Config, spec: EnvSpec) -> Method:
     """Pay for states that a random network's imitator does not know yet (Burda et al. 2018)."""
-    return _explore(config, "rnd", rnd(spec, config.ppo.num_envs, **_learning(config.method.novelty)))
+    return _explore(config, "rnd", novelty_of(config, spec))
 
 
 def curious(config: Config, spec: EnvSpec) -> Method:
@@ -299,15 +306,19 @@ def particles(config: Config, spec: EnvSpec) -> Method:
 def ellm(config: Config, spec: EnvSpec) -> Method:
     """Add a reward for goals that a language model suggests, or pretrain on it (Du et al. 2023)."""
     settings, ppo = config.method.goals, config.ppo
-    if settings.table is None:
-        raise ValueError(
-            f"method={config.method.name} needs a table of suggested goals: method.goals.table=goals.jsonl"
+    if settings.table is not None:
+        bonus = goals(
+            read_goals(settings.table), ppo.num_envs, threshold=settings.threshold, ineffective=settings.ineffective
         )
-    suggested = goals(
-        read_goals(settings.table), ppo.num_envs, threshold=settings.threshold, ineffective=settings.ineffective
-    )
+    elif GOALS in spec.aux_names:
+        bonus = from_source(spec.aux_names.index(GOALS))
+    else:
+        raise ValueError(
+            f"method={config.method.name} needs suggested goals: aux=goals, or a table of them, "
+            "method.goals.table=goals.jsonl"
+        )
     stream = task_and_goals(
-        suggested,
+        bonus,
         ppo.num_steps,
         ppo.num_envs,
         coefficient=settings.coefficient,

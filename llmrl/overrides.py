@@ -39,12 +39,14 @@ class Evaluation:
         env: environment to evaluate in; without a name it is the run's own.
         episodes: episodes per seed.
         seed: base seed of the evaluation.
+        video: whether to write an episode as ``video.gif`` into the run's directory too.
     """
 
     run_dir: str = MISSING
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
     episodes: int = 100
     seed: int = 0
+    video: bool = False
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Comparison(Config):
     beside: tuple[str, ...] = ("ppo", "add")
 
 
-BENCH_SUITES = ("ppo", "methods", "meta", "language")
+BENCH_SUITES = ("ppo", "methods", "meta", "language", "crafter")
 BENCH_RIVALS = ("rejax",)
 
 
@@ -67,23 +69,25 @@ class Bench:
     """What ``llmrl bench`` is asked.
 
     Attributes:
-        suites: which of ``BENCH_SUITES``.
+        suites: which of ``BENCH_SUITES``; ``crafter`` takes minutes to compile and has to be asked for.
         against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
         rejax_python: the Python of an environment that has rejax.
         rounds: measurements of each program; programs take turns.
         seeds: numbers of seeds to try.
         envs: numbers of environments to try, for ``ppo``.
-        steps: environment steps of one seed in one measurement.
+        crafter_envs: the same, for ``crafter``.
+        steps: environment steps of one seed in one measurement; for ``crafter`` a sixteenth of them.
         quick: less of everything: a look, not a result.
         out: file for all measurements, JSON; None keeps none.
     """
 
-    suites: tuple[str, ...] = BENCH_SUITES
+    suites: tuple[str, ...] = ("ppo", "methods", "meta")
     against: str | None = None
     rejax_python: str = ".venv-rejax/bin/python"
     rounds: int = 5
     seeds: tuple[int, ...] = (1, 8)
     envs: tuple[int, ...] = (4, 16)
+    crafter_envs: tuple[int, ...] = (64,)
     steps: int = 131_072
     quick: bool = False
     out: str | None = "bench.json"
@@ -140,9 +144,10 @@ class Reproduction:
 
     Attributes:
         number: the figure of the paper; on the command line it needs no key.
-        seeds: of each run; 20 where not given, 3 for ``quick``.
-        quick: few seeds and steps: a look, not a result.
-        helpful: with a column for a helpful source too.
+        seeds: of each run; where not given 20, or 10 of figure 2, and 3, or 2, for ``quick``.
+        quick: few seeds and steps, and for figure 2 smaller networks: a look, not a result.
+        helpful: figure 1 with a column for a helpful source too.
+        goals: who suggests the goals of figure 2, ``plausible`` or ``oracle``.
         methods: those to compare; all of the figure's where none is named.
         processes: runs trained side by side on this machine.
         shard: which part of the runs to train here, ``i/n``: one machine of several.
@@ -153,6 +158,7 @@ class Reproduction:
     seeds: int | None = None
     quick: bool = False
     helpful: bool = False
+    goals: str = "plausible"
     methods: tuple[str, ...] = ()
     processes: int = 1
     shard: str = "1/1"
@@ -257,7 +263,7 @@ def to_evaluation(node: DictConfig) -> Evaluation:
 def to_bench(node: DictConfig) -> Bench:
     """A ``Bench`` from what Hydra composed."""
     values = _container(node)
-    for name in ("suites", "seeds", "envs"):
+    for name in ("suites", "seeds", "envs", "crafter_envs"):
         values[name] = tuple(values[name])
     bench = Bench(**values)
     for suite in bench.suites:
@@ -265,7 +271,7 @@ def to_bench(node: DictConfig) -> Bench:
             raise unknown("suite", suite, BENCH_SUITES)
     if bench.against is not None and bench.against not in BENCH_RIVALS:
         raise unknown("library to bench against", bench.against, BENCH_RIVALS)
-    for name in ("rounds", "steps", "seeds", "envs"):
+    for name in ("rounds", "steps", "seeds", "envs", "crafter_envs"):
         value = getattr(bench, name)
         if min(value if isinstance(value, tuple) else [value], default=1) < 1:
             raise ValueError(f"{name} must be positive, got {value}")

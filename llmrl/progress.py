@@ -101,6 +101,9 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
             table.add_row(name, _number(row["mean"]), interval, _number(min(scores)), _number(max(scores)), *whole)
     console.print(Text(title), soft_wrap=True)
     console.print(table)
+    for where, others in summary.get("beside", {}).items():
+        told = ", ".join(f"{name} {_number(others[name]['mean'])}" for name in TABLED if name in others)
+        console.print(Text(f"{where}: {told}"), soft_wrap=True)
 
 
 def show_table(

@@ -11,11 +11,12 @@ A ``NamedTuple`` carries arrays, a frozen dataclass carries configuration; funct
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped, UInt32
 
 Scalar: TypeAlias = Float[Array, ""]
@@ -111,6 +112,25 @@ EnvState: TypeAlias = Any
 """An environment's own pytree."""
 
 
+class Rules(NamedTuple):
+    """Answers about states as lines of a list: in states with these bits set so, this event is worth so much.
+
+    A line holds for a state where ``key & mask == value``; an event is worth what its best line that holds says, 0
+    where none does. Rules are numbers, so they are asked on the host and inside compiled programs alike.
+
+    Attributes:
+        masks: bits that a line looks at, [r].
+        values: what they have to be, [r].
+        events: what it speaks of, indices into a captioner's events, [r].
+        scores: its worth in [0, 1], [r].
+    """
+
+    masks: UInt32[np.ndarray, " r"]
+    values: UInt32[np.ndarray, " r"]
+    events: Int[np.ndarray, " r"]
+    scores: Float[np.ndarray, " r"]
+
+
 class Captioner(NamedTuple):
     """Words for states and steps: integers on the device, for one instance and in pure jax; text on the host.
 
@@ -125,6 +145,7 @@ class Captioner(NamedTuple):
         name: what recorded answers about these captions are called, where some are shipped.
         keys: ``() -> sequence of int``, every key that ``state_key`` can give, where they can be listed.
         oracle: ``(key, event) -> score`` in [0, 1], what someone who knows the rules would answer.
+        rules: provider -> its answers about every state, for providers that need not be asked one by one.
     """
 
     events: tuple[str, ...]
@@ -135,6 +156,7 @@ class Captioner(NamedTuple):
     name: str = ""
     keys: Callable[[], Sequence[int]] | None = None
     oracle: Callable[[int, int], float] | None = None
+    rules: Mapping[str, Rules] = {}
 
 
 class Environment(NamedTuple):

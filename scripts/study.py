@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from llmrl.analysis.comparison import regret
+from llmrl.analysis.comparison import difference_interval, regret
 from llmrl.analysis.comparison_plots import Curve, learning_curve_grid, score_lines
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
@@ -44,9 +44,14 @@ class Study(NamedTuple):
 
 CARTPOLES = ("cartpole", "cartpole_continuous")
 CARTPOLE = ("total_steps=204800",)
+CRAFTER = ("env=craftax_classic", "env.horizon=400", "ppo=crafter", "total_steps=500000")
+"""As ELLM plays it: 400 steps an episode."""
 GRID = ("env=gridworld", "env.horizon=50", "total_steps=122880")
 QUICK = ("ppo=tiny", "total_steps=256", "num_chunks=2")
 """To see whether a study runs at all."""
+
+CRAFTER_TASKS = ("make_wood_sword", "place_table")
+HELPS, DISTRACTS = "hints", "distracting"
 
 SOURCES = {
     "harmful": ("aux=harmful",),
@@ -144,6 +149,25 @@ def wrong_answers_runs() -> Iterator[Run]:
                 yield Run(name, (*setting, *chosen, f"llm.noise={share:g}", f"method={method}"))
 
 
+def crafter_no_regret_runs() -> Iterator[Run]:
+    for task in CRAFTER_TASKS:
+        setting = (*CRAFTER, f"env.task={task}")
+        yield Run(f"{task}/any/ppo", (*setting, "aux=none", "method=ppo"))
+        for source in (HELPS, DISTRACTS):
+            for method in ("add", "implicit"):
+                yield Run(f"{task}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
+
+
+def wrong_goals_runs() -> Iterator[Run]:
+    for task in CRAFTER_TASKS:
+        setting = (*CRAFTER, f"env.task={task}")
+        yield Run(f"{task}/any/ppo", (*setting, "aux=none", "method=ppo"))
+        for share in WRONG:
+            for method in ("implicit", "ellm"):
+                goals = ("aux=goals", "llm=oracle", f"llm.noise={share:g}")
+                yield Run(f"{task}/{share:g}/{method}", (*setting, *goals, f"method={method}"))
+
+
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -174,6 +198,57 @@ def regretted(found: Found, method: str, results: Results, simple: Mapping[str, 
         {other: results[run].curves["episode_length"] for other, run in simple.items()},
     )
     return [estimate(beside.area), *map(estimate, beside.differences.values()), "yes" if beside.kept else "no"]
+
+
+def crafter_no_regret_table(results: Results) -> str:
+    """Success over training; what learns is to keep up with trust where a source helps, with ppo where it distracts."""
+    header = ("task", "source", "method", "success, area", "last tenth", "worst seed", "active weight")
+    compared = ("area / add", "end / add", "area - ppo", "end - ppo", "no regret")
+    rows = []
+    for name, found in results.items():
+        task, source, method = name.split("/")
+        area, end = scores(found, "success_rate")
+        row = [task, source, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
+        row.append(active_weight(found))
+        if method not in ("ppo", "add"):
+            row += kept_up(found, source, results.get(f"{task}/any/ppo"), results.get(f"{task}/{source}/add"))
+        rows.append(row)
+    return markdown((*header, *compared), rows)
+
+
+def active_weight(found: Found) -> str:
+    """The learned factor on the source where it speaks, at the end of training."""
+    curves = found.curves.get("weight_mean_active")
+    return "" if curves is None else number(last_tenth(curves).mean())
+
+
+def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> list[str]:
+    """Cells that compare success with trusting and with ignoring the source; none before both are finished."""
+    if ppo is None or add is None:
+        return []
+    ours, trusting, ignoring = (scores(one, "success_rate") for one in (found, add, ppo))
+    ratios = [x.mean() / y.mean() if y.mean() > 0.0 else float("nan") for x, y in zip(ours, trusting, strict=True)]
+    gains = [difference_interval(x, y) for x, y in zip(ours, ignoring, strict=True)]
+    kept = all(ratio >= 0.95 for ratio in ratios) if source == HELPS else all(gain.high >= 0.0 for gain in gains)
+    return [*map(number, ratios), *map(estimate, gains), "yes" if kept else "no"]
+
+
+def wrong_goals_table(results: Results) -> str:
+    """Success over training; what learns is compared with ignoring the goals and with adding them."""
+    header = ("task", "wrong goals", "method", "success, area", "last tenth", "worst seed", "active weight")
+    rows = []
+    for name, found in results.items():
+        task, share, method = name.split("/")
+        area, end = scores(found, "success_rate")
+        row = [task, share, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
+        row.append(active_weight(found))
+        for simple in (f"{task}/any/ppo", f"{task}/{share}/ellm"):
+            compared = simple != name and simple in results
+            row.append(
+                estimate(difference_interval(end, scores(results[simple], "success_rate")[1])) if compared else ""
+            )
+        rows.append(row)
+    return markdown((*header, "end - ppo", "end - ellm"), rows)
 
 
 def wrong_answers_table(results: Results) -> str:
@@ -306,6 +381,8 @@ STUDIES = {
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
     "wrong_answers": Study(10, tuple(wrong_answers_runs()), wrong_answers_table, wrong_answers_pictures),
+    "crafter_no_regret": Study(5, tuple(crafter_no_regret_runs()), crafter_no_regret_table),
+    "wrong_goals": Study(5, tuple(wrong_goals_runs()), wrong_goals_table),
 }
 
 

@@ -40,6 +40,7 @@ CHECKED = (
     "rewards",
     "runs",
     "solvers",
+    "sources",
     "studies",
     "train",
     "trust_map",

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
+from llmrl.bench import crafter, meta_gradients, report, throughput
 from llmrl.bench import language as bench_language
-from llmrl.bench import meta_gradients, report, throughput
 from llmrl.bench.processes import missing, worker
 from llmrl.bench.suites import SUITES, bench
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
@@ -150,6 +150,37 @@ def test_a_slow_language_model_and_a_large_table_are_measured(monkeypatch, cache
     assert searched.ratios == ratios(searched.values, unaided.values)
     assert int(online.note.split()[0]) > 0
     assert "65,536 rows" in searched.name
+
+
+CRAFTER = replace(crafter.PLAIN, ppo=PPOConfig(num_envs=4, num_steps=4, num_epochs=1, num_minibatches=1, hidden=(4,)))
+
+
+def test_a_rollout_of_bytes_is_twenty_times_smaller():
+    pytest.importorskip("craftax")
+    one_hot = replace(CRAFTER, env=replace(CRAFTER.env, observation="one_hot"))
+    assert crafter.rollout_bytes(one_hot) > 20 * crafter.rollout_bytes(CRAFTER)
+
+
+def test_worlds_are_handed_to_those_whose_episode_ended_and_shared_where_there_are_fewer():
+    done = jnp.array([True, False, True, True])
+    reached, fresh = jnp.full((4, 2), 9.0), jnp.arange(4.0).reshape(2, 2)
+    expected = [[0.0, 1.0], [9.0, 9.0], [0.0, 1.0], [2.0, 3.0]]
+    assert crafter._instead(done, fresh, reached).tolist() == expected
+
+
+@pytest.mark.slow
+def test_crafter_in_all_its_ways(monkeypatch):
+    pytest.importorskip("craftax")
+    monkeypatch.setattr(crafter, "PLAIN", CRAFTER)
+    monkeypatch.setattr(crafter, "LEARNED", replace(crafter.LEARNED, ppo=CRAFTER.ppo))
+    table = crafter.crafter(Bench(("crafter",), rounds=1, crafter_envs=(4,), steps=16))
+    assert [row.name.partition(", ")[2] for row in table.rows][:3] == [
+        f"game alone, {way}" for way in (crafter.OWN, crafter.SHARED, crafter.POOLED)
+    ]
+    assert len(table.rows) == 7 and all(row.values[0] > 0 for row in table.rows)
+    assert table.rows[0].ratios == table.rows[3].ratios == [1.0]
+    assert "MB" in table.rows[3].note and "of sharing" in table.rows[2].note
+    report.show(table, Console(width=200, record=True, quiet=True))
 
 
 def test_sizes_that_do_not_fit_are_refused_before_anything_starts():

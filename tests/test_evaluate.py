@@ -119,10 +119,19 @@ def test_the_policies_are_the_last_checkpoints(run_dir):
         assert found == pytest.approx(float(played.episode_length.mean()), abs=1e-5)
 
 
-def test_another_environment_of_the_same_shape(run_dir):
+def test_another_environment_of_the_same_shape(run_dir, capsys):
     longer = evaluate(run_dir, EnvConfig(name="gridworld", size=3, horizon=200), 8, 0)
     assert longer["env"]["horizon"] == 200
     assert longer["final"]["success_rate"]["mean"] == 1.0  # even an undecided policy finds the goal in time
+    at_home, by_chance = longer["beside"].values()
+    assert list(longer["beside"]) == ["the same agents in gridworld", "random play in gridworld"]
+    assert at_home == evaluate(run_dir, None, 8, 0)["final"]
+    assert by_chance["success_rate"]["by_seed"] == [1.0] and "greedy_success_rate" not in by_chance
+
+    show_summary(longer, "a run")
+    *_, agents, chance = capsys.readouterr().out.strip().splitlines()
+    assert agents.startswith("the same agents in gridworld: episode_return ")
+    assert chance.startswith("random play in gridworld: ") and "success_rate 1" in chance
 
 
 @pytest.mark.parametrize(

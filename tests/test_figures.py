@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrl import figures, metrics, overrides, runs
+from llmrl import figure_2, figures, metrics, overrides, runs
 from llmrl.methods import METHODS
 from llmrl.studies import Found
 
@@ -32,7 +32,8 @@ def fake_train():
         with runs.open_run(config) as run:
             level = LEVELS.get(config.method.name, 50.0)
             noise = np.random.default_rng(0).normal(size=(config.seeds, 20))
-            metrics.append(run.metrics_path, {"episode_length": np.float32(level + noise)}, 0, 2048)
+            curves = {"episode_length": np.float32(level + noise), "success_rate": np.float32(level + noise) / 200}
+            metrics.append(run.metrics_path, curves, 0, 2048)
             found = metrics.read(run.metrics_path)
             times = {"compile_seconds": 60.0, "run_seconds": 60.0, "run_iterations": 20}
             metrics.write_summary(run.summary_path, metrics.summary(found, steps_per_iteration=2048, **times))
@@ -129,3 +130,52 @@ def test_panels_are_rows_of_environments_and_columns_of_sources(tmp_path):
     assert titles[:2] == ["discrete CartPole, harmful reward", "discrete CartPole, random reward"]
     assert titles[3] == "continuous CartPole, harmful reward"
     assert len(titles) == 6
+
+
+# --- figure 2 ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("goals", figure_2.GOALS)
+def test_every_run_of_figure_2_composes_and_only_the_guided_hear_goals(goals):
+    planned = figures.plan_figure_2(goals)
+    assert len({run.name for run in planned.runs}) == len(planned.runs) == 4 * 5
+    for run in planned.runs[:5] + planned.runs[5::5]:
+        task, method = run.name.split("/")
+        config = COMPOSE(*run.overrides, *figure_2.QUICK, "seeds=2")
+        assert (config.env.task, config.env.horizon, config.method.name) == (task, 400, method)
+        assert list(config.aux.sources) == (["goals"] if method in figure_2.GUIDED else [])
+        assert method not in figure_2.GUIDED or config.llm.provider == goals
+        assert (config.num_iterations, config.ppo.hidden) == (30, (64, 64))
+
+
+def test_figure_2_compares_ours_with_the_best_other():
+    results = {
+        "place_table/implicit": Found(_success(0.7)),
+        "place_table/ellm": Found(_success(0.5)),
+        "place_table/ppo": Found(_success(0.6)),
+    }
+    row = next(line for line in figure_2.table(figure_2.METHODS, results).splitlines() if "implicit" in line)
+    assert row.endswith("| 0.100 [0.100, 0.100] | 0.100 [0.100, 0.100] (ppo) |")
+
+
+def _success(level):
+    steps = np.broadcast_to(np.arange(1, 21) * 2048.0, (3, 20))
+    return {"success_rate": np.full((3, 20), level), "step": steps, "env_steps": steps}
+
+
+def test_figure_2_is_drawn_from_what_is_there(tmp_path, fake_train):
+    chosen = {"methods": ["implicit", "ppo"], "seeds": 2, "out": str(tmp_path), "train": fake_train}
+    picture = figures.figure(2, shard="1/2", **chosen)
+    assert picture == tmp_path / "figure2.png" and picture.read_bytes().startswith(b"\x89PNG")
+    assert len(fake_train.configs) == 4 and "Not finished yet" in (tmp_path / "figure2.md").read_text()
+    figures.figure(2, shard="2/2", **chosen)
+    assert len(fake_train.configs) == 8
+    written = (tmp_path / "figure2.md").read_text()
+    assert "Not finished yet" not in written and written.count("| implicit |") == 4
+
+
+def test_figure_2_refuses_what_it_does_not_have():
+    with pytest.raises(ValueError, match="unknown goals of figure 2 'oracel'; nearest: 'oracle'"):
+        figures.figure(2, goals="oracel")
+    with pytest.raises(ValueError, match="unknown method of figure 2 'add'"):
+        figures.figure(2, methods=["add"])

@@ -133,6 +133,48 @@ def test_wrong_answers_are_drawn_as_far_as_they_are_there(tmp_path):
     assert {method: list(shares) for method, shares in lines.items()} == {"add": [0.0], "ppo": [1.0]}
 
 
+# --- Crafter ----------------------------------------------------------------------------------------------------------
+
+
+def success(*levels, **others):
+    return found("success_rate", *levels, **others)
+
+
+def test_in_crafter_help_is_measured_against_trust_and_distraction_against_ignorance():
+    results = {
+        "place_table/any/ppo": success(0.3, 0.5),
+        "place_table/hints/add": success(0.8, 0.8),
+        "place_table/distracting/add": success(0.1, 0.1),
+        "place_table/hints/implicit": success(0.6, 0.8, weight_mean_active=0.4),
+        "place_table/distracting/implicit": success(0.2, 0.6),
+        "make_wood_sword/hints/implicit": success(0.7, 0.8),
+    }
+    header, rows = cells(study.crafter_no_regret_table(results))
+    by_name = {"/".join(row[:3]): dict(zip(header, row, strict=True)) for row in rows}
+    helped = by_name["place_table/hints/implicit"]
+    assert (helped["area / add"], helped["no regret"], helped["active weight"]) == ("0.875", "no", "0.400")
+    distracted = by_name["place_table/distracting/implicit"]  # a seed above ppo and one below: not below
+    assert (distracted["end - ppo"], distracted["no regret"]) == ("0.000 [-0.100, 0.100]", "yes")
+    assert by_name["make_wood_sword/hints/implicit"]["no regret"] == by_name["place_table/any/ppo"]["no regret"] == ""
+    never = {**results, "place_table/hints/add": success(0.0, 0.0)}
+    header, rows = cells(study.crafter_no_regret_table(never))
+    assert dict(zip(header, rows[3], strict=True))["area / add"] == "nan"
+
+
+def test_wrong_goals_are_compared_with_ignoring_and_with_adding_them():
+    results = {
+        "place_table/any/ppo": success(0.3, 0.5),
+        "place_table/1/implicit": success(0.4, 0.6, weight_mean_active=0.1),
+        "place_table/1/ellm": success(0.2, 0.2),
+    }
+    header, rows = cells(study.wrong_goals_table(results))
+    ppo, ours, adding = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (ours["end - ppo"].split()[0], ours["end - ellm"].split()[0]) == ("0.100", "0.300")
+    assert (adding["end - ellm"], ppo["end - ppo"], ours["active weight"]) == ("", "", "0.100")
+    last = llmrl.compose(*study.STUDIES["wrong_goals"].runs[-2].overrides)
+    assert (last.llm.provider, last.llm.noise, last.aux.sources) == ("oracle", 1.0, {"goals": 1.0})
+
+
 # --- the others -------------------------------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from llmrl.bench.crafter import crafter
 from llmrl.bench.language import language
 from llmrl.bench.meta_gradients import meta
 from llmrl.bench.report import Table, busy_warning, load_average, show, write
@@ -17,6 +18,7 @@ SUITES: dict[str, Callable[[Bench], Table]] = {
     "methods": methods,
     "meta": meta,
     "language": language,
+    "crafter": crafter,
 }
 
 

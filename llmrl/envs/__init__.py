@@ -13,8 +13,8 @@ from jaxtyping import Array, Float
 from llmrl.envs import captions as _captions
 from llmrl.envs import cartpole as _cartpole
 from llmrl.envs import craftax_classic as _craftax_classic
-from llmrl.envs import crafter_captions as _crafter_captions
 from llmrl.envs import crafter_codes as _crafter_codes
+from llmrl.envs import crafter_goals as _crafter_goals
 from llmrl.envs import crafter_host as _crafter_host
 from llmrl.envs import gridworld as _gridworld
 from llmrl.envs.base import (
@@ -55,14 +55,16 @@ AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
 
-LANGUAGE = "language"
-"""The source that every environment with a captioner has; its values are looked up once a rollout is complete."""
+LANGUAGE, GOALS, NOVELTY = "language", "goals", "novelty"
+LATE = (LANGUAGE, GOALS, NOVELTY)
+"""Sources whose values depend on more than a step: a language model's scores of it, goals that it suggested, how new
+the state is. They are 0 in every step, and are filled in once a rollout is complete; the first two need a captioner."""
 
 CAPTIONERS: dict[str, Callable[..., Captioner]] = {
     "cartpole": _captions.cartpole,
     "cartpole_continuous": _captions.cartpole,
-    "craftax_classic": _crafter_captions.captions,
-    "crafter": _crafter_captions.captions,
+    "craftax_classic": _crafter_goals.captions,
+    "crafter": _crafter_goals.captions,
 }
 """Environment -> its own captioner's factory; a parameter named as one of the environment's gets its value."""
 
@@ -81,7 +83,7 @@ def make(
     Args:
         name: a key of ``ENVIRONMENTS``, a gymnax id, or the dotted path of a function that makes an ``Environment``.
         aux: names of the environment's own sources, in the order of ``TimeStep.aux``; may be empty. A mapping gives
-            each a factor of its own, []. ``language`` is 0 in every step: a language model is not asked in here.
+            each a factor of its own, []. Those of ``LATE`` are 0 in every step: nobody is asked in here.
         aux_scale: factor on all sources, [], beside their own.
         aux_function: a source of one's own, as a function or its dotted path; it comes last and is called by its name.
         aux_options: options of the sources, each given to every chosen source that has it.
@@ -92,8 +94,8 @@ def make(
         The environment.
 
     Raises:
-        ValueError: a name or a parameter does not exist (the nearest are named), ``language`` is chosen where there is
-            no captioner, or as ``checked_aux`` and ``with_captioner``.
+        ValueError: a name or a parameter does not exist (the nearest are named), ``language`` or ``goals`` is chosen
+            where there is no captioner, or as ``checked_aux`` and ``with_captioner``.
         ImportError: the dotted path's module cannot be imported.
         TypeError: as ``checked_aux`` and ``with_captioner``.
     """
@@ -176,8 +178,9 @@ def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
 def _sources(
     name: str, chosen: Sequence[str], options: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> list[tuple[str, AuxFunction]]:
-    factories = {**AUX_SOURCES.get(name, {}), LANGUAGE: lambda: _looked_up_later}
-    if set(chosen) - {LANGUAGE} and len(factories) == 1:
+    own_ones = AUX_SOURCES.get(name, {})
+    factories = {**own_ones, **dict.fromkeys(LATE, lambda: _filled_later)}
+    if set(chosen).difference(LATE) and not own_ones:
         raise ValueError(
             f"{name} has no auxiliary sources of its own, got aux={chosen}; pass aux=() and perhaps an aux_function"
         )
@@ -185,7 +188,7 @@ def _sources(
         if source not in factories:
             raise unknown(f"auxiliary source of {name}", source, factories)
     accepted = {source: set(inspect.signature(factories[source]).parameters) for source in chosen}
-    settings = _settings(name, kwargs) if set(chosen) - {LANGUAGE} else {}
+    settings = _settings(name, kwargs) if set(chosen).difference(LATE) else {}
     own = set().union(*accepted.values()) - set(settings)
     _refuse_unknown(f"option of the auxiliary sources {list(chosen)}", options, sorted(own))
     given = {**settings, **options}
@@ -203,9 +206,10 @@ def _in_words(
         return with_captioner(env, captioner)
     if name in CAPTIONERS:
         return env._replace(captioner=_own_captioner(name, kwargs))
-    if LANGUAGE in chosen:
+    wordy = [source for source in (LANGUAGE, GOALS) if source in chosen]
+    if wordy:
         raise ValueError(
-            f"aux=language needs words for the states of {name}: give captioner=my_module.captioner "
+            f"aux={wordy[0]} needs words for the states of {name}: give captioner=my_module.captioner "
             f"(own ones have {', '.join(CAPTIONERS)})"
         )
     return env
@@ -216,7 +220,7 @@ def _own_captioner(name: str, kwargs: Mapping[str, Any]) -> Captioner:
     return CAPTIONERS[name](**{option: settings[option] for option in settings.keys() & accepted.keys()})
 
 
-def _looked_up_later(state: EnvState, action: Any, next_state: EnvState) -> Float[Array, ""]:
+def _filled_later(state: EnvState, action: Any, next_state: EnvState) -> Float[Array, ""]:
     return jnp.zeros(())
 
 
@@ -237,8 +241,11 @@ __all__ = [
     "AUX_SOURCES",
     "CAPTIONERS",
     "ENVIRONMENTS",
+    "GOALS",
     "HOST_ENVIRONMENTS",
     "LANGUAGE",
+    "LATE",
+    "NOVELTY",
     "AuxFunction",
     "checked_aux",
     "clip_action",

@@ -51,6 +51,7 @@ LOW = 4
 
 _WIDTHS = (*(1 for _ in NEAR), 2, 2, 4, *(1 for _ in HELD), 2, 2, *(1 for _ in FEELINGS))
 _SHIFTS = tuple(int(sum(_WIDTHS[:place])) for place in range(len(_WIDTHS)))
+_FIELDS = (*NEAR, *STATIONS, "front", *(f"held {name}" for name in HELD), *TOOLS, *FEELINGS)
 
 _TAKEN = (
     ("tree", "chop a tree"),
@@ -125,6 +126,15 @@ def captions(task: str | Sequence[str] = "all") -> Captioner:
         f"a furnace too. The goal is to {' and to '.join(goals)}."
     )
     return Captioner(EVENTS, describe, context, name="craftax_classic")
+
+
+def place_of(name: str) -> int:
+    """The lowest bit of a key's field.
+
+    Args:
+        name: one of ``NEAR``, ``STATIONS``, ``TOOLS`` or ``FEELINGS``, "front", or "held wood" and the like.
+    """
+    return _SHIFTS[_FIELDS.index(name)]
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------

@@ -12,8 +12,9 @@ from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, cle
 class Captioner(Protocol):
     """The words of an environment.
 
-    Two more attributes are used where they exist: ``oracle``, ``(key, event) -> score`` by the rules of the game, and
-    ``history``, ``key -> ((state, action), ...)``, what led to a state, in words.
+    Three more attributes are used where they exist: ``oracle``, ``(key, event) -> score`` by the rules of the game,
+    ``rules``, ``{provider: llmrl.types.Rules}``, and ``history``, ``key -> ((state, action), ...)``, what led to a
+    state, in words.
 
     Attributes:
         events: phrases of what can happen, E of them, each completing "Should the agent ...?".

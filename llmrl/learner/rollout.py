@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import clip_action
-from llmrl.learner.resets import PoolStatistics, make_resets, start_all
+from llmrl.learner.resets import PoolStatistics, Resets, make_resets, start_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.types import Environment, EnvState, HostEnvironment, Rollout, Scalar, Transition
@@ -65,7 +66,13 @@ def unplayed(env_state: EnvState, obs: Shaped[Array, "n *obs"]) -> ActingState:
 
 
 def collect(
-    env: Environment, policy: Policy, params: PyTree, acting: ActingState, key: PRNGKeyArray, num_steps: int
+    env: Environment,
+    policy: Policy,
+    params: PyTree,
+    acting: ActingState,
+    key: PRNGKeyArray,
+    num_steps: int,
+    fresh_starts: Callable[..., Resets] = make_resets,
 ) -> tuple[ActingState, Rollout]:
     """Act for ``num_steps`` steps in every environment.
 
@@ -78,6 +85,7 @@ def collect(
         acting: where the environments stand, n of them.
         key: a key.
         num_steps: T.
+        fresh_starts: how ended episodes go on, ``(env, key, num_steps, num_envs) -> Resets``.
 
     Returns:
         Where the environments stand afterwards, and the rollout, [t, n].
@@ -85,7 +93,7 @@ def collect(
     num_envs = acting.obs.shape[0]
     noise_key, reset_key, step_key = jax.random.split(key, 3)
     noise = sampling_noise(noise_key, env.spec.action, (num_steps + 1, num_envs))
-    resets = make_resets(env, reset_key, num_steps, num_envs)
+    resets = fresh_starts(env, reset_key, num_steps, num_envs)
     step_keys = jax.random.split(step_key, (num_steps, num_envs))
 
     def one_step(carry, draws):

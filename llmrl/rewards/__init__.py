@@ -3,9 +3,18 @@
 from llmrl.rewards.add import add
 from llmrl.rewards.advice import advice
 from llmrl.rewards.base import beyond_task, frozen, speaks, stateless, task_signal
-from llmrl.rewards.bonus import Bonus, intrinsic_stream, paid
+from llmrl.rewards.bonus import Bonus, Late, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
-from llmrl.rewards.goals import GoalTable, goals, read_goals, task_and_goals
+from llmrl.rewards.goals import (
+    GoalTable,
+    Suggested,
+    from_source,
+    goal_scores,
+    goal_source,
+    goals,
+    read_goals,
+    task_and_goals,
+)
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.language import Heard, Language, language
 from llmrl.rewards.mixture import make_weights, mixture
@@ -21,14 +30,20 @@ __all__ = [
     "GoalTable",
     "Heard",
     "Language",
+    "Late",
+    "Suggested",
     "add",
     "advice",
     "apt",
     "beside_weights",
     "beyond_task",
+    "bonus_source",
     "dpba",
     "evidence",
+    "from_source",
     "frozen",
+    "goal_scores",
+    "goal_source",
     "goals",
     "icm",
     "intrinsic",

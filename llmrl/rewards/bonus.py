@@ -7,7 +7,7 @@ A bonus is scored once, when its rollout is fresh. It may be paid as a stream of
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,30 @@ class Bonus(NamedTuple):
     init: Callable[[PRNGKeyArray], PyTree]
     score: Callable[[PyTree, Rollout], tuple[Float[Array, "t n"], PyTree]]
     report: Callable[[PyTree], dict[str, Scalar]]
+
+
+class Late(NamedTuple):
+    """An auxiliary source whose values depend on the whole rollout and on all before it, as pure functions.
+
+    Attributes:
+        init: ``key -> memory``.
+        score: ``(memory, rollout, words) -> (values [t, n], memory, {metric: scalar})``, for every rollout once and in
+            order; ``words`` is what a language model has said, in whatever form the source takes it.
+    """
+
+    init: Callable[[PRNGKeyArray], PyTree]
+    score: Callable[[PyTree, Rollout, Any], tuple[Float[Array, "t n"], PyTree, dict[str, Scalar]]]
+
+
+def bonus_source(bonus: Bonus, name: str) -> Late:
+    """A bonus as an auxiliary source; the metric ``{name}_paid`` is its mean."""
+
+    def score(memory: PyTree, rollout: Rollout, words: Any):
+        scored, memory = bonus.score(memory, rollout)
+        # The memory is nobody's to learn: to whoever learns from the reward it is a number.
+        return held_constant(scored), memory, {f"{name}_paid": jnp.mean(scored), **bonus.report(memory)}
+
+    return Late(bonus.init, score)
 
 
 class BonusState(NamedTuple):

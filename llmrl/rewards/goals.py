@@ -10,15 +10,17 @@ Events are integers:
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt32
 
-from llmrl.rewards.bonus import Bonus, paid
+from llmrl.rewards.bonus import Bonus, Late, paid
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal
 
 
@@ -32,6 +34,10 @@ class GoalTable(NamedTuple):
 
     keys: UInt32[Array, " r"] | UInt32[np.ndarray, " r"]
     scores: Float[Array, "r e"] | Float[np.ndarray, "r e"]
+
+
+Suggested: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
+"""``(state keys, events) -> (similarity of each event to a goal suggested there, whether anything is known there)``."""
 
 
 def read_goals(path: str | Path) -> GoalTable:
@@ -88,7 +94,7 @@ def goal_scores(
 
 def goal_bonus(
     rollout: Rollout,
-    table: GoalTable,
+    suggested: GoalTable | Suggested,
     achieved: Bool[Array, "n e"],
     *,
     threshold: float | Scalar = 0.99,
@@ -100,20 +106,21 @@ def goal_bonus(
 
     Args:
         rollout: of [t, n] steps.
-        table: the suggestions.
+        suggested: the suggestions.
         achieved: what has been paid in the episodes that are running when the rollout starts.
         threshold: a score has to be above it, strictly.
         ineffective: whether an event that was tried in vain counts as if it had happened.
 
     Returns:
-        The bonus; what has been paid in the episodes that are running when the rollout ends; and 1 where the table
-        knows the state, else 0.
+        The bonus; what has been paid in the episodes that are running when the rollout ends; and 1 where
+        something is known of the state, else 0.
 
     Reference: Du et al. 2023, "Guiding pretraining in reinforcement learning with large language models", eq. 2.
     """
     steps = rollout.steps
     event = jnp.where(steps.event < 0, -1 - steps.event, steps.event) if ineffective else steps.event
-    score, known = goal_scores(table, steps.state_key, event)
+    look_up = partial(goal_scores, suggested) if isinstance(suggested, GoalTable) else suggested
+    score, known = look_up(steps.state_key, event)
     reached = jax.nn.one_hot(jnp.where(score > threshold, event, -1), achieved.shape[1], dtype=jnp.bool_)
 
     def step(before, now):
@@ -156,6 +163,25 @@ def goals(table: GoalTable, num_envs: int, *, threshold: float | Scalar = 0.99, 
     return Bonus(init, score, lambda state: {"goals_known": state.known})
 
 
+def goal_source(num_envs: int, num_events: int, *, threshold: float | Scalar = 0.99, ineffective: bool = False) -> Late:
+    """``goal_bonus`` as an auxiliary source: who suggests is said anew for every rollout, as the source's ``words``."""
+
+    def score(achieved, rollout: Rollout, words: Suggested):
+        bonus, achieved, known = goal_bonus(rollout, words, achieved, threshold=threshold, ineffective=ineffective)
+        return bonus, achieved, {"goals_known": jnp.mean(known), "goals_paid": jnp.mean(bonus)}
+
+    return Late(lambda key: jnp.zeros((num_envs, num_events), jnp.bool_), score)
+
+
+def from_source(column: int) -> Bonus:
+    """An auxiliary source as a bonus: what it says of a fresh rollout is what it pays."""
+
+    def score(memory: Scalar, rollout: Rollout):
+        return rollout.steps.aux[..., column], memory
+
+    return Bonus(lambda key: jnp.zeros(()), score, lambda memory: {})
+
+
 def task_and_goals(
     bonus: Bonus,
     num_steps: int,
@@ -168,7 +194,7 @@ def task_and_goals(
     """r = r_p + coefficient * goals; for the first ``pretraining`` rollouts without r_p.
 
     Args:
-        bonus: from ``goals``.
+        bonus: from ``goals`` or ``from_source``.
         num_steps: t.
         num_envs: n.
         coefficient: factor on the goals.

@@ -48,14 +48,15 @@ class Language(NamedTuple):
     fill: Callable[..., tuple[Rollout, Heard, dict[str, Scalar]]]
 
 
-def language(column: int, factor: float | Scalar = 1.0, center: Any = 0.5, size: int = MISSES) -> Language:
+def language(column: int | None, factor: float | Scalar = 1.0, center: Any = 0.5, size: int = MISSES) -> Language:
     """r_m = factor (score(state, event) - center), and 0 where nobody has answered yet.
 
     In [0, 1] every score, right or wrong, is also a bonus for staying alive, which hides both its help and its harm;
     hence the centre.
 
     Args:
-        column: the source's place among the auxiliary sources.
+        column: the source's place among the auxiliary sources; None only notes what has no answer, for sources that
+            make something else of the answers.
         factor: of the source.
         center: what counts as neutral: a number, or "mean" for the running mean of the scores met so far.
         size: how many different states to report as missing.
@@ -85,7 +86,7 @@ def language(column: int, factor: float | Scalar = 1.0, center: Any = 0.5, size:
         )
         neutral = heard.total / jnp.maximum(heard.weight, 1.0) if center == "mean" else center
         reward = jnp.where(known, factor * (score - neutral), 0.0)
-        aux = steps.aux.at[..., column].set(reward)
+        aux = steps.aux if column is None else steps.aux.at[..., column].set(reward)
         metrics = {
             "language_coverage": jnp.mean(known.astype(jnp.float32)),
             "language_score": jnp.where(answered > 0, met / jnp.maximum(answered, 1.0), jnp.nan),

@@ -18,10 +18,11 @@ pytest.importorskip("craftax")
 from llmrl.envs import craftax_classic as module
 from llmrl.envs import crafter_captions as captions
 from llmrl.envs import crafter_codes as codes
-from llmrl.envs import make
+from llmrl.envs import crafter_goals, make
 from llmrl.envs.crafter_codes import ACHIEVEMENTS, ACTIONS, BLOCKS
 from llmrl.nets import make_policy
 from llmrl.ops.codes import decode
+from llmrl.ops.rules import rule_scores
 
 N, T = 4, 60
 KEYS = jax.random.split(jax.random.key(0), N)
@@ -194,6 +195,14 @@ def test_events_are_what_happened():
     chopped = results.event == captions.EVENTS.index("chop a tree")
     wood = after.world.inventory.wood - before.world.inventory.wood
     np.testing.assert_array_equal(wood == 1, chopped)
+
+
+def test_whatever_happened_was_possible():
+    """By the oracle's rules; sleep it allows to the tired alone."""
+    _, _, results, _ = walk()
+    score, _ = rule_scores(crafter_goals.oracle("all"), jnp.asarray(results.state_key), jnp.asarray(results.event))
+    free = np.isin(results.event, [captions.EVENTS.index(name) for name in ("do something else", "go to sleep")])
+    assert np.all(np.asarray(score)[~free] == 1.0) and np.sum(~free) > 20
 
 
 # --- ELLM's rules -----------------------------------------------------------------------------------------------------

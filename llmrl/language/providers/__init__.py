@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from llmrl.config import PROVIDERS, LLMConfig, validate_llm
@@ -32,6 +32,7 @@ def make_provider(config: LLMConfig, captioner: Captioner, environment: str | No
     factories: dict[str, Callable[[], Provider]] = {
         "recorded": lambda: recorded(config.answers or environment or ""),
         "oracle": lambda: _oracle(config, captioner),
+        "plausible": lambda: _by_rule(captioner, "plausible"),
         "openai": lambda: _openai(config),
     }
     if config.provider not in factories:
@@ -46,11 +47,29 @@ def _oracle(config: LLMConfig, captioner: Captioner) -> Provider:
     if config.function is not None:
         return oracle(_dotted(config.function), config.function)
     score = getattr(captioner, "oracle", None)
-    if score is None:
+    if score is not None:
+        return oracle(score)
+    if "oracle" not in _rules(captioner):
         raise ValueError(
             "this environment has no oracle of its own: give one with llm.function=my_package.hints.is_good"
         )
-    return oracle(score)
+    return _by_rule(captioner, "oracle")
+
+
+def _by_rule(captioner: Captioner, name: str) -> Provider:
+    if name not in _rules(captioner):
+        raise ValueError(f"llm.provider={name} is a table written by hand for both Crafters; there is none for others")
+    rules = _rules(captioner)[name]
+
+    def score(key: int, event: int) -> float:
+        said = [worth for mask, value, of, worth in zip(*rules, strict=True) if of == event and key & mask == value]
+        return max(map(float, said), default=0.0)
+
+    return oracle(score, name)
+
+
+def _rules(captioner: Captioner) -> Mapping[str, Any]:
+    return getattr(captioner, "rules", {})
 
 
 def _openai(config: LLMConfig) -> Provider:
