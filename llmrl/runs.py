@@ -7,6 +7,7 @@
     summary.json     final numbers; there once the run is finished
     curves.png       the picture of them
     evaluation.json  what the last evaluation found, where there was one
+    failed.txt       why the last process that worked here failed, where it did
     .lock            which process holds the directory
 
 A process opens the directory, restores, records after every chunk, and finishes.
@@ -19,7 +20,7 @@ import json
 import os
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,8 @@ from llmrl import checkpoint, metrics
 from llmrl.analysis import plots
 from llmrl.config import Config, from_dict
 from llmrl.language import Table, load, save
+
+FAILURE = "failed.txt"
 
 NOT_COMPARED = ("run_dir", "resume", "progress")
 """Settings that change nothing about a run's numbers."""
@@ -90,7 +93,32 @@ def open_run(config: Config) -> Iterator[Run]:
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         _claim(path, config)
-        yield Run(path, config, (path / "summary.json").exists())
+        (path / FAILURE).unlink(missing_ok=True)
+        try:
+            yield Run(path, config, (path / "summary.json").exists())
+        except Exception as error:
+            with suppress(OSError):  # a disk that is full has no room for this either
+                metrics.replace_file(path / FAILURE, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
+            raise
+
+
+def failure(path: Path) -> str | None:
+    """Why the last process that worked in a run directory failed, in a line; None where it did not."""
+    file = path / FAILURE
+    return file.read_text().strip() if file.is_file() else None
+
+
+def holder(path: Path) -> str | None:
+    """Which process is at work in a run directory, in words; None where there is none."""
+    lock = path / ".lock"
+    if not lock.is_file():
+        return None
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "another process"
+    return None
 
 
 def load_run(run_dir: str | Path) -> Run:
