@@ -12,6 +12,8 @@ from llmrl.envs.base import clip_action
 from llmrl.learner.resets import PoolStatistics, make_resets, start_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
+from llmrl.ops.packing import packing
+from llmrl.ops.returns import discounted_sum
 from llmrl.types import Environment, EnvState, HostEnvironment, Rollout, Scalar, Transition
 
 
@@ -88,8 +90,11 @@ def collect(
     resets = make_resets(env, reset_key, num_steps, num_envs)
     step_keys = jax.random.split(step_key, (num_steps, num_envs))
 
+    start = acting.env_state, acting.obs, resets.start
+    pack, unpack = packing(start)
+
     def one_step(carry, draws):
-        env_state, obs, carried = carry
+        env_state, obs, carried = unpack(carry)
         noise_t, draw, keys = draws
         distribution = policy.distribution(params, obs)
         action = distribution.sample(noise_t)
@@ -109,8 +114,16 @@ def collect(
         )
         return (env_state, next_obs, carried), transition
 
-    start = acting.env_state, acting.obs, resets.start
-    (env_state, obs, carried), steps = jax.lax.scan(one_step, start, (noise[:-1], resets.draws, step_keys))
+    draws = noise[:-1], resets.draws, step_keys
+    _, kinds = jax.eval_shape(one_step, pack(start), jax.tree.map(lambda x: x[0], draws))
+    pack_row, unpack_rows = packing(kinds)
+
+    def packed_step(carry, draws):
+        carry, transition = one_step(carry, draws)
+        return pack(carry), pack_row(transition)
+
+    carry, rows = jax.lax.scan(packed_step, pack(start), draws)
+    (env_state, obs, carried), steps = unpack(carry), unpack_rows(rows)
     steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)
@@ -135,17 +148,14 @@ def episode_statistics(
     """Every environment's running episode, followed through the rollout: its length and return so far at the end, and
     statistics of the episodes that ended."""
 
-    def follow(carry, now):
-        length, returned = carry
-        reward, done = now
-        length, returned = length + 1.0, returned + reward
-        kept = 1.0 - done
-        return (length * kept, returned * kept), (length, returned)
-
     done = (steps.terminated | steps.truncated).astype(jnp.float32)
-    (length, returned), (lengths, returns) = jax.lax.scan(
-        follow, (acting.length, acting.returned), (steps.reward, done)
-    )
+    goes_on = 1.0 - jnp.concatenate([jnp.zeros_like(done[:1]), done[:-1]])
+    counted = jnp.stack([jnp.ones_like(steps.reward), steps.reward], axis=-1)
+    before = jnp.stack([acting.length, acting.returned], axis=-1)
+    # Sums of the past are sums of the future, read backwards.
+    follow = discounted_sum(counted.at[0].add(before)[::-1], jnp.broadcast_to(goes_on[::-1, :, None], counted.shape))
+    lengths, returns = jnp.moveaxis(follow[::-1], -1, 0)
+    length, returned = (x[-1] * (1.0 - done[-1]) for x in (lengths, returns))
     ended = jnp.sum(done)
 
     def mean_of_ended(x, before):

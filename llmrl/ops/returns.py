@@ -6,6 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+SMALL = 2**14
+"""Up to so many numbers, a loop over time is dominated by what it costs to go round once more."""
+
 
 def discounted_sum(reward: Float[Array, "t *n"], decay: Float[Array, "t *n"]) -> Float[Array, "t *n"]:
     """Sums of future rewards, y_t = r_t + d_t y_{t+1}, with y_T = 0.
@@ -18,6 +21,9 @@ def discounted_sum(reward: Float[Array, "t *n"], decay: Float[Array, "t *n"]) ->
         y, [t, ...].
     """
 
+    if reward.size <= SMALL:
+        return _by_doubling(reward, decay)
+
     def step(later, now):
         reward_t, decay_t = now
         total = reward_t + decay_t * later
@@ -25,6 +31,20 @@ def discounted_sum(reward: Float[Array, "t *n"], decay: Float[Array, "t *n"]) ->
 
     _, sums = jax.lax.scan(step, jnp.zeros_like(reward[0]), (reward, decay), reverse=True)
     return sums
+
+
+def _by_doubling(reward: Float[Array, "t *n"], decay: Float[Array, "t *n"]) -> Float[Array, "t *n"]:
+    """The same in log2 T passes over everything: sums of 1, 2, 4, ... steps, each made of two of the one before."""
+
+    def later(x, steps):
+        return jnp.concatenate([x[steps:], jnp.zeros_like(x[:steps])])
+
+    steps = 1
+    while steps < reward.shape[0]:
+        reward = reward + decay * later(reward, steps)
+        decay = decay * later(decay, steps)
+        steps *= 2
+    return reward
 
 
 def generalized_advantage(
