@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.ops.codes import decode, num_features
-from llmrl.ops.distributions import Categorical, DiagonalGaussian
+from llmrl.ops.distributions import Categorical, DiagonalGaussian, normalized_logits
 from llmrl.types import Box, Discrete, EnvSpec, SampleGradients
 
 
@@ -123,7 +123,7 @@ def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | A
 
     def of_output(params, out):
         if isinstance(spec.action, Discrete):
-            return Categorical(jax.nn.log_softmax(out))
+            return Categorical(normalized_logits(out))
         return DiagonalGaussian(out, jnp.broadcast_to(params["log_std"], out.shape))
 
     def distribution(params, obs):
