@@ -467,6 +467,8 @@ class Config:
         llm: the language model behind ``aux=language``.
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
+        seeds_per_batch: seeds that a device computes at the same time, the others after them; None takes as many as its
+            memory should hold.
         total_steps: environment steps of one seed.
         num_chunks: about how many compiled pieces the run is cut into; between two, metrics and checkpoints are
             written.
@@ -488,6 +490,7 @@ class Config:
     llm: LLMConfig = field(default_factory=LLMConfig)
     seed: int = 0
     seeds: int = 8
+    seeds_per_batch: int | None = None
     total_steps: int = 200_000
     num_chunks: int = 20
     devices: Any = "auto"
@@ -745,6 +748,8 @@ def validate(config: Config) -> Config:
     if center != "mean" and (isinstance(center, bool) or not isinstance(center, int | float)):
         raise ValueError(f"aux.center must be a number or 'mean', got {center!r}")
     _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
+    if config.seeds_per_batch is not None:
+        _positive(seeds_per_batch=config.seeds_per_batch)
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
         raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")
     _validate_ppo(config.ppo)
