@@ -112,18 +112,11 @@ def collect(
             state_key=step.state_key,
             event=step.event,
         )
-        return (env_state, next_obs, carried), transition
+        # What is recorded stays apart: each field is written where it is computed, at once.
+        return pack((env_state, next_obs, carried)), transition
 
-    draws = noise[:-1], resets.draws, step_keys
-    _, kinds = jax.eval_shape(one_step, pack(start), jax.tree.map(lambda x: x[0], draws))
-    pack_row, unpack_rows = packing(kinds)
-
-    def packed_step(carry, draws):
-        carry, transition = one_step(carry, draws)
-        return pack(carry), pack_row(transition)
-
-    carry, rows = jax.lax.scan(packed_step, pack(start), draws)
-    (env_state, obs, carried), steps = unpack(carry), unpack_rows(rows)
+    carry, steps = jax.lax.scan(one_step, pack(start), (noise[:-1], resets.draws, step_keys))
+    env_state, obs, carried = unpack(carry)
     steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)

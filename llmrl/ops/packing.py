@@ -1,7 +1,7 @@
 """Small arrays side by side in one.
 
-A loop costs what it runs, and around small arrays every copy into a carry and every write of a row is an operation of
-its own: one array of twenty rows is an order of magnitude fewer of them than twenty arrays.
+A loop costs what it runs, and every small array that it carries is computed and copied by operations of its own: one
+array of twenty rows needs one of each.
 """
 
 from __future__ import annotations
