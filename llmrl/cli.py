@@ -30,6 +30,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   evaluate   evaluate the agents of a finished run
   label      ask a language model about an environment's states ahead of training
   report     statistics, curves and trust of finished runs, on one page
+  status     which runs are finished, at work, failed or stopped
   figure     regenerate a figure of the paper
   bench      measure throughput, and what a hypergradient costs
   completion bash, zsh or fish: print a script for the shell, as in eval "$(llmrl completion bash)"
@@ -39,7 +40,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   llmrl train env=cartpole aux=harmful method=implicit
 """
 
-POSITIONAL = {"report": "runs", "figure": "number"}
+POSITIONAL = {"report": "runs", "status": "runs", "figure": "number"}
 """Commands with words that need no key, and the key that they stand for."""
 
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
@@ -242,6 +243,19 @@ def report(node: Any) -> None:
 
 
 @_job
+def status(node: Any) -> None:
+    """Shows how runs stand."""
+    from llmrl.overrides import to_status
+
+    request = to_status(node)
+
+    from llmrl.report.status import show
+    from llmrl.report.status import status as run
+
+    show(run(request.runs))
+
+
+@_job
 def figure(node: Any) -> None:
     """Trains what a figure of the paper needs and is not there yet, and draws it."""
     from llmrl.overrides import to_reproduction
@@ -261,6 +275,7 @@ COMMANDS: dict[str, Callable[[Any], None]] = {
     "label": label,
     "bench": bench,
     "report": report,
+    "status": status,
     "figure": figure,
 }
 """Subcommands by name; each has a config file and a schema of the same name."""

@@ -493,6 +493,8 @@ class Config:
         track: dashboards beside ``metrics.csv``.
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
+        seeds_per_batch: seeds that a device computes at the same time, the others after them; None takes as many as its
+            memory should hold.
         total_steps: environment steps of one seed.
         num_chunks: about how many compiled pieces the run is cut into; between two, metrics and checkpoints are
             written.
@@ -515,6 +517,7 @@ class Config:
     track: TrackConfig = field(default_factory=TrackConfig)
     seed: int = 0
     seeds: int = 8
+    seeds_per_batch: int | None = None
     total_steps: int = 200_000
     num_chunks: int = 20
     devices: Any = "auto"
@@ -775,6 +778,8 @@ def validate(config: Config) -> Config:
     _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
     check_numbers(config)
     _one_of(("offline", "online"), **{"track.mode": config.track.mode})
+    if config.seeds_per_batch is not None:
+        _positive(seeds_per_batch=config.seeds_per_batch)
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
         raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")
     _validate_ppo(config.ppo)

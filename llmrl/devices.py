@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -13,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key
+from jaxtyping import Array, Key, PyTree
 
 from llmrl.config import Config
 from llmrl.iteration import Trainer, TrainState, build, learn_from, with_numbers
@@ -21,7 +22,10 @@ from llmrl.language import Table
 from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
 from llmrl.learner.rollout_host import collect_host, restarted
 from llmrl.ops.distributions import sampling_noise
-from llmrl.types import HostEnvironment, HostWorlds
+from llmrl.types import EnvSpec, HostEnvironment, HostWorlds
+
+SHARE_OF_MEMORY = 0.5
+"""Of a device's memory, what all seeds together may be expected to need."""
 
 
 def use_cores(config: Config) -> None:
@@ -40,10 +44,16 @@ def use_cores(config: Config) -> None:
 
 
 def use_compilation_cache() -> None:
-    """Keep compiled programs from one run to the next, unless jax was told where (or told not to)."""
+    """Keep compiled programs from one run to the next, in ``~/.cache/llmrl/xla``, or where ``XDG_CACHE_HOME`` and
+    ``JAX_COMPILATION_CACHE_DIR`` say; ``JAX_ENABLE_COMPILATION_CACHE=0`` switches that off.
+
+    However quickly they were compiled: a start is made of dozens of small programs beside the large one.
+    """
     if jax.config.values["jax_compilation_cache_dir"] is None:
         home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(home / "llmrl" / "xla"))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def seed_mesh(config: Config) -> Mesh:
@@ -60,6 +70,43 @@ def seed_keys(config: Config) -> Key[Array, " seeds"]:
     return jax.vmap(lambda i: jax.random.fold_in(base, i))(jnp.arange(config.seeds))
 
 
+def seeds_at_once(config: Config, spec: EnvSpec, mesh: Mesh) -> int:
+    """How many of its seeds a device computes side by side: as many as were asked for, or as its memory should hold.
+
+    In the second case a divisor of its seeds, as each other number of seeds would be a program of its own.
+    """
+    own = config.seeds // mesh.size
+    if config.seeds_per_batch is not None:
+        return min(own, config.seeds_per_batch)
+    fitting = max(1, int(SHARE_OF_MEMORY * _memory(mesh) / seed_bytes(config, spec)))
+    return max(n for n in range(1, own + 1) if own % n == 0 and n <= fitting)
+
+
+def seed_bytes(config: Config, spec: EnvSpec) -> int:
+    """Memory that a seed needs while it trains, in bytes: an estimate, on the safe side, without tracing anything.
+
+    Its networks with their optimiser's moments; its rollout, as it was played, in halves, and in the copies that the
+    pieces of an iteration make of it, and those that are remembered; and what every layer gave on all of its steps.
+    """
+    ppo, outer = config.ppo, config.method.outer
+    features = math.prod(spec.obs_shape)
+    widths = [features, *ppo.hidden]
+    networks = 2 * sum(a * b for a, b in zip(widths, [*ppo.hidden, 1], strict=True))
+    step = 2 * features * (1 if spec.encoding else 4) + 4 * (len(spec.aux_names) + 8)
+    remembered = {"fresh": 0, "previous": 1}.get(outer.data, outer.window)
+    layers = 4 * features + 8 * sum(ppo.hidden)
+    return 4 * 8 * networks + ppo.batch_size * ((6 + remembered) * step + 3 * layers)
+
+
+def _memory(mesh: Mesh) -> float:
+    """Bytes that one device of the mesh has."""
+    device = mesh.devices.flat[0]
+    limit = (device.memory_stats() or {}).get("bytes_limit")
+    if limit is not None:
+        return limit
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+
+
 def state_shapes(trainer: Trainer, config: Config) -> TrainState:
     """Shapes and dtypes of every seed's state, [seeds], as a checkpoint's reader needs them; nothing is computed."""
     return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
@@ -67,7 +114,12 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
 
 def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
     """Every seed's first state, [seeds], spread over the mesh."""
-    start = jax.jit(lambda keys, table: jax.vmap(lambda key: trainer.init(key, trainer.numbers, table))(keys))
+    at_once = mesh.size * seeds_at_once(config, trainer.env.spec, mesh)
+
+    @jax.jit
+    def start(keys, table):
+        return _for_all(lambda key: trainer.init(key, trainer.numbers, table), keys, at_once)
+
     states = start(seed_keys(config), table)
     return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
 
@@ -77,15 +129,31 @@ def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
     return jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
 
 
+def _for_all(function: Callable, seeds: PyTree, at_once: int) -> PyTree:
+    """A function of every seed, so many side by side and batch after batch."""
+    if at_once >= len(jax.tree.leaves(seeds)[0]):
+        return jax.vmap(function)(seeds)
+    return jax.lax.map(function, seeds, batch_size=at_once)
+
+
 def compiled_run(
-    trainer: Trainer, states: TrainState, mesh: Mesh, num_iterations: int, table: Table | None = None
+    trainer: Trainer,
+    states: TrainState,
+    mesh: Mesh,
+    num_iterations: int,
+    table: Table | None = None,
+    at_once: int | None = None,
 ) -> Callable:
     """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
-    seeds, nothing is exchanged. Any table of the same shape fits, ``on_devices``."""
+    seeds, ``at_once`` of them (all, where not given) side by side, and nothing is exchanged. Any table of the same
+    shape fits, ``on_devices``."""
     spec = PartitionSpec("seed")
 
     def many(states, first, table):
-        return jax.vmap(lambda state: trainer.run(state, trainer.numbers, num_iterations, first, table))(states)
+        def one(state):
+            return trainer.run(state, trainer.numbers, num_iterations, first, table)
+
+        return _for_all(one, states, at_once or len(states.iteration))
 
     # Seeds never meet, so there is nothing for the check of replicated values to find.
     sharded = jax.shard_map(
@@ -121,7 +189,8 @@ def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[Piec
         return
 
     def program(states, length, table):
-        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh))
+        at_once = seeds_at_once(config, trainer.env.spec, mesh)
+        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh), at_once)
         return lambda states, first, table: run(states, first, on_devices(table, mesh))
 
     yield Pieces(

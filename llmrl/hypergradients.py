@@ -20,6 +20,7 @@ from llmrl.solvers.base import Number, checked_integer, checked_number
 from llmrl.solvers.bounded import bounded
 from llmrl.solvers.neumann import neumann
 from llmrl.solvers.operators import damped, hessian, is_automatic
+from llmrl.solvers.reduction import reduction
 from llmrl.types import HypergradientInfo, LinearOperator, MetaGradient, MetaProblem, Scalar, Solver
 
 AUTO_DAMPING_PRODUCTS = 10
@@ -42,6 +43,7 @@ def implicit_gradient(
     key: PRNGKeyArray,
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None,
     max_ratio: Number | None = 10.0,
+    outer_gradient: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
 ) -> tuple[PyTree, HypergradientInfo]:
     """d outer(theta*(phi), phi) / d phi at ``theta = theta*(phi)``, by the implicit function theorem.
 
@@ -63,6 +65,7 @@ def implicit_gradient(
         key: for solvers that draw, and for automatic damping.
         operator: ``(theta, phi) -> LinearOperator`` in place of H, such as a ``fisher``; None means H.
         max_ratio: the bound on |x| / |g|, above 0, shape []; None means none. See ``bounded``.
+        outer_gradient: the gradient of ``outer_loss`` in theta and in phi, where it is at hand.
 
     Returns:
         The gradient, structured like ``phi``, and how the solve went. ``info.residual_norm`` is relative to the damped
@@ -75,13 +78,17 @@ def implicit_gradient(
     Reference: the seed paper, equations 6 and 12; Lorraine, Vicol and Duvenaud (2020), theorem 1.
     """
     damping_key, solver_key = jax.random.split(key)
-    g, direct = jax.grad(outer_loss, argnums=(0, 1))(theta, phi)
-    curvature = hessian(lambda t: inner_loss(t, phi), theta) if operator is None else operator(theta, phi)
-    curvature, used_damping = damped(curvature, damping, damping_key, g, AUTO_DAMPING_PRODUCTS)
+    g, direct = (outer_gradient or jax.grad(outer_loss, argnums=(0, 1)))(theta, phi)
     guarded = solver if max_ratio is None else bounded(solver, max_ratio)
-    found = guarded(curvature, g, solver_key)
+    # Products with a curvature are differences of nearly equal numbers; on a GPU they would be rounded to 10 bits.
+    with jax.default_matmul_precision("highest"):
+        curvature = hessian(lambda t: inner_loss(t, phi), theta) if operator is None else operator(theta, phi)
+        space = reduction(curvature, g, solver.krylov_products)
+        curvature, used_damping = damped(space.operator, damping, damping_key, space.b, AUTO_DAMPING_PRODUCTS)
+        found = guarded(curvature, space.b, solver_key)
+        x = space.lift(found.x)
     mixed_product = _difference_product if solver.mixed_by_difference else _exact_product
-    gradient = optax.tree.sub(direct, mixed_product(inner_loss, theta, phi, found.x))
+    gradient = optax.tree.sub(direct, mixed_product(inner_loss, theta, phi, x))
 
     g_norm = trees.norm(g)
     return gradient, HypergradientInfo(
@@ -89,7 +96,7 @@ def implicit_gradient(
         num_matvecs=found.num_matvecs + jnp.int32(AUTO_DAMPING_PRODUCTS if is_automatic(damping) else 0),
         was_cut=found.was_cut,
         damping=jnp.asarray(used_damping).astype(g_norm.dtype),
-        solution_norm=trees.norm(found.x) / jnp.where(g_norm > 0, g_norm, 1),
+        solution_norm=trees.norm(x) / jnp.where(g_norm > 0, g_norm, 1),
         outer_gradient_norm=g_norm,
     )
 
@@ -128,6 +135,7 @@ def implicit(
             key=key,
             operator=problem.operator,
             max_ratio=max_ratio,
+            outer_gradient=problem.outer_gradient,
         )
 
     return meta_gradient
@@ -248,7 +256,7 @@ def explicit() -> MetaGradient:
         problem: MetaProblem, theta: PyTree, phi: PyTree, key: PRNGKeyArray
     ) -> tuple[PyTree, HypergradientInfo]:
         del key
-        g, gradient = jax.grad(problem.outer_loss, argnums=(0, 1))(theta, phi)
+        g, gradient = (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(theta, phi)
         g_norm = trees.norm(g)
         zero = jnp.zeros_like(g_norm)
         return gradient, HypergradientInfo(zero, jnp.int32(0), zero, zero, zero, outer_gradient_norm=g_norm)

@@ -139,6 +139,17 @@ class Report:
 
 
 @dataclass(frozen=True)
+class Status:
+    """What ``llmrl status`` is asked.
+
+    Attributes:
+        runs: run directories, directories that hold some, or glob patterns; on the command line they need no key.
+    """
+
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Reproduction:
     """What ``llmrl figure`` is asked.
 
@@ -172,6 +183,7 @@ SCHEMAS: dict[str, type] = {
     "label": Label,
     "bench": Bench,
     "report": Report,
+    "status": Status,
     "figure": Reproduction,
 }
 """The typed settings behind each primary config file."""
@@ -296,6 +308,14 @@ def to_report(node: DictConfig) -> Report:
         raise ValueError("report needs a run's directory, or one that holds some: llmrl report runs")
     if len(request.dims) not in (0, 2):
         raise ValueError(f"dims must be two components of the observation, got {list(request.dims)}")
+    return request
+
+
+def to_status(node: DictConfig) -> Status:
+    """A ``Status`` from what Hydra composed."""
+    request = Status(tuple(_container(node)["runs"]))
+    if not request.runs:
+        raise ValueError("status needs a run's directory, or one that holds some: llmrl status runs")
     return request
 
 

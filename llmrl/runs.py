@@ -8,6 +8,7 @@
     curves.png       the picture of them
     evaluation.json  what the last evaluation found, where there was one
     tracked.json     what ``llmrl.trackers`` has sent, where there are any
+    failed.txt       why the last process that worked here failed, where it did
     .lock            which process holds the directory
 
 A process opens the directory, restores, records after every chunk, and finishes.
@@ -22,7 +23,7 @@ import os
 import shutil
 import socket
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -34,6 +35,8 @@ from llmrl import checkpoint, metrics
 from llmrl.analysis import plots
 from llmrl.config import Config, from_dict
 from llmrl.language import Table, load, save
+
+FAILURE = "failed.txt"
 
 NOT_COMPARED = ("run_dir", "resume", "progress", "track")
 """Settings, or sections of them, that change nothing about a run's numbers."""
@@ -94,7 +97,32 @@ def open_run(config: Config) -> Iterator[Run]:
     with _locked(path):
         with _told_when_full(path):
             _claim(path, config)
-        yield Run(path, config, (path / "summary.json").exists())
+        (path / FAILURE).unlink(missing_ok=True)
+        try:
+            yield Run(path, config, (path / "summary.json").exists())
+        except Exception as error:
+            with suppress(OSError):  # a disk that is full has no room for this either
+                metrics.replace_file(path / FAILURE, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
+            raise
+
+
+def failure(path: Path) -> str | None:
+    """Why the last process that worked in a run directory failed, in a line; None where it did not."""
+    file = path / FAILURE
+    return file.read_text().strip() if file.is_file() else None
+
+
+def holder(path: Path) -> str | None:
+    """Which process is at work in a run directory, in words; None where there is none."""
+    lock = path / ".lock"
+    if not lock.is_file():
+        return None
+    with lock.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return file.read().strip() or "another process"
+    return None
 
 
 def load_run(run_dir: str | Path) -> Run:

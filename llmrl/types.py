@@ -337,6 +337,18 @@ MatVec: TypeAlias = Callable[[PyTree], PyTree]
 """A linear map from a pytree of floats to one of the same structure."""
 
 
+class SampleGradients(NamedTuple):
+    """One layer in the gradients of single samples: its kernel's is the outer product of both, its bias's ``slope``.
+
+    Attributes:
+        input: what the layer multiplies with its kernel, [s, i]; None where there is a bias alone.
+        slope: the gradient of what the layer gives before any nonlinearity, [s, o].
+    """
+
+    input: Float[Array, "s i"] | None
+    slope: Float[Array, "s o"]
+
+
 class LinearSolution(NamedTuple):
     """What a solver found, and how well.
 
@@ -363,15 +375,34 @@ class LinearOperator(NamedTuple):
         diagonal: ``() -> diag(A)`` as a pytree, where it is cheaper or better than probing for it.
         factors: ``() -> (scores, weights)`` with A = sum_i weights_i scores_i scores_i^T; scores are a pytree with a
             leading sample axis, weights has shape [samples].
+        dot: ``(v, w) -> scalar``, the inner product under which A is symmetric; None means that of the numbers.
+        reduce: ``(b, products) -> Reduction``, where there is a smaller space to solve in; None in place of it where so
+            few products are cheaper as they are.
     """
 
     matvec: MatVec
     gradient: Callable[[PyTree], PyTree] | None = None
     diagonal: Callable[[], PyTree] | None = None
     factors: Callable[[], tuple[PyTree, Float[Array, " samples"]]] | None = None
+    dot: Callable[[PyTree, PyTree], Scalar] | None = None
+    reduce: Callable[[PyTree, int], Reduction | None] | None = None
 
     def __call__(self, v: PyTree) -> PyTree:
         return self.matvec(v)
+
+
+class Reduction(NamedTuple):
+    """A linear system in coordinates of a smaller space, which holds the right-hand side and which A does not leave.
+
+    Attributes:
+        operator: A in these coordinates, with the inner product that they have.
+        b: the right-hand side's coordinates.
+        lift: coordinates -> the vector that they stand for.
+    """
+
+    operator: LinearOperator
+    b: PyTree
+    lift: Callable[[PyTree], PyTree]
 
 
 class Solver(NamedTuple):
@@ -381,10 +412,13 @@ class Solver(NamedTuple):
         solve: ``(matvec, b, key) -> LinearSolution``; ``matvec`` is any callable or a ``LinearOperator``.
         mixed_by_difference: whether the mixed derivative that follows should be a difference of two gradients too (the
             paper's Algorithm 1) instead of one exact vector-Jacobian product.
+        krylov_products: for a solver that asks for nothing but products and inner products, and so finds x among b,
+            A b, A^2 b, ...: how many products it spends; 0 for any other.
     """
 
     solve: Callable[[MatVec, PyTree, PRNGKeyArray], LinearSolution]
     mixed_by_difference: bool = False
+    krylov_products: int = 0
 
     def __call__(self, matvec: MatVec, b: PyTree, key: PRNGKeyArray) -> LinearSolution:
         return self.solve(matvec, b, key)
@@ -421,6 +455,8 @@ class MetaProblem(NamedTuple):
         operator: ``(theta, phi) -> LinearOperator``, the curvature to invert; None means the Hessian of ``inner_loss``.
         past: the inner updates that led to the present theta, for gradients that follow them; None where nobody keeps
             them.
+        outer_gradient: ``(theta, phi) -> (in theta, in phi)``, the gradient of ``outer_loss`` where it is at hand, else
+            None.
     """
 
     inner_loss: Callable[[PyTree, PyTree], Scalar]
@@ -428,6 +464,7 @@ class MetaProblem(NamedTuple):
     inner_step: Callable[[PyTree, PyTree], PyTree]
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None
     past: PastSteps | None = None
+    outer_gradient: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None
 
 
 class HypergradientInfo(NamedTuple):

@@ -13,6 +13,7 @@ import pytest
 
 import llmrl
 from llmrl import overrides, runs
+from llmrl.devices import seed_bytes, seed_mesh, seeds_at_once
 from llmrl.envs import HOST_ENVIRONMENTS
 from llmrl.train import chunk_lengths, make_environment, make_trainer, train
 
@@ -193,6 +194,24 @@ def test_a_seed_alone_is_the_seed_among_others(in_memory):
     alone = train(llmrl.compose(*TINY, "method=add", "seeds=1"))
     first = {name: curves[:1] for name, curves in in_memory.metrics.items()}
     assert_same_metrics(alone.metrics, first, rtol=1e-4, atol=1e-5)
+
+
+def test_seeds_one_after_the_other_are_the_seeds_side_by_side(in_memory):
+    batched = train(llmrl.compose(*TINY, "method=add", "seeds_per_batch=1"))
+    assert_same_metrics(batched.metrics, in_memory.metrics, rtol=1e-4, atol=1e-5)
+
+
+def test_as_many_seeds_at_once_as_memory_should_hold(monkeypatch):
+    config = llmrl.compose(*TINY, "method=ppo", "seeds=12")
+    spec, mesh = make_environment(config).spec, seed_mesh(config)
+    for memory, expected in ((1e12, 12), (2 * 7 * seed_bytes(config, spec), 6), (0, 1)):
+        monkeypatch.setattr(sys.modules["llmrl.devices"], "_memory", lambda mesh, memory=memory: memory)
+        assert seeds_at_once(config, spec, mesh) == expected
+    larger = llmrl.compose(*TINY, "method=ppo", "ppo.num_envs=64")
+    assert seed_bytes(larger, spec) > seed_bytes(config, spec)
+    for asked, expected in ((5, 5), (50, 12)):
+        asking = llmrl.compose(*TINY, "method=ppo", "seeds=12", f"seeds_per_batch={asked}")
+        assert seeds_at_once(asking, spec, mesh) == expected
 
 
 def test_two_devices_train_what_one_trains():

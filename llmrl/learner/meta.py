@@ -96,7 +96,12 @@ class Record(NamedTuple):
 
 def split_evidence(data: Evidence) -> Evidence:
     """What is known of each half of the environments, stacked on a new leading axis."""
-    return Evidence(split_rollout(data.rollout), halves(data.values, 1))
+    return Evidence(split_rollout(data.rollout), halves(data.values, 1), halves(data.advantage, 1))
+
+
+def _exchanged(tree: PyTree) -> PyTree:
+    """To each half what belongs to the other."""
+    return jax.tree.map(lambda x: x[::-1], tree)
 
 
 def _products(first: PyTree, second: PyTree, group: str) -> Array:
@@ -235,19 +240,36 @@ def make_meta(
     def hypergradients(state, phis, states, params, fresh, key):
         """One estimate, or two stacked ones."""
 
-        def estimate(inner_data, outer_data, key):
-            problem_key, solve_key = jax.random.split(key)
-            meta_problem = make_problem(
-                inner, inner_data, outer_data, states, state.outer_scale, problem_key, past=past, **problem
+        def problem_of(inner_data, outer_data, key, known=None):
+            return make_problem(
+                inner,
+                inner_data,
+                outer_data,
+                states,
+                state.outer_scale,
+                key,
+                past=past,
+                outer_gradient=known,
+                **problem,
             )
-            return gradient(meta_problem, params.actor, phis, solve_key)
+
+        def estimate(inner_data, outer_data, key, known=None):
+            problem_key, solve_key = jax.random.split(key)
+            return gradient(problem_of(inner_data, outer_data, problem_key, known), params.actor, phis, solve_key)
+
+        def own_gradient(data, key):
+            loss = problem_of(data, data, key).outer_loss
+            return jax.grad(loss, argnums=(0, 1))(params.actor, phis)
 
         past = state.memory if follows_updates else None
         inner_data = evidence(params, merge(state.memory)) if kept and not follows_updates else fresh
         if not cross_fitting:
             return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
-        other = jax.tree.map(lambda x: x[::-1], split_evidence(fresh))
-        return jax.vmap(estimate)(split_evidence(inner_data), other, jax.random.split(key))
+        mine, keys = split_evidence(fresh), jax.random.split(key)
+        # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
+        # is compiled once.
+        known = _exchanged(jax.vmap(own_gradient)(mine, keys))
+        return jax.vmap(estimate)(split_evidence(inner_data), _exchanged(mine), keys, known)
 
     def step(state, phis, states, params, fresh, key):
         estimates, info = hypergradients(state, phis, states, params, fresh, key)
@@ -288,7 +310,8 @@ def make_meta(
             state = state._replace(memory=remember(state.memory, rollout))
         # The critic is asked once, about the whole rollout; halves are taken of its answers.
         fresh = evidence(params, rollout)
-        now = deviation(task_advantage(inner, fresh))
+        fresh = fresh._replace(advantage=task_advantage(inner, fresh))
+        now = deviation(fresh.advantage)
         state = state._replace(
             outer_scale=running_peak(state.outer_scale, now, scale_decay),
             since=state.since + 1.0,

@@ -53,10 +53,14 @@ class UpdateInfo(NamedTuple):
 def shuffled_indices(key: PRNGKeyArray, num_epochs: int, size: int) -> Array:
     """A uniform permutation of 0 .. size - 1 for every epoch, [num_epochs, size].
 
-    One sort of 32 random bits each, where ``jax.random.permutation`` sorts several times to exclude ties: two of 2048
-    draws tie once in two thousand epochs, and keep their order then.
+    One sort of words whose upper bits are random and whose lower ones are the index: to sort numbers that carry
+    nothing along is four times as cheap. Ties of the random bits, of which 21 are left for 2048 samples and 16 for
+    65,536, keep their order.
     """
-    return jnp.argsort(jax.random.bits(key, (num_epochs, size)), axis=-1)
+    index_bits = max(1, (size - 1).bit_length())
+    random = jax.random.bits(key, (num_epochs, size)) >> index_bits << index_bits
+    words = jax.lax.sort(random | jnp.arange(size, dtype=jnp.uint32), is_stable=False)
+    return (words & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)
 
 
 def make_update(

@@ -45,14 +45,26 @@ def viewing(policy: Policy, view: View | None, phis: Sequence[PyTree]) -> Policy
     """The policy as a function of the environment's own observations, at given parameters of the streams."""
     if view is None:
         return policy
-    return Policy(policy.init, lambda theta, obs: policy.distribution(theta, view.of(phis, obs)))
+    gradients = policy.gradients
+    return Policy(
+        policy.init,
+        lambda theta, obs: policy.distribution(theta, view.of(phis, obs)),
+        gradients and (lambda theta, obs, action: gradients(theta, view.of(phis, obs), action)),
+    )
 
 
 class Evidence(NamedTuple):
-    """A rollout and what the critics say of it."""
+    """A rollout and what the critics say of it.
+
+    Attributes:
+        rollout: the rollout.
+        values: the critics' answers.
+        advantage: of the bare task, [t, n]; None leaves it to whoever asks.
+    """
 
     rollout: Rollout
     values: Values
+    advantage: Float[Array, "*b t n"] | None = None
 
 
 class InnerUpdate(NamedTuple):
@@ -95,6 +107,8 @@ def inner_advantage(
 
 def task_advantage(inner: InnerProblem, data: Evidence) -> Float[Array, "t n"]:
     """The bare task's advantage, stream 0."""
+    if data.advantage is not None:
+        return data.advantage
     return stream_advantage(task_signal(data.rollout, inner.discount), data.values, 0, data.rollout, inner.gae_lambda)
 
 
@@ -146,6 +160,7 @@ def make_problem(
     crowding: float | Scalar = 0.0,
     penalty: Callable[[Sequence[PyTree]], Scalar] = lambda phis: jnp.zeros(()),
     past: InnerUpdate | None = None,
+    outer_gradient: tuple[PyTree, PyTree] | None = None,
 ) -> MetaProblem:
     """Reinforcement learning as a bi-level problem over (theta = the actor's parameters, phi = all streams'
     parameters).
@@ -165,6 +180,8 @@ def make_problem(
         crowding: see ``inner_advantage``.
         penalty: regulariser of phi, part of L_prim.
         past: remembered inner updates, oldest first, [b, ...].
+        outer_gradient: the gradient of L_prim in theta and in phi at the point where a hypergradient will be asked for,
+            where somebody has it already.
 
     Returns:
         The problem; its losses are minimised.
@@ -205,12 +222,15 @@ def make_problem(
         def one_log_likelihood(point, one_obs, one_action):
             return policy.distribution(point, one_obs).log_prob(one_action)
 
+        samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, action))
+        gradients = policy.gradients
+
         def scores():
-            samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, action))
             return jax.vmap(jax.grad(one_log_likelihood), in_axes=(None, 0, 0))(theta, *samples)
 
         if curvature == "fisher":
-            return fisher(log_likelihood, theta, scores=scores)
+            layers = gradients and (lambda: gradients(theta, *samples))
+            return fisher(log_likelihood, theta, scores=scores, layers=layers)
         # Score outer products alone make the diagonal and the factors (the paper's A.1); the products know the whole
         # Hessian.
         products = fisher(log_likelihood, theta, weights=-advantage_part.reshape(-1), scores=scores)
@@ -221,4 +241,10 @@ def make_problem(
     steps = None
     if past is not None:
         steps = PastSteps(past_step, past.theta, past.phis, (past.evidence, past.states), past.taken)
-    return MetaProblem(inner_loss, outer_loss, inner_step, operator, steps)
+
+    def known_gradient(theta, phis):
+        del theta, phis
+        return outer_gradient
+
+    known = None if outer_gradient is None else known_gradient
+    return MetaProblem(inner_loss, outer_loss, inner_step, operator, steps, known)

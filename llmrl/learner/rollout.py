@@ -13,6 +13,7 @@ from llmrl.envs.base import clip_action
 from llmrl.learner.resets import PoolStatistics, Resets, make_resets, start_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
+from llmrl.ops.packing import packing
 from llmrl.types import Environment, EnvState, HostEnvironment, Rollout, Scalar, Transition
 
 
@@ -96,8 +97,11 @@ def collect(
     resets = fresh_starts(env, reset_key, num_steps, num_envs)
     step_keys = jax.random.split(step_key, (num_steps, num_envs))
 
+    start = acting.env_state, acting.obs, resets.start
+    pack, unpack = packing(start)
+
     def one_step(carry, draws):
-        env_state, obs, carried = carry
+        env_state, obs, carried = unpack(carry)
         noise_t, draw, keys = draws
         distribution = policy.distribution(params, obs)
         action = distribution.sample(noise_t)
@@ -115,10 +119,11 @@ def collect(
             state_key=step.state_key,
             event=step.event,
         )
-        return (env_state, next_obs, carried), transition
+        # What is recorded stays apart: each field is written where it is computed, at once.
+        return pack((env_state, next_obs, carried)), transition
 
-    start = acting.env_state, acting.obs, resets.start
-    (env_state, obs, carried), steps = jax.lax.scan(one_step, start, (noise[:-1], resets.draws, step_keys))
+    carry, steps = jax.lax.scan(one_step, pack(start), (noise[:-1], resets.draws, step_keys))
+    env_state, obs, carried = unpack(carry)
     steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)

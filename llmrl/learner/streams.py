@@ -49,30 +49,32 @@ def signals(
 
 
 def stream_advantage(signal: Signal, values: Values, head: int, rollout: Rollout, gae_lambda) -> Float[Array, "t n"]:
-    """Generalised advantage of one stream, by its own head.
-
-    A signal that a termination does not end goes on with the fresh episode, whose first state is the next one acted in.
-    After a rollout's last step that state is not known; the terminal observation stands in for it.
-    """
-    steps, now, after = rollout.steps, values.now[..., head], values.next[..., head]
-    goes_on = steps.terminated & (signal.discount != 0)
-    following = jnp.concatenate([now[1:], after[-1:]])
-    return generalized_advantage(
-        signal.reward,
-        signal.discount,
-        now,
-        jnp.where(goes_on, following, after),
-        (steps.terminated | steps.truncated) & ~goes_on,
-        gae_lambda,
-    )
+    """Generalised advantage of one stream, by its own head; see ``stream_advantages``."""
+    chosen = Values(values.now[..., head : head + 1], values.next[..., head : head + 1])
+    return stream_advantages([signal], chosen, rollout, gae_lambda)[..., 0]
 
 
 def stream_advantages(
     all_signals: Sequence[Signal], values: Values, rollout: Rollout, gae_lambda
 ) -> Float[Array, "t n k"]:
-    """Generalised advantages of all streams."""
-    return jnp.stack(
-        [stream_advantage(s, values, head, rollout, gae_lambda) for head, s in enumerate(all_signals)], axis=-1
+    """Generalised advantages of all streams, each by its own head.
+
+    A signal that a termination does not end goes on with the fresh episode, whose first state is the next one acted in.
+    After a rollout's last step that state is not known; the terminal observation stands in for it.
+    """
+    # Side by side: a recursion over time costs its number of steps, hardly what it carries.
+    reward = jnp.stack([signal.reward for signal in all_signals], axis=-1)
+    discount = jnp.stack([signal.discount for signal in all_signals], axis=-1)
+    steps = rollout.steps
+    goes_on = steps.terminated[..., None] & (discount != 0)
+    following = jnp.concatenate([values.now[1:], values.next[-1:]])
+    return generalized_advantage(
+        reward,
+        discount,
+        values.now,
+        jnp.where(goes_on, following, values.next),
+        (steps.terminated | steps.truncated)[..., None] & ~goes_on,
+        gae_lambda,
     )
 
 

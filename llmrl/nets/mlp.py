@@ -12,15 +12,18 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.ops.codes import decode, num_features
-from llmrl.ops.distributions import Categorical, DiagonalGaussian
-from llmrl.types import Box, Discrete, EnvSpec
+from llmrl.ops.distributions import Categorical, DiagonalGaussian, normalized_logits
+from llmrl.types import Box, Discrete, EnvSpec, SampleGradients
 
 
 class Policy(NamedTuple):
-    """``init(key) -> params``; ``distribution(params, obs [..., *obs]) -> Categorical | DiagonalGaussian``."""
+    """``init(key) -> params``; ``distribution(params, obs [..., *obs]) -> Categorical | DiagonalGaussian``;
+    ``gradients(params, obs [s, *obs], action [s, ...])``: of log pi(a|s) in all parameters, sample by sample and layer
+    by layer; None where nobody wrote them down."""
 
     init: Callable[[PRNGKeyArray], PyTree]
     distribution: Callable[[PyTree, Shaped[Array, "..."]], Categorical | DiagonalGaussian]
+    gradients: Callable[[PyTree, Shaped[Array, "s ..."], Shaped[Array, "s ..."]], list[SampleGradients]] | None = None
 
 
 class Critic(NamedTuple):
@@ -118,13 +121,38 @@ def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | A
             params["log_std"] = jnp.full(spec.action.dim, initial_log_std, jnp.float32)
         return params
 
-    def distribution(params, obs):
-        out = apply_net(params["net"], _features(spec, obs))
+    def of_output(params, out):
         if isinstance(spec.action, Discrete):
-            return Categorical(jax.nn.log_softmax(out))
+            return Categorical(normalized_logits(out))
         return DiagonalGaussian(out, jnp.broadcast_to(params["log_std"], out.shape))
 
-    return Policy(init, distribution)
+    def distribution(params, obs):
+        return of_output(params, apply_net(params["net"], _features(spec, obs)))
+
+    def gradients(params, obs, action):
+        features, depth, samples = _features(spec, obs), len(hidden) + 1, action.shape[0]
+
+        def log_prob(offsets):
+            out, inputs = _taken_apart(params["net"], features, offsets[:depth])
+            at = params if depth == len(offsets) else params | {"log_std": params["log_std"] + offsets[depth]}
+            return jnp.sum(of_output(at, out).log_prob(action)), inputs
+
+        widths = [*hidden, outputs] + ([] if isinstance(spec.action, Discrete) else [outputs])
+        slopes, inputs = jax.grad(log_prob, has_aux=True)([jnp.zeros((samples, width)) for width in widths])
+        return [SampleGradients(inputs[i] if i < depth else None, slope) for i, slope in enumerate(slopes)]
+
+    return Policy(init, distribution, gradients)
+
+
+def _taken_apart(params: PyTree, x: Array, offsets: Sequence[Array]) -> tuple[Array, list[Array]]:
+    """What an ``_MLP`` gives with something added before each nonlinearity, and what each layer was given."""
+    inputs = []
+    for i, offset in enumerate(offsets):
+        inputs.append(x)
+        layer = params["params"][f"Dense_{i}"]
+        x = x @ layer["kernel"] + layer["bias"] + offset
+        x = jnp.tanh(x) if i + 1 < len(offsets) else x
+    return x, inputs
 
 
 def make_critic(spec: EnvSpec, hidden: Sequence[int], num_heads: int) -> Critic:

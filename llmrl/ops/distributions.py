@@ -5,6 +5,8 @@ Sampling takes its noise as an argument, so that a rollout can draw all of it at
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -12,9 +14,41 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from llmrl.ops.losses import held_constant
 from llmrl.types import Box, Discrete
 
 _LOG_2PI = float(np.log(2.0 * np.pi))
+
+
+FEW = 8
+"""So many actions or fewer are summed over one by one: a reduction ends a fused loop, and is slow over a short axis."""
+
+
+def _reduced(over: Callable[[Array, Array], Array], whole: Callable[..., Array], x: Float[Array, "*b a"]) -> Array:
+    """A reduction of the last axis, which stays with length 1."""
+    if x.shape[-1] > FEW:
+        return whole(x, axis=-1, keepdims=True)
+    return functools.reduce(over, [x[..., i : i + 1] for i in range(x.shape[-1])])
+
+
+def _summed(x: Float[Array, "*b a"]) -> Float[Array, "*b"]:
+    return _reduced(jnp.add, jnp.sum, x)[..., 0]
+
+
+def _index_of_largest(x: Float[Array, "*b a"]) -> Int[Array, "*b"]:
+    if x.shape[-1] > FEW:
+        return jnp.argmax(x, axis=-1)
+    largest, index = x[..., 0], jnp.zeros(x.shape[:-1], jnp.int32)
+    for i in range(1, x.shape[-1]):
+        index = jnp.where(x[..., i] > largest, i, index)
+        largest = jnp.maximum(x[..., i], largest)
+    return index
+
+
+def normalized_logits(x: Float[Array, "*b a"]) -> Float[Array, "*b a"]:
+    """Log-probabilities, [..., a], for any x that is right up to a constant."""
+    x = x - held_constant(_reduced(jnp.maximum, jnp.max, x))
+    return x - jnp.log(_reduced(jnp.add, jnp.sum, jnp.exp(x)))
 
 
 class Categorical(NamedTuple):
@@ -28,7 +62,7 @@ class Categorical(NamedTuple):
 
     def sample(self, noise: Float[Array, "*b a"]) -> Int[Array, "*b"]:
         """The action for standard Gumbel noise, [..., a]."""
-        return jnp.argmax(self.logits + noise, axis=-1)
+        return _index_of_largest(self.logits + noise)
 
     def mode(self) -> Int[Array, "*b"]:
         return jnp.argmax(self.logits, axis=-1)
@@ -36,10 +70,10 @@ class Categorical(NamedTuple):
     def log_prob(self, action: Int[Array, "*b"]) -> Float[Array, "*b"]:
         # A one-hot product differentiates twice into products; a gather would become a scatter on the way back.
         chosen = jax.nn.one_hot(action, self.logits.shape[-1], dtype=self.logits.dtype)
-        return jnp.sum(self.logits * chosen, axis=-1)
+        return _summed(self.logits * chosen)
 
     def entropy(self) -> Float[Array, "*b"]:
-        return -jnp.sum(jnp.exp(self.logits) * self.logits, axis=-1)
+        return -_summed(jnp.exp(self.logits) * self.logits)
 
 
 class DiagonalGaussian(NamedTuple):

@@ -29,7 +29,7 @@ MEASURES = {
 }
 """What shows progress where it is not the return."""
 
-NO_SETTING = ("run_dir", "resume", "progress", "devices", "num_chunks", "seed", "seeds")
+NO_SETTING = ("run_dir", "resume", "progress", "devices", "seeds_per_batch", "num_chunks", "seed", "seeds")
 """Settings that do not make two runs different methods; runs that differ in seeds alone are put together."""
 
 

@@ -140,8 +140,9 @@ def _peak(sums: Float[Array, "t n *m"]) -> Float[Array, "*m"]:
 def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda, memory: float) -> TrustState:
     steps = rollout.steps
     decay = jnp.where(steps.terminated | steps.truncated, 0.0, signal.discount * gae_lambda)
-    task = discounted_sum(signal.reward, decay)
-    source = discounted_sum(steps.aux, jnp.broadcast_to(decay[..., None], steps.aux.shape))
+    paid = jnp.concatenate([signal.reward[..., None], steps.aux], axis=-1)
+    sums = discounted_sum(paid, jnp.broadcast_to(decay[..., None], paid.shape))
+    task, source = sums[..., 0], sums[..., 1:]
     task_peak = running_peak(state.task_peak, _peak(task), memory)
     source_peak = running_peak(state.source_peak, _peak(source), memory)
     return state._replace(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.core
@@ -18,6 +18,42 @@ from llmrl.types import LinearOperator, LinearSolution, MatVec, Scalar
 
 Number: TypeAlias = int | float | np.number | Scalar
 """A setting of a solver: a plain number, or an array of shape [], traced or not."""
+
+
+class Geometry(NamedTuple):
+    """How long vectors are, and at what angles.
+
+    Attributes:
+        dot: ``(v, w) -> <v, w>``.
+        norm: ``v -> |v|``; infinite or NaN if an element is, or if the norm itself cannot be represented.
+        normalized: ``v -> (v / |v|, |v|)``; zero stays zero.
+    """
+
+    dot: Callable[[PyTree, PyTree], Scalar]
+    norm: Callable[[PyTree], Scalar]
+    normalized: Callable[[PyTree], tuple[PyTree, Scalar]]
+
+
+def geometry(matvec: MatVec) -> Geometry:
+    """The geometry in which an operator is symmetric: that of the numbers, unless it brings an inner product along."""
+    own = matvec.dot if isinstance(matvec, LinearOperator) else None
+    if own is None:
+        return Geometry(trees.dot, trees.norm, trees.normalized)
+    dot = own
+
+    def norm(v: PyTree) -> Scalar:
+        # As ``trees.norm``: neither overflow nor underflow of squares. Rounding may leave a square below zero.
+        largest = optax.tree.norm(v, ord=jnp.inf)
+        unit = jnp.where(jnp.isfinite(largest) & (largest > 0), largest, 1)
+        scaled = jax.tree.map(lambda x: x / unit, v)
+        squared = dot(scaled, scaled)
+        return unit * jnp.sqrt(jnp.where(squared < 0, 0, squared))
+
+    def normalized(v: PyTree) -> tuple[PyTree, Scalar]:
+        size = norm(v)
+        return trees.scale(v, jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)), size
+
+    return Geometry(dot, norm, normalized)
 
 
 def solution(
@@ -34,8 +70,9 @@ def solution(
         num_matvecs: products spent on finding ``x``, shape [].
         was_cut: whether a guard changed ``x``, shape [].
     """
-    error = trees.norm(optax.tree.sub(matvec(x), b))
-    size = trees.norm(b)
+    norm = geometry(matvec).norm
+    error = norm(optax.tree.sub(matvec(x), b))
+    size = norm(b)
     return LinearSolution(
         x=x,
         residual_norm=error / jnp.where(size > 0, size, 1),

@@ -7,7 +7,7 @@ import optax
 from jaxtyping import PRNGKeyArray, PyTree
 
 from llmrl.ops import trees
-from llmrl.solvers.base import Number, checked_number, solution
+from llmrl.solvers.base import Number, checked_number, geometry, solution
 from llmrl.types import LinearSolution, MatVec, Solver
 
 
@@ -29,9 +29,10 @@ def bounded(solver: Solver, max_ratio: Number = 10.0) -> Solver:
 
     def solve(matvec: MatVec, b: PyTree, key: PRNGKeyArray) -> LinearSolution:
         found = solver(matvec, b, key)
-        length = trees.norm(found.x)
+        norm = geometry(matvec).norm
+        length = norm(found.x)
         bound = jnp.asarray(max_ratio).astype(length.dtype)
-        longest = bound * trees.norm(b)
+        longest = bound * norm(b)
         finite, long = jnp.isfinite(length), length > longest
         cut = trees.scale(found.x, jnp.where(long, longest / jnp.where(long, length, 1), 1))
         first_order = trees.scale(b, jnp.minimum(bound, 1))
@@ -40,4 +41,4 @@ def bounded(solver: Solver, max_ratio: Number = 10.0) -> Solver:
         was_cut = (found.was_cut > 0) | long | ~finite
         return solution(matvec, x, b, found.num_matvecs, was_cut)
 
-    return Solver(solve, solver.mixed_by_difference)
+    return solver._replace(solve=solve)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from llmrl.ops import trees
-from llmrl.solvers.base import Number, checked_integer, checked_number, solution
+from llmrl.solvers.base import Number, checked_integer, checked_number, geometry, solution
 from llmrl.types import LinearSolution, MatVec, Scalar, Solver
 
 
@@ -63,33 +63,35 @@ def conjugate_gradient(num_steps: int = 10, tolerance: Number = 1e-5) -> Solver:
     def solve(matvec: MatVec, b: PyTree, key: PRNGKeyArray) -> LinearSolution:
         del key
         # Squares of a policy gradient that has all but vanished would underflow; those of a unit vector do not.
-        unit, size = trees.normalized(b)
+        dot, _, normalized = geometry(matvec)
+        unit, size = normalized(b)
         precision = float(jnp.finfo(size.dtype).eps)
         target = jnp.maximum(jnp.asarray(tolerance).astype(size.dtype), precision)
 
         def step(now: _Progress, _: None) -> tuple[_Progress, None]:
             return _step(matvec, now, target, precision), None
 
-        squared = trees.dot(unit, unit)
+        squared = dot(unit, unit)
         no = jnp.asarray(False)
         start = _Progress(optax.tree.zeros_like(b), unit, unit, squared, jnp.sqrt(squared) > target, no, jnp.int32(0))
         end, _ = jax.lax.scan(step, start, None, length=num_steps)
         return solution(matvec, trees.scale(end.x, size), b, end.products, end.blocked)
 
-    return Solver(solve)
+    return Solver(solve, krylov_products=num_steps + 1)
 
 
 def _step(matvec: MatVec, now: _Progress, target: Scalar, precision: Number) -> _Progress:
+    dot, norm, _ = geometry(matvec)
     product = matvec(now.direction)
-    curvature = trees.dot(now.direction, product)
-    product_norm = trees.norm(product)
+    curvature = dot(now.direction, product)
+    product_norm = norm(product)
     # Relative to what rounding alone can make of the inner product, and not to the number of parameters: a bound that
     # grows with it refuses well-conditioned but weakly curved problems.
-    curved = curvature > precision * trees.norm(now.direction) * product_norm
+    curved = curvature > precision * norm(now.direction) * product_norm
     moves = now.active & curved
     length = now.squared / jnp.where(moves, curvature, 1)
     residual = trees.add_scaled(now.residual, -length, product)
-    squared = trees.dot(residual, residual)
+    squared = dot(residual, residual)
     ratio = squared / jnp.where(now.squared > 0, now.squared, 1)
     usable = jnp.isfinite(product_norm) & (product_norm > 0)
     scaled_b = trees.scale(now.direction, 1 / jnp.where(usable, product_norm, 1))

@@ -19,4 +19,4 @@ def identity() -> Solver:
         del key
         return solution(matvec, b, b, 0)
 
-    return Solver(solve)
+    return Solver(solve, krylov_products=1)

@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from llmrl.ops import trees
-from llmrl.solvers.base import Number, checked_integer, checked_number, is_automatic, required, solution
+from llmrl.solvers.base import Number, checked_integer, checked_number, geometry, is_automatic, required, solution
 from llmrl.solvers.operators import extreme_eigenvalues
 from llmrl.types import LinearSolution, MatVec, Scalar, Solver
 
@@ -64,7 +64,7 @@ def neumann(
         x, products, was_cut = richardson(matvec, b, step, num_terms)
         return solution(matvec, x, b, products + power_iterations * automatic, was_cut)
 
-    return Solver(solve)
+    return Solver(solve, krylov_products=num_terms + power_iterations * automatic + 1)
 
 
 def neumann_finite_difference(
@@ -151,13 +151,14 @@ def richardson(
     Returns:
         x, the products spent until the end or the halt, and whether it was halted.
     """
-    reach = trees.norm(b)
+    norm = geometry(matvec).norm
+    reach = norm(b)
     reach = SLACK * (num_terms + 1) * step_size.astype(reach.dtype) * reach
 
     def one_pass(carry: _Carry, _: None) -> tuple[_Carry, None]:
         x, products, halted = carry
         proposal = trees.add_scaled(x, step_size, optax.tree.sub(b, matvec(x)))
-        halts = halted | ~(trees.norm(proposal) <= reach)  # not `>`: a NaN has to halt
+        halts = halted | ~(norm(proposal) <= reach)  # not `>`: a NaN has to halt
         return (optax.tree.where(halts, x, proposal), products + jnp.int32(~halted), halts), None
 
     start = (trees.scale(b, step_size), jnp.int32(0), jnp.asarray(False))
@@ -167,8 +168,9 @@ def richardson(
 def _automatic_step(
     matvec: MatVec, b: PyTree, key: PRNGKeyArray, iterations: int, max_step_size: Number
 ) -> Float[Array, ""]:
-    noise = trees.normalized(trees.normal_like(key, b))[0]
-    low, high = extreme_eigenvalues(matvec, optax.tree.add(trees.normalized(b)[0], noise), iterations)
+    normalized = geometry(matvec).normalized
+    noise = normalized(trees.normal_like(key, b))[0]
+    low, high = extreme_eigenvalues(matvec, optax.tree.add(normalized(b)[0], noise), iterations)
     radius = jnp.maximum(jnp.abs(low), jnp.abs(high))
     longest = jnp.asarray(max_step_size).astype(radius.dtype)
     # A zero or unusable estimate leaves the longest step.

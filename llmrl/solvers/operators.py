@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -10,8 +10,9 @@ import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from llmrl.ops import trees
-from llmrl.solvers.base import Number, checked_integer, checked_number, is_automatic
-from llmrl.types import LinearOperator, MatVec, Scalar
+from llmrl.solvers.base import Number, checked_integer, checked_number, geometry, is_automatic
+from llmrl.solvers.reduction import on_samples
+from llmrl.types import LinearOperator, MatVec, Reduction, SampleGradients, Scalar
 
 FLOOR = 1e-3
 """Automatic damping is never less than this share of the largest curvature ..."""
@@ -50,6 +51,7 @@ def fisher(
     point: PyTree,
     weights: Float[Array, " samples"] | None = None,
     scores: Callable[[], PyTree] | None = None,
+    layers: Callable[[], Sequence[SampleGradients]] | None = None,
 ) -> LinearOperator:
     """Weighted second moment of the score, ``F = 1/S sum_i w_i u_i u_i^T`` with ``u_i = grad log p_i(point)``.
 
@@ -62,6 +64,7 @@ def fisher(
         scores: the u_i as a pytree with a leading sample axis, where there is a cheaper way to them, such as ``vmap``
             of ``grad`` over examples. ``log_likelihood`` alone cannot be taken apart: without this, ``factors`` and
             ``diagonal`` cost one backward pass over the whole batch for each sample.
+        layers: the u_i layer by layer, where they can be had so: then the operator can ``reduce`` itself.
 
     Returns:
         An operator with ``factors`` and ``diagonal``; both hold samples x parameters numbers. For a diagonal in less
@@ -89,7 +92,11 @@ def fisher(
         u, w = factors()
         return jax.tree.map(lambda leaf: jnp.tensordot(w.astype(leaf.dtype), leaf * leaf, axes=1), u)
 
-    return LinearOperator(matvec=matvec, diagonal=diagonal, factors=factors)
+    def reduce(b: PyTree, products: int) -> Reduction | None:
+        assert layers is not None
+        return on_samples(log_likelihood, point, shares, layers(), b, products)
+
+    return LinearOperator(matvec=matvec, diagonal=diagonal, factors=factors, reduce=None if layers is None else reduce)
 
 
 def damped(
@@ -134,6 +141,7 @@ def damped(
         gradient=gradient and (lambda delta: trees.add_scaled(gradient(delta), value, delta)),
         diagonal=diagonal and (lambda: jax.tree.map(lambda d: d + jnp.asarray(value).astype(d.dtype), diagonal())),
         factors=operator.factors,
+        dot=operator.dot,
     ), value
 
 
@@ -175,15 +183,17 @@ def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple
     """
     checked_integer("iterations", iterations, at_least=1)
 
+    dot, _, normalized = geometry(matvec)
+
     def step(carry: tuple[PyTree, PyTree, Scalar], _: None) -> tuple[tuple[PyTree, PyTree, Scalar], tuple]:
         previous, current, coupling = carry
         product = matvec(current)
-        quotient = trees.dot(current, product)
+        quotient = dot(current, product)
         rest = trees.add_scaled(trees.add_scaled(product, -quotient, current), -coupling, previous)
-        following, next_coupling = trees.normalized(rest)
+        following, next_coupling = normalized(rest)
         return (current, following, next_coupling), (quotient, next_coupling)
 
-    first = trees.normalized(start)[0]
+    first = normalized(start)[0]
     init = (optax.tree.zeros_like(first), first, jnp.zeros((), trees.common_dtype(first)))
     _, (quotients, couplings) = jax.lax.scan(step, init, None, length=iterations)
     # A space that is exhausted early continues with zero vectors, whose quotient, 0, need not lie within the spectrum.

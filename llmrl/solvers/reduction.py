@@ -1,0 +1,97 @@
+"""Linear systems in the space that a batch spans: as many coordinates as samples, however many parameters there are."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PyTree
+
+from llmrl.ops import trees
+from llmrl.types import LinearOperator, MatVec, Reduction, SampleGradients, Scalar
+
+LARGEST = 4096
+"""Most samples: their inner products with each other have to be kept."""
+
+
+def reduction(matvec: MatVec, b: PyTree, products: int) -> Reduction:
+    """A smaller form of ``A x = b`` for a solver that spends so many products, or, where there is none, itself.
+
+    Args:
+        matvec: A, any callable or a ``LinearOperator``.
+        b: the right-hand side.
+        products: as ``Solver.krylov_products``; 0 leaves the system as it is.
+    """
+    as_it_is = matvec if isinstance(matvec, LinearOperator) else LinearOperator(matvec)
+    whole = Reduction(as_it_is, b, lambda x: x)
+    if not products or as_it_is.reduce is None:
+        return whole
+    return as_it_is.reduce(b, products) or whole
+
+
+def on_samples(
+    log_likelihood: Callable[[PyTree], Float[Array, " samples"]],
+    point: PyTree,
+    shares: Callable[[Float[Array, " samples"]], Float[Array, " samples"]],
+    layers: Sequence[SampleGradients],
+    b: PyTree,
+    products: int,
+) -> Reduction | None:
+    """A Fisher information ``F = U^T diag(w) U``, U the samples' gradients, among the vectors ``x = c b/|b| + U^T z``.
+
+    They hold b and F b, F^2 b, ..., so whatever is made of these is found here, exactly:
+
+        F x = U^T w (c p + G z),    <x, x'> = c c' + c p.z' + c' p.z + z.G z',    p = U b/|b|,    G = U U^T.
+
+    G is the sum over layers of ``(1 + inputs inputs^T) * (slopes slopes^T)``. After it a product costs S^2 operations
+    for S samples, where differentiating forwards and backwards costs four times S times the number of weights.
+
+    Args:
+        log_likelihood: point -> log-probability of each sample, [s].
+        point: the parameters.
+        shares: values [s] -> w, [s].
+        layers: U, layer by layer.
+        b: the right-hand side.
+        products: how many will be spent.
+
+    Returns:
+        The reduction; None where it would cost more than it saves.
+
+    Reference: Ren and Goldfarb (2019), Efficient subsampled Gauss-Newton and natural gradient methods for training
+    neural networks, section 3, for solving among the samples.
+    """
+    samples = layers[0].slope.shape[0]
+    widths = sum((0 if one.input is None else one.input.shape[1]) + one.slope.shape[1] for one in layers)
+    weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(point))
+    # Two products' worth is spent in any case, on p and on the way back.
+    if samples > LARGEST or samples * widths > 4 * weights * (products - 2):
+        return None
+    unit, size = trees.normalized(b)
+    values, along_b = jax.jvp(log_likelihood, (point,), (unit,))
+    gram = sum(_inner_products(one) for one in layers)
+    share = shares(values)
+
+    def slopes(x):
+        c, z = x
+        return c * along_b + gram @ z
+
+    def dot(x, y) -> Scalar:
+        # <U x, z'> is shared by two of the four terms.
+        (c, z), (d, w) = x, y
+        return c * d + d * jnp.dot(along_b, z) + jnp.dot(slopes(x), w)
+
+    def matvec(x):
+        return jnp.zeros_like(x[0]), share * slopes(x)
+
+    def lift(x):
+        c, z = x
+        return trees.add_scaled(jax.vjp(log_likelihood, point)[1](z)[0], c, unit)
+
+    return Reduction(LinearOperator(matvec, dot=dot), (size, jnp.zeros_like(values)), lift)
+
+
+def _inner_products(layer: SampleGradients) -> Float[Array, "s s"]:
+    of_slopes = layer.slope @ layer.slope.T
+    return of_slopes if layer.input is None else of_slopes * (1.0 + layer.input @ layer.input.T)
