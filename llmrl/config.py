@@ -223,7 +223,7 @@ class TrustConfig:
     cross_fitting: bool = True
     gate: bool = True
     evidence: bool = True
-    evidence_memory: float = 0.98
+    evidence_memory: float = 0.99
     units: bool = True
     prior: float = 1.0
     patience: float = 10.0
@@ -267,7 +267,7 @@ class OuterConfig:
     gradient: str = "implicit"
     unroll_steps: int = 1
     unroll_learning_rate: float = 0.1
-    crowding: float = 0.5
+    crowding: float = 0.7
     surrogate: str = "ratio"
     data: str = "fresh"
     window: int = 4
