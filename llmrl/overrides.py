@@ -47,7 +47,7 @@ class Evaluation:
     seed: int = 0
 
 
-BENCH_SUITES = ("ppo", "methods", "meta")
+BENCH_SUITES = ("ppo", "methods", "meta", "seeds", "start", "memory")
 BENCH_RIVALS = ("rejax",)
 
 
@@ -60,7 +60,7 @@ class Bench:
         against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
         rejax_python: the Python of an environment that has rejax.
         rounds: measurements of each program; programs take turns.
-        seeds: numbers of seeds to try.
+        seeds: numbers of seeds to try, for ``ppo`` and ``methods``.
         envs: numbers of environments to try, for ``ppo``.
         steps: environment steps of one seed in one measurement.
         quick: less of everything: a look, not a result.

@@ -5,13 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from llmrl.bench.costs import memory, seeds, start
 from llmrl.bench.meta_gradients import meta
 from llmrl.bench.report import Table, busy_warning, load_average, show, write
 from llmrl.bench.throughput import methods, ppo
 from llmrl.overrides import Bench
 from llmrl.progress import note
 
-SUITES: dict[str, Callable[[Bench], Table]] = {"ppo": ppo, "methods": methods, "meta": meta}
+SUITES: dict[str, Callable[[Bench], Table]] = {
+    "ppo": ppo,
+    "methods": methods,
+    "meta": meta,
+    "seeds": seeds,
+    "start": start,
+    "memory": memory,
+}
 
 
 def bench(request: Bench, command: str = "") -> dict[str, Table]:

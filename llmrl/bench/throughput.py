@@ -58,7 +58,7 @@ def ppo(request: Bench) -> Table:
             contestants = [Contestant("llmrl", "llmrl", config)]
             if against:
                 contestants.insert(0, Contestant(against, against, config, request.rejax_python))
-            rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
+            rows += compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
     return Table(f"PPO on CartPole, {_sizes(PLAIN.ppo)}", "steps/s", against or "", rows)
 
 
@@ -68,7 +68,7 @@ def methods(request: Bench) -> Table:
     envs = AIDED.ppo.num_envs
     for seeds in request.seeds:
         contestants = [Contestant(name, "llmrl", sized(config, seeds, envs)) for name, config in METHODS.items()]
-        rows += _compared(contestants, request, f"{_plural(seeds, 'seed')} x {envs} envs")
+        rows += compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
     solver = AIDED.solver
     defaults = f"K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
     return Table(
@@ -100,20 +100,29 @@ def _available(request: Bench) -> str | None:
     return None
 
 
-def _compared(contestants: Sequence[Contestant], request: Bench, where: str) -> list[Row]:
-    """Measure contestants side by side, the first being what the others are compared with."""
-    ppo = contestants[0].config.ppo
-    iterations = max(1, round(request.steps / ppo.batch_size))
+def compared(contestants: Sequence[Contestant], request: Bench, where: str, same_total: bool = False) -> list[Row]:
+    """Measure contestants side by side, the first being what the others are compared with.
+
+    Args:
+        contestants: what to measure.
+        request: how long and how often.
+        where: what they have in common, for the rows.
+        same_total: whether ``request.steps`` are those of all seeds together, and not of each.
+    """
+    iterations = {
+        it.name: max(1, round(request.steps / it.config.ppo.batch_size / (it.config.seeds if same_total else 1)))
+        for it in contestants
+    }
     with ExitStack() as running:
         workers: dict[str, Worker] = {}
         for contestant in contestants:
             note(f"{where}: compiling {contestant.name}")
             workers[contestant.name] = running.enter_context(
-                worker(contestant.system, asdict(contestant.config), iterations, contestant.python)
+                worker(contestant.system, asdict(contestant.config), iterations[contestant.name], contestant.python)
             )
         seconds = interleaved({name: it.measure for name, it in workers.items()}, request.rounds)
-    steps = iterations * ppo.batch_size * contestants[0].config.seeds
-    speeds = {name: [steps / each for each in rounds] for name, rounds in seconds.items()}
+    steps = {it.name: iterations[it.name] * it.config.ppo.batch_size * it.config.seeds for it in contestants}
+    speeds = {name: [steps[name] / each for each in rounds] for name, rounds in seconds.items()}
     reference = speeds[contestants[0].name]
     return [
         Row(
@@ -127,7 +136,7 @@ def _compared(contestants: Sequence[Contestant], request: Bench, where: str) -> 
 
 
 def _about(it: Worker) -> str:
-    device = _plural(it.about["devices"], f"{it.about['device']} device")
+    device = plural(it.about["devices"], f"{it.about['device']} device")
     versions = ", ".join(f"{name} {version}" for name, version in it.about["versions"].items())
     return f"{device}, compiled in {it.about['compile_seconds']:.1f} s, {versions}"
 
@@ -137,5 +146,5 @@ def _sizes(ppo: PPOConfig) -> str:
     return f"{ppo.num_steps} steps, {ppo.num_epochs} epochs x {ppo.num_minibatches} minibatches, nets {widths}"
 
 
-def _plural(count: int, thing: str) -> str:
+def plural(count: int, thing: str) -> str:
     return f"{count} {thing}{'' if count == 1 else 's'}"
