@@ -97,4 +97,6 @@ def _needed(config: Config) -> int:
     states = jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
     many: Callable = jax.vmap(lambda state: trainer.run(state, trainer.numbers, 1))
     found = jax.jit(many).lower(states).compile().memory_analysis()
+    if found is None:
+        raise RuntimeError(f"this device's compiler does not say what {config.method.name} needs in memory")
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes
