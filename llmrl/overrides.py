@@ -60,7 +60,7 @@ class Comparison(Config):
     beside: tuple[str, ...] = ("ppo", "add")
 
 
-BENCH_SUITES = ("ppo", "methods", "meta", "language", "crafter")
+BENCH_SUITES = ("ppo", "methods", "meta", "seeds", "start", "memory", "language", "crafter")
 BENCH_RIVALS = ("rejax",)
 
 
@@ -73,7 +73,7 @@ class Bench:
         against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
         rejax_python: the Python of an environment that has rejax.
         rounds: measurements of each program; programs take turns.
-        seeds: numbers of seeds to try.
+        seeds: numbers of seeds to try, for ``ppo`` and ``methods``.
         envs: numbers of environments to try, for ``ppo``.
         crafter_envs: the same, for ``crafter``.
         steps: environment steps of one seed in one measurement; for ``crafter`` a sixteenth of them.

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from llmrl.bench import crafter, meta_gradients, report, throughput
+from llmrl.bench import costs, crafter, meta_gradients, report, throughput
 from llmrl.bench import language as bench_language
 from llmrl.bench.processes import missing, worker
 from llmrl.bench.suites import SUITES, bench
@@ -117,6 +117,32 @@ def test_ppo_without_rejax_says_so_and_goes_on(monkeypatch, tmp_path, capsys, ca
     assert kept["suites"]["ppo"]["rows"][0]["by_round"]["values"] == row.values
 
 
+@pytest.fixture
+def tiny_costs(monkeypatch):
+    tiny = Config(ppo=TINY, aux=throughput.AIDED.aux, method=MethodConfig(name="ppo"), seeds=2)
+    monkeypatch.setattr(costs, "AIDED", tiny)
+
+
+@pytest.mark.slow
+def test_a_start_is_measured_cold_and_warm(tiny_costs, capsys):
+    table = costs.start(Bench(rounds=1))
+    found = {row.name: row for row in table.rows}
+    assert len(found) == 2 * (len(costs.PHASES) + 1)
+    for state in ("cold", "warm"):
+        parts = sum(found[f"{phase}, {state}"].values[0] for phase in costs.PHASES)
+        assert 0 < parts < found[f"first result, in all, {state}"].values[0]
+    assert found["trace and compile, warm"].ratios[0] < 1
+
+
+@pytest.mark.slow
+def test_seeds_and_memory_are_counted_from_one(tiny_costs, monkeypatch, cached):
+    monkeypatch.setattr(costs, "SEEDS", (1, 2))
+    one, two = costs.seeds(Bench(rounds=1, steps=64)).rows
+    assert one.ratios == [1.0] and two.values[0] > 0
+    for row in costs.memory(Bench()).rows:
+        assert row.values[0] > 0
+
+
 def test_methods_are_compared_with_the_first(monkeypatch, cached):
     tiny = Config(ppo=TINY, aux=throughput.AIDED.aux, method=MethodConfig(name="ppo"))
     monkeypatch.setattr(throughput, "AIDED", tiny)
@@ -198,6 +224,7 @@ def test_meta_gradients_in_units_of_a_policy_gradient():
     assert all(row.values[0] > 0 for row in table.rows)
     assert "cosine with the whole batch's 1.000 (lowest 1.000)" in rows["twin"].note
     assert "10 products" in rows[whole.name].note
+    assert all(row.note.endswith(" MB") for row in table.rows)
     report.show(table, Console(width=200, record=True, quiet=True))
 
 

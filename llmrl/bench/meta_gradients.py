@@ -129,8 +129,9 @@ def measured(
     times = interleaved(
         {name: repeated(lambda run=run: run(samples[0]), seconds) for name, run in programs.items()}, rounds
     )
+    notes = {name: _with_memory(notes.get(name, ""), program) for name, program in programs.items()}
     rows = [
-        Row(name, [1e3 * each for each in times[name]], ratios(times[name], times[UNIT]), notes.get(name, ""))
+        Row(name, [1e3 * each for each in times[name]], ratios(times[name], times[UNIT]), notes[name])
         for name in programs
     ]
     size = sum(leaf.size for leaf in jax.tree.leaves(samples[0].theta))
@@ -229,6 +230,13 @@ def cosine(a: PyTree, b: PyTree) -> float:
     """Cosine of the angle between two pytrees; NaN where either is 0 and has no direction."""
     norms = optax.tree.norm(a) * optax.tree.norm(b)
     return float(optax.tree.vdot(a, b) / norms) if norms > 0 else float("nan")
+
+
+def _with_memory(note: str, program: jax.stages.Compiled) -> str:
+    """A program's note, and what it needs beside its arguments and results."""
+    found = program.memory_analysis()
+    memory = "" if found is None else f"{found.temp_size_in_bytes / 2**20:.1f} MB"
+    return ", ".join(filter(None, [note, memory]))
 
 
 def _note(variant: Variant, found: dict[str, list[tuple[PyTree, HypergradientInfo]]]) -> str:

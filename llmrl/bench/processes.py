@@ -58,7 +58,7 @@ def worker(system: str, config: Mapping[str, Any], iterations: int, python: str 
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
-            env=_environment(system),
+            env=child_environment(system),
         )
         try:
             about = _asked(process, errors, json.dumps(request))
@@ -72,7 +72,7 @@ def missing(python: str, package: str) -> str | None:
     """Why a Python cannot import a package, in half a sentence; None if it can."""
     try:
         tried = subprocess.run(
-            [python, "-c", f"import {package}"], capture_output=True, text=True, env=_environment(package)
+            [python, "-c", f"import {package}"], capture_output=True, text=True, env=child_environment(package)
         )
     except OSError:
         return f"there is no Python at {python}"
@@ -95,7 +95,7 @@ def _asked(process: subprocess.Popen[str], errors: IO[str], line: str) -> dict[s
     return json.loads(answer)
 
 
-def _environment(system: str) -> dict[str, str]:
+def child_environment(system: str) -> dict[str, str]:
     """Each process finds its own packages, and several of them share an accelerator's memory."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     if system.startswith("llmrl"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+from llmrl.bench.costs import memory, seeds, start
 from llmrl.bench.crafter import crafter
 from llmrl.bench.language import language
 from llmrl.bench.meta_gradients import meta
@@ -17,6 +18,9 @@ SUITES: dict[str, Callable[[Bench], Table]] = {
     "ppo": ppo,
     "methods": methods,
     "meta": meta,
+    "seeds": seeds,
+    "start": start,
+    "memory": memory,
     "language": language,
     "crafter": crafter,
 }

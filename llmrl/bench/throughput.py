@@ -104,20 +104,29 @@ def _available(request: Bench) -> str | None:
     return None
 
 
-def compared(contestants: Sequence[Contestant], request: Bench, where: str) -> list[Row]:
-    """Measurements of programs that take turns, the first being what the others are compared with."""
-    ppo = contestants[0].config.ppo
-    iterations = max(1, round(request.steps / ppo.batch_size))
+def compared(contestants: Sequence[Contestant], request: Bench, where: str, same_total: bool = False) -> list[Row]:
+    """Measure contestants side by side, the first being what the others are compared with.
+
+    Args:
+        contestants: what to measure.
+        request: how long and how often.
+        where: what they have in common, for the rows.
+        same_total: whether ``request.steps`` are those of all seeds together, and not of each.
+    """
+    iterations = {
+        it.name: max(1, round(request.steps / it.config.ppo.batch_size / (it.config.seeds if same_total else 1)))
+        for it in contestants
+    }
     with ExitStack() as running:
         workers: dict[str, Worker] = {}
         for contestant in contestants:
             note(f"{where}: compiling {contestant.name}")
             workers[contestant.name] = running.enter_context(
-                worker(contestant.system, asdict(contestant.config), iterations, contestant.python)
+                worker(contestant.system, asdict(contestant.config), iterations[contestant.name], contestant.python)
             )
         seconds = interleaved({name: it.measure for name, it in workers.items()}, request.rounds)
-    steps = iterations * ppo.batch_size * contestants[0].config.seeds
-    speeds = {name: [steps / each for each in rounds] for name, rounds in seconds.items()}
+    steps = {it.name: iterations[it.name] * it.config.ppo.batch_size * it.config.seeds for it in contestants}
+    speeds = {name: [steps[name] / each for each in rounds] for name, rounds in seconds.items()}
     reference = speeds[contestants[0].name]
     return [
         Row(

@@ -310,8 +310,8 @@ def make_meta(
             state = state._replace(memory=remember(state.memory, rollout))
         # The critic is asked once, about the whole rollout; halves are taken of its answers.
         fresh = evidence(params, rollout)
-        fresh = fresh._replace(advantage=task_advantage(inner, fresh))
-        now = deviation(fresh.advantage)
+        advantage = task_advantage(inner, fresh)
+        fresh, now = fresh._replace(advantage=advantage), deviation(advantage)
         state = state._replace(
             outer_scale=running_peak(state.outer_scale, now, scale_decay),
             since=state.since + 1.0,
