@@ -100,12 +100,12 @@ def _all_at_once(config: Config, keys: Sequence[int], labeller: Labeller, table:
     return merge(table, answers)
 
 
-def check_endpoint(llm: LLMConfig, captioner: Captioner, name: str) -> None:
+def check_endpoint(llm: LLMConfig, captioner: Any, name: str) -> None:
     """Asks an endpoint one question before a run depends on it, unless the cache shows that it has answered before.
 
     Args:
         llm: the settings.
-        captioner: the environment's words.
+        captioner: the environment's words, a ``Captioner``.
         name: as ``recorded_as`` gives it.
 
     Raises:
