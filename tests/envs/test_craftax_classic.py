@@ -33,8 +33,8 @@ ELLM = make("craftax_classic", aux="harmful", task="eat_cow", first_hit=True, ta
 
 
 @functools.cache
-def stepping(env):
-    return jax.jit(jax.vmap(env.step))
+def stepping(one):
+    return jax.jit(jax.vmap(one))
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def fresh():
 
 def step(env, states, actions):
     actions = jnp.broadcast_to(jnp.asarray(actions, jnp.int32), (N,))
-    return stepping(env)(KEYS, states, actions)
+    return stepping(env.step)(KEYS, states, actions)
 
 
 def in_front(states, block=None, cow_health=None, facing=RIGHT, **inventory):
@@ -202,7 +202,7 @@ def test_whatever_happened_was_possible():
     _, _, results, _ = walk()
     score, _ = rule_scores(crafter_goals.oracle("all"), jnp.asarray(results.state_key), jnp.asarray(results.event))
     free = np.isin(results.event, [captions.EVENTS.index(name) for name in ("do something else", "go to sleep")])
-    assert np.all(np.asarray(score)[~free] == 1.0) and np.sum(~free) > 20
+    assert np.all(np.asarray(score)[~free] == 1.0) and np.sum(~free) > 5
 
 
 # --- ELLM's rules -----------------------------------------------------------------------------------------------------
