@@ -74,7 +74,8 @@ def page() -> str:
     parts.append("## Of the other commands\n")
     for command, schema in overrides.SCHEMAS.items():
         if schema is not Config:
-            parts += [f"### `llmrl {command}`\n", _table(schema, "", skipped=("env", "llm"))]
+            beyond = "All of a training run's, and:\n" if issubclass(schema, Config) else ""
+            parts += [f"### `llmrl {command}`\n", beyond, _table(schema, "", skipped=("env", "llm"))]
     return "\n".join(parts)
 
 
@@ -89,9 +90,9 @@ def keys(schema: type = Config, prefix: str = "") -> Iterator[str]:
 
 
 def meanings(schema: type) -> dict[str, str]:
-    """Name of an attribute -> what its docstring says of it."""
+    """Name of an attribute -> what its docstring, or that of what it extends, says of it."""
+    found = meanings(schema.__base__) if is_dataclass(schema.__base__) else {}
     text = inspect.getdoc(schema) or ""
-    found: dict[str, str] = {}
     name = ""
     for line in text.partition("Attributes:\n")[2].splitlines():
         start = re.match(r"    (\w+): (.*)", line)
@@ -122,8 +123,13 @@ def _lead(schema: type) -> str:
 
 def _table(schema: type, prefix: str, skipped: tuple[str, ...] = ()) -> str:
     said = meanings(schema)
+    inherited = (
+        {entry.name for entry in fields(Config)} if issubclass(schema, Config) and schema is not Config else set()
+    )
     rows = ["| key | meaning | unit | default |", "| --- | --- | --- | --- |"]
     for entry in fields(schema):
+        if entry.name in inherited:
+            continue
         key = prefix + entry.name
         section = _section_of(entry)
         if entry.name in skipped and section is not None:

@@ -97,7 +97,7 @@ def logged(random_rollout):
     """Every name that a run may log, sources as ``<source>``."""
     found = {name for method in METHODS for name in _reported(method, random_rollout)}
     found |= {*metrics.INDEX, *EpisodeStatistics._fields, *PoolStatistics._fields, *UpdateInfo._fields}
-    found |= {*meta.METRICS, "meta_step", *(f"language_{name}" for name in COUNTERS)}
+    found |= {*meta.METRICS, "meta_step", "skipped_update", *(f"language_{name}" for name in COUNTERS)}
     heard, config = language(0), llmrl.compose("aux=language", "ppo=tiny", "llm.cache=null")
     spec = make_environment(config).spec
     table = jax.numpy.zeros(1, jax.numpy.uint32), jax.numpy.zeros((1, 2))
