@@ -158,8 +158,8 @@ class SolverConfig:
         curvature_fraction: share of the batch, drawn at random, on which curvature is computed.
     """
 
-    name: str = "conjugate_gradient"
-    num_terms: int = 10
+    name: str = "neumann"
+    num_terms: int = 20
     step_size: Any = "auto"
     max_step_size: float = 0.5
     power_iterations: int = 4

@@ -131,8 +131,8 @@ def signal_share(record: Record) -> Array:
 
 
 def confirmed(record: Record) -> Array:
-    """How far a group may be trusted: 0 up to a signal share of 0.2, 1 from 0.45 on."""
-    return jnp.clip((signal_share(record) - 0.2) / 0.25, 0.0, 1.0)
+    """How far a group may be trusted: 0 up to a signal share of 1/4, 1 from a half on."""
+    return jnp.clip((signal_share(record) - 0.25) / 0.25, 0.0, 1.0)
 
 
 def _with_evidence(phis, records):

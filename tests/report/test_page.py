@@ -314,7 +314,7 @@ def test_namesakes_are_told_apart_by_their_settings_and_seeds_are_put_together(t
         )
     )
     assert {label: len(method.curves["seed"]) for label, method in task.methods.items()} == {
-        "implicit, solver.num_terms=10": 6,
+        "implicit, solver.num_terms=20": 6,
         "implicit, solver.num_terms=5": 3,
     }
 
