@@ -126,7 +126,7 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     np.testing.assert_allclose(optax.tree.vdot(phis, slope), loss + entropy, rtol=1e-3)
 
 
-# --- what crowds out ---------------------------------------------------------------------------------------------------
+# --- what crowds out --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("crowding", [0.0, 0.7, 1.0])
