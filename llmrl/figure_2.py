@@ -12,13 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from llmrl.analysis.comparison import difference_interval
-from llmrl.analysis.comparison_plots import Curve, draw_curves, styles
+from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend, styles
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import known, markdown, number
@@ -54,7 +53,6 @@ def draw(methods: Sequence[str], results: Results, path: Path) -> Figure:
     drawing = Figure(figsize=(10.4, 7.4), layout="constrained")
     FigureCanvasAgg(drawing)
     colors = styles(METHODS)
-    handles: dict[str, Artist] = {}
     grid = drawing.subplots(2, 2, sharex=True)
     for axes, (task, title) in zip(grid.flat, TASKS.items(), strict=True):
         draw_curves(axes, _curves(methods, results, task), colors, statistic=task_means, points=40)
@@ -62,15 +60,11 @@ def draw(methods: Sequence[str], results: Results, path: Path) -> Figure:
         # Tasks differ tenfold in how hard they are: each has a scale of its own, from 0.
         axes.set_ylim(bottom=0.0)
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=None))
-        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     for row in grid:
         row[0].set_ylabel("success", fontsize=12)
     for axes in grid[-1]:
         axes.set_xlabel("environment steps of one seed", fontsize=12)
-    if handles:
-        drawing.legend(
-            list(handles.values()), list(handles), loc="outside upper left", ncols=5, frameon=False, fontsize=11
-        )
+    shared_legend(drawing)
     drawing.savefig(path, dpi=130)
     return drawing
 

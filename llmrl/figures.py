@@ -18,13 +18,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llmrl import figure_2
 from llmrl.analysis.comparison import regret
-from llmrl.analysis.comparison_plots import Curve, draw_curves, styles
+from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend, styles
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import known, markdown, number
@@ -176,20 +175,15 @@ def draw_figure_1(planned: Plan, results: Results, path: Path) -> Figure:
     drawing = Figure(figsize=(1.2 + 4.4 * len(planned.columns), 7.4), layout="constrained")
     FigureCanvasAgg(drawing)
     colors = styles(FIGURE_METHODS)
-    handles: dict[str, Artist] = {}
     grid = drawing.subplots(len(ENVS), len(planned.columns), squeeze=False, sharex=True, sharey=True)
     for row, (env, title) in zip(grid, ENVS.items(), strict=True):
         for axes, source in zip(row, planned.columns, strict=True):
             draw_curves(axes, _curves(planned, results, env, source), colors, statistic=task_means, points=40)
             axes.set_title(f"{title}, {source} reward", fontsize=12, loc="left")
-            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
         row[0].set_ylabel("steps of 200", fontsize=12)
     for axes in grid[-1]:
         axes.set_xlabel("environment steps of one seed", fontsize=12)
-    if handles:
-        drawing.legend(
-            list(handles.values()), list(handles), loc="outside upper left", ncols=5, frameon=False, fontsize=11
-        )
+    shared_legend(drawing)
     drawing.savefig(path, dpi=130)
     return drawing
 

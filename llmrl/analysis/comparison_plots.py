@@ -172,7 +172,7 @@ def learning_curve_grid(
         axes_row[0].set_ylabel(measure.replace("_", " "), fontsize=12)
     for axes in grid[-1]:
         axes.set_xlabel("environment steps of one seed", fontsize=11)
-    _shared_legend(figure)
+    shared_legend(figure)
     return _saved(figure, path)
 
 
@@ -203,17 +203,19 @@ def score_lines(
         axes_row[0].set_ylabel(measure, fontsize=12)
     for axes in grid[-1]:
         axes.set_xlabel(axis, fontsize=12)
-    _shared_legend(figure)
+    shared_legend(figure)
     return _saved(figure, path)
 
 
-def _shared_legend(figure: Figure) -> None:
+def shared_legend(figure: Figure) -> None:
     """One legend above all panels, each method once."""
     handles = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if handles:
-        figure.legend(list(handles.values()), list(handles), loc="outside upper left", ncols=5, frameon=False)
+        figure.legend(
+            list(handles.values()), list(handles), loc="outside upper left", ncols=5, frameon=False, fontsize=11
+        )
 
 
 def _draw_band(axes: Axes, x: np.ndarray, band: Band, label: str, style: tuple[str, str]) -> None:

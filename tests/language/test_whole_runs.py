@@ -93,14 +93,26 @@ def test_a_second_run_asks_nothing_and_the_key_is_found_nowhere(asked, hostile, 
     assert (second["language_coverage"][:, -1] == 1.0).all()
     assert (second["language_cache_hits"][:, -1] == 4.0).all()
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as exit_:
         main(["train", *TINY, *asked("rejects")[0], "llm.cache=other.sqlite", "run_dir=third"])
     printed = capfd.readouterr()
-    assert "OPENAI_API_KEY" in printed.err
+    assert exit_.value.code == 2
+    assert "OPENAI_API_KEY" in printed.err and "Traceback" not in printed.err
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"config.yaml", "metrics.csv", "multirun.yaml", "answers.sqlite"}
     assert not [path for path in files if key.encode() in path.read_bytes()]
     assert key not in printed.out + printed.err
+
+
+def test_the_key_is_nowhere_where_the_endpoint_repeats_it(asked, hostile, key, tmp_path, capfd, caplog):
+    settings, caller = asked("echo")
+    main(["train", *TINY, *settings, "llm.score=string_similarity", "llm.deadline=10", "run_dir=runs/x"])
+    printed = capfd.readouterr()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {path.name for path in files} >= {"config.yaml", "metrics.csv", "summary.json", "answers.sqlite"}
+    assert hostile.hits[caller] > 1
+    assert not [path for path in files if key.encode() in path.read_bytes()]
+    assert key not in printed.out + printed.err + caplog.text
 
 
 def test_an_endpoint_that_turns_bad_is_counted_and_its_answers_are_kept(asked):
