@@ -243,8 +243,8 @@ class OuterConfig:
         gradient: one of ``GRADIENTS``.
         unroll_steps: inner updates that ``unrolled`` differentiates through.
         unroll_learning_rate: their step size (plain gradient descent), and of those that ``incremental`` follows.
-        crowding: advantages are divided by their deviation, so that a louder source makes the task quieter. How far the
-            hypergradient knows of it, from 0 (it takes the deviation for a constant) to 1 (it differentiates it).
+        gae_lambda: lambda of the task's advantages that judge. Both halves of the environments share a critic, and
+            confirm what is wrong with it; only at 1 it is a mere baseline.
         surrogate: one of ``SURROGATES``.
         data: one of ``DATA``.
         window: rollouts kept for ``data=window`` (the newest is the fresh one) or ``data=past`` (it is the one before).
@@ -267,7 +267,7 @@ class OuterConfig:
     gradient: str = "implicit"
     unroll_steps: int = 1
     unroll_learning_rate: float = 0.1
-    crowding: float = 0.7
+    gae_lambda: float = 1.0
     surrogate: str = "ratio"
     data: str = "fresh"
     window: int = 4
@@ -622,7 +622,7 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
         0.0,
         1.0,
         **{
-            "method.outer.crowding": outer.crowding,
+            "method.outer.gae_lambda": outer.gae_lambda,
             "method.outer.scale_decay": outer.scale_decay,
             "method.trust.prior_decay": trust.prior_decay,
             "method.trust.prior_discount": trust.prior_discount,

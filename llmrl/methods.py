@@ -131,12 +131,12 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         warmup=outer.warmup,
         converged_kl=outer.converged_kl,
         scale_decay=outer.scale_decay,
+        gae_lambda=outer.gae_lambda,
         surrogate=outer.surrogate,
         max_importance_ratio=outer.max_importance_ratio,
         curvature=solver.curvature,
         curvature_fraction=solver.curvature_fraction,
         unroll_learning_rate=outer.unroll_learning_rate,
-        crowding=outer.crowding,
         penalty=_penalty(outer),
     )
 

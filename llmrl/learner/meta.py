@@ -187,6 +187,7 @@ def make_meta(
     warmup: int = 0,
     converged_kl: float | Scalar = 1e-3,
     scale_decay: float | Scalar = 0.998,
+    gae_lambda: float | Scalar | None = None,
     **problem,
 ) -> Meta:
     """The outer level.
@@ -208,6 +209,8 @@ def make_meta(
         warmup: inner updates before the first outer step.
         converged_kl: an inner update that moves the policy by less counts as converged.
         scale_decay: of the running largest deviation of the task's advantage.
+        gae_lambda: lambda of the task's advantage; None for the inner problem's. Below 1 a critic's errors are in it,
+            and both halves agree on those.
         **problem: options of ``make_problem``.
     """
     kept = {"fresh": 0, "previous": 1, "window": window, "past": window}[data]
@@ -310,7 +313,7 @@ def make_meta(
             state = state._replace(memory=remember(state.memory, rollout))
         # The critic is asked once, about the whole rollout; halves are taken of its answers.
         fresh = evidence(params, rollout)
-        advantage = task_advantage(inner, fresh)
+        advantage = task_advantage(inner, fresh, gae_lambda)
         fresh, now = fresh._replace(advantage=advantage), deviation(advantage)
         state = state._replace(
             outer_scale=running_peak(state.outer_scale, now, scale_decay),

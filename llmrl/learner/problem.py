@@ -89,27 +89,21 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
     return held_constant(jnp.std(x) + eps)
 
 
-def inner_advantage(
-    inner: InnerProblem, phis, states, data: Evidence, crowding: float | Scalar = 0.0
-) -> Float[Array, "t n"]:
-    """The blended advantage as a function of phi, in units of its own deviation d(phi).
-
-    PPO divides by d, so whatever a source adds takes from the task's share. With ``crowding`` 0 d is held constant and
-    only phi's own effect shows; with 1 it is differentiated, and a source counts by what it adds to the task's
-    advantage beyond what is in there already. Between them it is divided by d^crowding, and by the rest held constant.
-    """
+def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
+    """The blended advantage as a function of phi, in units of its own deviation, held constant."""
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
     advantage = blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
-    # Not jnp.std, whose derivative is no number where nothing deviates.
-    own = jnp.sqrt(jnp.var(advantage) + 1e-16)
-    return advantage / own**crowding / held_constant(own) ** (1.0 - crowding)
+    return advantage / deviation(advantage)
 
 
-def task_advantage(inner: InnerProblem, data: Evidence) -> Float[Array, "t n"]:
-    """The bare task's advantage, stream 0."""
+def task_advantage(
+    inner: InnerProblem, data: Evidence, gae_lambda: float | Scalar | None = None
+) -> Float[Array, "t n"]:
+    """The bare task's advantage, stream 0, by the inner problem's lambda unless another is given."""
     if data.advantage is not None:
         return data.advantage
-    return stream_advantage(task_signal(data.rollout, inner.discount), data.values, 0, data.rollout, inner.gae_lambda)
+    gae_lambda = inner.gae_lambda if gae_lambda is None else gae_lambda
+    return stream_advantage(task_signal(data.rollout, inner.discount), data.values, 0, data.rollout, gae_lambda)
 
 
 def _subset(data, fraction: float, key: PRNGKeyArray, whole_episodes: bool):
@@ -157,7 +151,6 @@ def make_problem(
     curvature: str = "hessian",
     curvature_fraction: float = 1.0,
     unroll_learning_rate: float | Scalar = 0.1,
-    crowding: float | Scalar = 0.0,
     penalty: Callable[[Sequence[PyTree]], Scalar] = lambda phis: jnp.zeros(()),
     past: InnerUpdate | None = None,
     outer_gradient: tuple[PyTree, PyTree] | None = None,
@@ -177,7 +170,6 @@ def make_problem(
         curvature: ``hessian`` or ``fisher``.
         curvature_fraction: see ``key``.
         unroll_learning_rate: step size of ``inner_step``, and of the past updates.
-        crowding: see ``inner_advantage``.
         penalty: regulariser of phi, part of L_prim.
         past: remembered inner updates, oldest first, [b, ...].
         outer_gradient: the gradient of L_prim in theta and in phi at the point where a hypergradient will be asked for,
@@ -191,7 +183,7 @@ def make_problem(
     advantage_outer = task_advantage(inner, outer_data) / outer_scale
 
     def loss_on(theta, phis, data, states):
-        return inner_objective(theta, _arrays(data, inner_advantage(inner, phis, states, data, crowding)), phis)
+        return inner_objective(theta, _arrays(data, inner_advantage(inner, phis, states, data)), phis)
 
     def step_on(theta, phis, data, states):
         gradient = jax.grad(loss_on)(theta, phis, data, states)

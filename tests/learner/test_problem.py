@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem
+from llmrl.learner.problem import Evidence, InnerProblem, make_problem, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import make_weights, mixture, no_trust, task
@@ -126,34 +126,19 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     np.testing.assert_allclose(optax.tree.vdot(phis, slope), loss + entropy, rtol=1e-3)
 
 
-# --- what crowds out --------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("crowding", [0.0, 0.7, 1.0])
-def test_crowding_moves_the_derivative_and_never_the_advantage(data, crowding):
-    plain, advantage = (inner_advantage(LEARNED, PHIS, TRANSFORM_STATES, data, c) for c in (0.0, crowding))
-    np.testing.assert_allclose(advantage, plain, rtol=1e-4, atol=1e-5)
-    assert np.std(advantage) == pytest.approx(1.0, rel=1e-4)
-
-
-def test_a_source_that_says_what_the_task_says_is_worth_nothing_once_crowding_is_known(data):
-    """r + w r is the task again, louder: normalised, it is the same for every w."""
-    steps = data.rollout.steps
-    echo = steps._replace(aux=jnp.stack([steps.reward, jnp.zeros_like(steps.reward)], axis=-1))
-    # Critics that know nothing leave each advantage linear in its reward.
-    values = jax.tree.map(jnp.zeros_like, data.values)
-    inner = LEARNED._replace(streams=streams(network=False, bound=None))
-    phis = ({}, {"scalar": jnp.array([0.5, 0.0])})
+def test_a_critic_is_a_mere_baseline_at_lambda_1(random_rollout):
+    """Where episodes end, what a critic says of a state moves that state's advantages alone, and all of them alike."""
+    ends = np.zeros((T, N), bool)
+    ends[-1] = True
+    rollout = random_rollout(SPEC, T, N, terminated=ends, truncated=np.zeros((T, N), bool))
+    now, wrong = (jax.random.normal(key, (T, N, 2)) for key in jax.random.split(KEY))
 
     @jax.jit
-    def change(crowding):
-        def advantage(weight):
-            blend = ({}, {"scalar": phis[1]["scalar"].at[0].set(weight)})
-            now = Evidence(data.rollout._replace(steps=echo), values)
-            return inner_advantage(inner, blend, TRANSFORM_STATES, now, crowding)
+    def advantages(now, gae_lambda):
+        following = jnp.concatenate([now[1:], jnp.zeros((1, N, 2))])
+        return task_advantage(LEARNED, Evidence(rollout, Values(now, following)), gae_lambda)
 
-        return jax.jvp(advantage, (0.5,), (1.0,))
-
-    at, louder = change(0.0)
-    np.testing.assert_allclose(louder, at / 1.5, rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(change(1.0)[1], 0.0, atol=1e-4)
+    moved = {at: advantages(now + wrong, at) - advantages(now, at) for at in (0.95, 1.0)}
+    np.testing.assert_allclose(moved[1.0], -wrong[..., 0], atol=1e-5)
+    assert np.max(np.abs(moved[0.95] + wrong[..., 0])) > 1e-2
+    np.testing.assert_allclose(advantages(now, None), advantages(now, LEARNED.gae_lambda), rtol=1e-4, atol=1e-5)
