@@ -48,6 +48,7 @@ _FLAGS_WITH_VALUES |= {"--config-dir", "-cd", "--experimental-rerun"}
 
 _NOT_IN_A_NAME = {"env", "aux", "method", "seed", "run_dir", "resume", "progress", "devices", "launcher", "beside"}
 _NOT_IN_A_NAME |= {"track", "track.mode", "track.project", "track.entity"}
+_NOT_IN_A_NAME |= {"distributed", "coordinator", "num_processes", "process_id"}
 """Overrides that a run's name already has, or that change nothing about its result."""
 
 
@@ -167,7 +168,8 @@ def train(node: Any) -> None:
     from llmrl.train import train as run
 
     result = run(config)
-    show_summary(result.summary, title=str(config.run_dir))
+    if result.summary:  # which only the first of several processes has
+        show_summary(result.summary, title=str(config.run_dir))
 
 
 @_job

@@ -500,6 +500,12 @@ class Config:
             written.
         devices: ``auto`` shards seeds over jax's devices, on a plain CPU over one simulated device per core; 1 keeps
             to one.
+        distributed: whether several processes, on one host or many, share the run: each has seeds of its own on its own
+            ``devices``, and process 0 writes.
+        coordinator: ``host:port`` where they meet, on the host of process 0; None, like the next two, leaves it to jax
+            to find out (SLURM, Open MPI, Kubernetes, TPU).
+        num_processes: how many they are.
+        process_id: which of them this one is, from 0.
         run_dir: where results go; None keeps them in memory.
         resume: whether an unfinished run of the same config in ``run_dir`` goes on.
         progress: whether to show a progress bar.
@@ -521,6 +527,10 @@ class Config:
     total_steps: int = 200_000
     num_chunks: int = 20
     devices: Any = "auto"
+    distributed: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
     run_dir: str | None = None
     resume: bool = True
     progress: bool = True
@@ -678,6 +688,19 @@ def _validate_transfer(config: Config) -> None:
         raise ValueError(f"reward_seed must be at least 0, got {config.reward_seed}")
 
 
+def _validate_distributed(config: Config) -> None:
+    for name in ("coordinator", "num_processes", "process_id"):
+        if getattr(config, name) is not None and not config.distributed:
+            raise ValueError(f"{name}={getattr(config, name)} goes with distributed=true only")
+    if config.coordinator is not None and not re.fullmatch(r".+:\d+", config.coordinator):
+        raise ValueError(f"coordinator must look like host:port, got {config.coordinator}")
+    if config.num_processes is not None:
+        _positive(num_processes=config.num_processes)
+    if config.process_id is not None:
+        last = float("inf") if config.num_processes is None else config.num_processes - 1
+        _between(0, last, process_id=config.process_id)
+
+
 def _validate_bonuses(novelty: NoveltyConfig, goals: GoalsConfig) -> None:
     _one_of(REPRESENTATIONS, **{"method.novelty.representation": novelty.representation})
     _positive(
@@ -782,6 +805,7 @@ def validate(config: Config) -> Config:
         _positive(seeds_per_batch=config.seeds_per_batch)
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
         raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")
+    _validate_distributed(config)
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)
     _validate_method(config.method, config.ppo.num_envs)

@@ -16,6 +16,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Key, PyTree
 
+from llmrl import hosts
 from llmrl.config import Config
 from llmrl.iteration import Trainer, TrainState, build, learn_from, with_numbers
 from llmrl.language import Table
@@ -57,11 +58,20 @@ def use_compilation_cache() -> None:
 
 
 def seed_mesh(config: Config) -> Mesh:
-    """The devices that share the seeds: as many as divide them evenly."""
-    devices = jax.devices()
-    allowed = len(devices) if config.devices == "auto" else min(config.devices, len(devices))
-    count = max(n for n in range(1, allowed + 1) if config.seeds % n == 0)
-    return jax.make_mesh((count,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:count])
+    """The devices that share the seeds: as many as divide them evenly, and equally many of every process.
+
+    Raises:
+        ValueError: there are seeds for some of the run's processes only.
+    """
+    devices, processes = jax.devices(), jax.process_count()
+    there = len(devices) // processes
+    allowed = there if config.devices == "auto" else min(config.devices, there)
+    fitting = [n for n in range(1, allowed + 1) if config.seeds % (n * processes) == 0]
+    if not fitting:
+        raise ValueError(f"{processes} processes share the seeds evenly, got seeds={config.seeds}")
+    of_each = [[device for device in devices if device.process_index == i] for i in range(processes)]
+    chosen = [device for own in of_each for device in own[: max(fitting)]]
+    return jax.make_mesh((len(chosen),), ("seed",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
 def seed_keys(config: Config) -> Key[Array, " seeds"]:
@@ -100,11 +110,11 @@ def seed_bytes(config: Config, spec: EnvSpec) -> int:
 
 def _memory(mesh: Mesh) -> float:
     """Bytes that one device of the mesh has."""
-    device = mesh.devices.flat[0]
+    device = mesh.local_devices[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is not None:
         return limit
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / mesh.size
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / len(mesh.local_devices)
 
 
 def state_shapes(trainer: Trainer, config: Config) -> TrainState:
@@ -114,14 +124,13 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
 
 def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
     """Every seed's first state, [seeds], spread over the mesh."""
-    at_once = mesh.size * seeds_at_once(config, trainer.env.spec, mesh)
+    at_once = len(mesh.local_devices) * seeds_at_once(config, trainer.env.spec, mesh)
 
     @jax.jit
     def start(keys, table):
         return _for_all(lambda key: trainer.init(key, trainer.numbers, table), keys, at_once)
 
-    states = start(seed_keys(config), table)
-    return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
+    return hosts.spread(start(hosts.own(seed_keys(config), mesh), table), mesh)
 
 
 def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
@@ -195,7 +204,7 @@ def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[Piec
 
     yield Pieces(
         lambda table: initial_states(trainer, config, mesh, on_devices(table, mesh)),
-        lambda states: jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed"))),
+        lambda states: hosts.spread(hosts.own(states, mesh), mesh),
         program,
     )
 

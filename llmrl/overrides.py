@@ -254,6 +254,8 @@ def to_comparison(node: DictConfig) -> tuple[Config, tuple[str, ...]]:
     """The run of the method in question, and the methods to compare it with, from what Hydra composed."""
     values = _container(node)
     beside = tuple(values.pop("beside"))
+    if values["distributed"]:
+        raise ValueError("compare runs in one process: llmrl train distributed=true for each method, then llmrl report")
     methods = [file.stem for file in sorted((config_dir() / "method").glob("*.yaml"))]
     for method in beside:
         if method not in methods:

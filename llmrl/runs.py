@@ -38,8 +38,8 @@ from llmrl.language import Table, load, save
 
 FAILURE = "failed.txt"
 
-NOT_COMPARED = ("run_dir", "resume", "progress", "track")
-"""Settings, or sections of them, that change nothing about a run's numbers."""
+NOT_COMPARED = ("run_dir", "resume", "progress", "track", "distributed", "coordinator", "num_processes", "process_id")
+"""Settings, or sections of them, that change nothing about a run's numbers; the last four nothing beyond rounding."""
 
 
 class Run(NamedTuple):

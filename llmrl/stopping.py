@@ -34,7 +34,7 @@ class Stopped(SystemExit):
 
 
 @contextmanager
-def stop_requests(total: int, enabled: bool = True) -> Iterator[Heed]:
+def stop_requests(total: int, enabled: bool = True, agreed: Callable[[int], int] = int) -> Iterator[Heed]:
     """Holds a scheduler's signals back until the run can leave without a loss.
 
     A second signal of the same kind is not held back. Where somebody else handles a signal (submitit, a notebook), or
@@ -43,6 +43,7 @@ def stop_requests(total: int, enabled: bool = True) -> Iterator[Heed]:
     Args:
         total: iterations of the run.
         enabled: False leaves all signals as they are: a run that saves nothing has nothing to wait for.
+        agreed: gives every process of the run the largest of their numbers; all of them heed at the same points.
 
     Yields:
         The function to call wherever leaving costs nothing.
@@ -59,8 +60,8 @@ def stop_requests(total: int, enabled: bool = True) -> Iterator[Heed]:
         signal.signal(number, note)
 
     def heed(iterations: int) -> None:
-        if received:
-            raise Stopped(received[0], iterations, total)
+        if number := agreed(received[0] if received else 0):
+            raise Stopped(number, iterations, total)
 
     try:
         yield heed

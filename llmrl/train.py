@@ -6,14 +6,15 @@ import contextlib
 import functools
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from llmrl import hosts, runs, trackers, transfer
 from llmrl import metrics as metrics_file
-from llmrl import runs, trackers, transfer
 from llmrl.config import Config, validate
 from llmrl.devices import (
     Pieces,
@@ -103,12 +104,12 @@ def make_trainer(config: Config) -> Trainer:
 
 
 class Result(NamedTuple):
-    """A finished run.
+    """A finished run. Of several processes, only the first has metrics and a summary where there is a run directory.
 
     Attributes:
         config: its settings.
         metrics: name -> [seeds, iterations], as in ``metrics.csv``.
-        state: the last states, [seeds].
+        state: the last states, [seeds], spread over all processes.
         summary: as in ``summary.json``.
         answers: a language model's, as they stand at the end; None where it is no source.
     """
@@ -140,13 +141,24 @@ class _Store(NamedTuple):
     run: runs.Run | None
 
 
+_NOWHERE = _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
+
+
 @contextlib.contextmanager
 def _store(config: Config) -> Iterator[_Store]:
     if config.run_dir is None:
         if config.track.tensorboard or config.track.wandb:
             raise ValueError("track=... needs a run_dir: dashboards are fed from the metrics.csv in there")
-        yield _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
+        yield _NOWHERE
         return
+    with contextlib.ExitStack() as opened:
+        with hosts.together():
+            store = opened.enter_context(_directory(config)) if hosts.first() else _NOWHERE
+        yield _shared(store) if hosts.several() else store
+
+
+@contextlib.contextmanager
+def _directory(config: Config) -> Iterator[_Store]:
     with runs.open_run(config) as run, trackers.tracking(config) as track:
 
         def restore(like):
@@ -161,6 +173,23 @@ def _store(config: Config) -> Iterator[_Store]:
         yield _Store(restore, functools.partial(runs.restore_language, run), record, run)
 
 
+def _shared(store: _Store) -> _Store:
+    """The first process's store for all of them: each hears what it holds, and gives it its part."""
+
+    def restore(like):
+        with hosts.together():
+            restored = store.restore(like)
+        done = hosts.agreed(restored[1] if restored else -1)
+        return (hosts.from_first(restored[0] if restored else None, like), done) if done >= 0 else None
+
+    def record(states, *chunk):
+        states = hosts.whole(states)
+        with hosts.together():
+            store.record(states, *chunk)
+
+    return store._replace(restore=restore, record=record)
+
+
 def train(config: Config) -> Result:
     """Train all seeds of a config; with a ``run_dir``, keep everything there and go on where an earlier process
     stopped.
@@ -172,20 +201,23 @@ def train(config: Config) -> Result:
         Metrics, states and summary.
 
     Raises:
-        ValueError: a setting is out of range, the run directory is another run's, or the reward to train under cannot
-            be had or does not fit.
+        ValueError: a setting is out of range, the run directory is another run's, the reward to train under cannot be
+            had or does not fit, or another process of the run has failed.
         OSError: the disk is full; the last checkpoint is intact.
         Stopped: SIGTERM or SIGUSR1 came; what was trained until then is in ``run_dir``.
     """
     validate(config)
     use_compilation_cache()
     use_cores(config)
+    hosts.join(config)
+    config = replace(config, progress=config.progress and hosts.first())
     config = transfer.resolved(config, lambda other: any_environment(other).spec)
     trainer = make_trainer(config)
     mesh = seed_mesh(config)
     with _store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
         if config.progress and mesh.size > 1:
-            note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices")
+            among = f" of {jax.process_count()} processes" if hosts.several() else ""
+            note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices{among}")
         restored = store.restore(state_shapes(trainer, config))
         states, start = restored or (None, 0)
         with _listener(config, trainer.env, store, start) as listener:
@@ -213,7 +245,7 @@ def _train_chunks(
     chunks: list[dict[str, np.ndarray]] = []
     compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
     with (
-        stop_requests(config.num_iterations, store.run is not None) as heed,
+        stop_requests(config.num_iterations, config.run_dir is not None, hosts.agreed) as heed,
         progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show,
     ):
         for length in chunk_lengths(config.num_iterations, config.num_chunks):
@@ -227,7 +259,7 @@ def _train_chunks(
             compiled = time.monotonic()
             heed(done - length)
             states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length), table))
-            chunk = {name: np.asarray(curve) for name, curve in chunk.items()}
+            chunk = {name: np.asarray(curve) for name, curve in hosts.whole(chunk).items()}
             compile_seconds += compiled - began
             run_seconds += time.monotonic() - compiled
             table, counts = listener.exchange(table, misses_of(states.heard))
@@ -242,7 +274,8 @@ def _train_chunks(
         "run_seconds": run_seconds,
         "run_iterations": config.num_iterations - start,
     }
-    return _result(config, states, chunks, store.run, seconds)._replace(answers=table)
+    with hosts.together():
+        return _result(config, states, chunks, store.run, seconds)._replace(answers=table)
 
 
 def _tell_skipped(chunks: list[dict[str, np.ndarray]]) -> None:
@@ -258,6 +291,8 @@ def _result(config: Config, states: TrainState, chunks: list[dict[str, np.ndarra
         finished = run.finished and not chunks
         summary = runs.read_summary(run) if finished else runs.finish(run, **seconds)
         return Result(config, metrics_file.read(run.metrics_path), states, summary)
+    if config.run_dir is not None:
+        return Result(config, {}, states, {})
     curves = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in chunks[0]}
     summary = metrics_file.summary(curves, steps_per_iteration=config.ppo.batch_size, **seconds)
     return Result(config, metrics_file.index(curves, config.ppo.batch_size) | curves, states, summary)

@@ -25,6 +25,12 @@ NEEDS = {
     "frozen": ("reward_from=elsewhere",),
 }
 """Choices that say nothing without another key."""
+PLUGINS = {
+    "joblib": "hydra_joblib_launcher",
+    "submitit": "hydra_submitit_launcher",
+    "slurm": "hydra_submitit_launcher",
+}
+"""Launchers of an extra that is not there in every environment."""
 
 
 # --- composing --------------------------------------------------------------------------------------------------------
@@ -37,8 +43,8 @@ def test_nothing_chosen_is_the_defaults():
 @pytest.mark.parametrize(("group", "name"), CHOICES)
 def test_every_yaml_composes(group, name):
     assert group in GROUPS
-    if (group, name) == ("launcher", "joblib"):
-        pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
+    if group == "launcher" and name in PLUGINS:
+        pytest.importorskip(f"hydra_plugins.{PLUGINS[name]}")
     config = llmrl.compose(f"{group}={name}", *NEEDS.get(name, ()))
     assert validate(config) == config
     if group in ("env", "method", "solver"):
