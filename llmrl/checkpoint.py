@@ -225,4 +225,7 @@ def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 def _checkpointer() -> Any:
     import orbax.checkpoint as ocp  # costs half a second, so only those pay who save
 
-    return ocp.Checkpointer(ocp.StandardCheckpointHandler())
+    # Of a run's processes one alone writes and reads here, so orbax must not wait for the others.
+    alone = ocp.options.MultiprocessingOptions(jax.process_index(), {jax.process_index()})
+    handler = ocp.StandardCheckpointHandler(multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)

@@ -203,7 +203,7 @@ def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[Piec
         return lambda states, first, table: run(states, first, on_devices(table, mesh))
 
     yield Pieces(
-        lambda table: initial_states(trainer, config, mesh, on_devices(table, mesh)),
+        lambda table: initial_states(trainer, config, mesh, table if hosts.several() else on_devices(table, mesh)),
         lambda states: hosts.spread(hosts.own(states, mesh), mesh),
         program,
     )

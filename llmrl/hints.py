@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from llmrl import hosts
 from llmrl.config import Config, LLMConfig
 from llmrl.envs import GOALS, LANGUAGE
 from llmrl.language import Labeller, Table, empty, has_answered, make_provider, merge, open_labeller, probe, size
@@ -59,8 +60,7 @@ def listening(
         ValueError: a setting is wrong, or who answers at once knows none of the captioner's states.
         RuntimeError: as ``check_endpoint``, when nothing has been answered yet.
     """
-    by_rule = rules_of(config, env.captioner) is not None
-    if LANGUAGE not in config.aux.sources and (GOALS not in config.aux.sources or by_rule):
+    if not _asks(config, env):
         yield Listener(None, lambda table, misses: (table, {}))
         return
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods
@@ -86,6 +86,40 @@ def listening(
         yield Listener(table, exchange)
     finally:
         labeller.close()
+
+
+@contextmanager
+def hearing(
+    config: Config,
+    env: Environment | HostEnvironment,
+    known: Table | None = None,
+    before: Mapping[str, float] | None = None,
+) -> Iterator[Listener]:
+    """``listening`` for a run that may have several processes: the first of them asks, all hear the answers."""
+    if not (hosts.several() and _asks(config, env)):
+        with listening(config, env, known, before) as listener:
+            yield listener
+        return
+    captioner: Any = env.captioner
+    like = _empty(config.llm, captioner)
+    with ExitStack() as opened:
+        with hosts.together():
+            listener = Listener(like, lambda table, misses: (table, {}))
+            if hosts.first():
+                listener = opened.enter_context(listening(config, env, known, before))
+
+        def exchange(table: Table | None, misses: Mapping[int, int]) -> tuple[Table | None, Counts]:
+            with hosts.together():
+                table, counts = listener.exchange(table, misses)
+            return hosts.from_first(table, like), counts
+
+        yield Listener(hosts.from_first(listener.table, like), exchange)
+
+
+def _asks(config: Config, env: Environment | HostEnvironment) -> bool:
+    """Whether a source has words that somebody has to be asked about; a rule that suggests goals has none."""
+    by_rule = rules_of(config, env.captioner) is not None
+    return LANGUAGE in config.aux.sources or (GOALS in config.aux.sources and not by_rule)
 
 
 def _all_at_once(config: Config, keys: Sequence[int], labeller: Labeller, table: Table) -> Table:

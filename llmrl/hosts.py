@@ -22,7 +22,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import PyTree
 
 from llmrl.config import Config
-from llmrl.envs import GOALS, HOST_ENVIRONMENTS, LANGUAGE
+from llmrl.envs import HOST_ENVIRONMENTS
 
 Tree = TypeVar("Tree", bound=PyTree)
 
@@ -68,8 +68,6 @@ def _fingerprint(config: Config) -> int:
 def _refuse_what_needs_one_host(config: Config) -> None:
     if config.env.name in HOST_ENVIRONMENTS:
         raise ValueError(f"env={config.env.name} is stepped by Python on one host: it needs distributed=false")
-    if asking := [name for name in (LANGUAGE, GOALS) if name in config.aux.sources]:
-        raise ValueError(f"aux={asking[0]} asks and hears on one host: it needs distributed=false")
     if config.reward_from is not None:
         raise ValueError(f"reward_from={config.reward_from} is read on one host: it needs distributed=false")
 
@@ -130,8 +128,7 @@ def own(tree: Tree, mesh: Mesh) -> Tree:
 
     def part(leaf: Any) -> Any:
         places = _over_seeds(mesh).addressable_devices_indices_map((len(leaf),)).values()
-        starts = sorted(range(len(leaf))[place[0]] for place in places if place is not None)
-        return leaf[np.concatenate([np.asarray(start) for start in starts])]
+        return leaf[np.asarray(sorted(row for place in places if place for row in range(len(leaf))[place[0]]))]
 
     return jax.tree.map(part, tree)
 
@@ -170,7 +167,7 @@ def from_first(tree: Tree | None, like: Tree) -> Tree | None:
         shapes = jax.eval_shape(lambda shapes: jax.tree.map(_numbers, shapes), like)
         numbers = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
     # As integers: floats are sent as a sum over processes, and -0.0 + 0.0 is 0.0.
-    bits = jax.tree.map(lambda x: np.ascontiguousarray(x).view(f"u{x.dtype.itemsize}"), numbers)
+    bits = jax.tree.map(lambda x: np.asarray(x, order="C").view(f"u{x.dtype.itemsize}"), numbers)
     sent = jax.tree.map(lambda got, x: got.view(x.dtype), multihost_utils.broadcast_one_to_all(bits), numbers)
 
     def restored(leaf: Any, template: Any) -> Any:

@@ -28,7 +28,7 @@ from llmrl.devices import (
     use_compilation_cache,
     use_cores,
 )
-from llmrl.hints import Listener, listening, misses_of
+from llmrl.hints import Listener, hearing, misses_of
 from llmrl.iteration import (
     Trainer,
     TrainState,
@@ -234,7 +234,7 @@ def _listener(
     if start == config.num_iterations:  # nobody is asked any more
         known, _ = store.restore_language(start)
         return contextlib.nullcontext(Listener(known, lambda table, misses: (table, {})))
-    return listening(config, env, *store.restore_language(start))
+    return hearing(config, env, *store.restore_language(start))
 
 
 def _train_chunks(
@@ -262,7 +262,7 @@ def _train_chunks(
             chunk = {name: np.asarray(curve) for name, curve in hosts.whole(chunk).items()}
             compile_seconds += compiled - began
             run_seconds += time.monotonic() - compiled
-            table, counts = listener.exchange(table, misses_of(states.heard))
+            table, counts = listener.exchange(table, misses_of(hosts.whole(states.heard)))
             chunk |= {name: np.full((config.seeds, length), count, np.float32) for name, count in counts.items()}
             store.record(states, chunk, done - length, table)
             chunks.append(chunk)

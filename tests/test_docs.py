@@ -159,7 +159,6 @@ def test_every_command_in_the_docs_is_understood(page, command):
     # A launcher is of an extra that is not there in every environment, and its keys come with it.
     words = [word for word in words if not word.startswith(("launcher=", "hydra."))]
     words = [_first_of_several(word) for word in cli.keyed(name, words)]
-    words = [word for word in words if not word.startswith(("launcher=", "hydra."))]  # an extra that is not there in every environment
     overrides.register_schemas()
     with overrides._own_hydra():
         node = compose_with_hydra(name, words)

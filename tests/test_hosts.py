@@ -47,7 +47,7 @@ SCRIPT = """
 """
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def pair():
     """``(devices, *overrides) -> processes``: two that train one run, each with so many devices."""
     started = []
@@ -74,10 +74,10 @@ def pair():
 
 
 def said(processes, status=0):
-    """What each printed, once both have left as expected."""
+    """The last line that each printed, once both have left as expected."""
     told = [process.communicate(timeout=240) for process in processes]
     assert [process.returncode for process in processes] == [status] * 2, [error[-2000:] for _, error in told]
-    return [out if status == 0 else error for out, error in told]
+    return [(error if status else out).splitlines()[-1] for out, error in told]
 
 
 def last_state(path):
@@ -94,7 +94,7 @@ def assert_same(first, second, **tolerance):
 def test_two_processes_train_what_one_trains(tmp_path, pair):
     words = said(pair(2, *TINY, f"run_dir={tmp_path / 'two'}"))
     assert words[0].startswith("0 {4} [") and "final" in words[0]
-    assert words[1] == "1 {4} []\n"
+    assert words[1] == "1 {4} []"
     one = train(llmrl.compose(*TINY, "devices=1", f"run_dir={tmp_path / 'one'}"))
     two = runs.metrics.read(tmp_path / "two" / "metrics.csv")
     assert set(one.metrics) == set(two)
@@ -106,9 +106,30 @@ def test_two_processes_train_what_one_trains(tmp_path, pair):
     assert {file.name for file in (tmp_path / "one").iterdir()} == {file.name for file in (tmp_path / "two").iterdir()}
 
 
+@pytest.mark.slow
+def test_two_processes_hear_what_one_hears(tmp_path, pair):
+    cartpole = ("env=cartpole", "aux=language", "method=add", "ppo=tiny", "seeds=2", "total_steps=384", "num_chunks=3")
+    words = (*cartpole, "devices=1", "progress=false", "llm.cache=null")
+    said(pair(1, *words, f"run_dir={tmp_path}"))
+    one, two = train(llmrl.compose(*words)), runs.metrics.read(tmp_path / "metrics.csv")
+    assert set(one.metrics) == set(two) and (two["language_coverage"] == 1.0).all()
+    for name, curves in one.metrics.items():
+        np.testing.assert_allclose(two[name], curves, rtol=1e-4, atol=1e-5, err_msg=name)
+    again = said(pair(1, *words, f"run_dir={tmp_path}"))
+    assert again[0].startswith("0 {2} [") and again[1] == "1 {2} []"
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 LONG = (*TINY, "total_steps=7680", "num_chunks=60")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory, pair):
+    """The curves of an undisturbed run."""
+    path = tmp_path_factory.mktemp("whole")
+    said(pair(1, *LONG, f"run_dir={path}"))
+    return (path / "metrics.csv").read_bytes()
 
 
 def until(condition, processes):
@@ -119,48 +140,44 @@ def until(condition, processes):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("which", "number"), [(0, signal.SIGTERM), (1, signal.SIGUSR1)])
-def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(tmp_path, pair, which, number):
-    said(pair(1, *LONG, f"run_dir={tmp_path / 'whole'}"))
-    stopped = tmp_path / "stopped"
-    first = pair(1, *LONG, f"run_dir={stopped}")
-    until((stopped / "checkpoints").is_dir, first)
+def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(tmp_path, pair, whole, which, number):
+    first = pair(1, *LONG, f"run_dir={tmp_path}")
+    until((tmp_path / "checkpoints").is_dir, first)
     first[which].send_signal(number)
     said(first, status=128 + number)
-    assert not (stopped / "summary.json").exists()
-    said(pair(1, *LONG, f"run_dir={stopped}"))
-    assert (stopped / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
+    assert not (tmp_path / "summary.json").exists()
+    said(pair(1, *LONG, f"run_dir={tmp_path}"))
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
 
 
 @pytest.mark.slow
-def test_killed_processes_go_on_to_the_very_same_numbers_as_one_process_may(tmp_path, pair):
-    said(pair(1, *LONG, f"run_dir={tmp_path / 'whole'}"))
-    killed = tmp_path / "killed"
-    first = pair(1, *LONG, f"run_dir={killed}")
-    until((killed / "checkpoints").is_dir, first)
+def test_killed_processes_go_on_to_the_very_same_numbers(tmp_path, pair, whole):
+    first = pair(1, *LONG, f"run_dir={tmp_path}")
+    until((tmp_path / "checkpoints").is_dir, first)
     for process in first:
         process.kill()
         process.wait()
-    assert not (killed / "summary.json").exists()
-    done = max(runs.checkpoint.steps(killed / "checkpoints"))
+    assert not (tmp_path / "summary.json").exists()
+    done = max(runs.checkpoint.steps(tmp_path / "checkpoints"))
     assert 0 < done < 120
-    said(pair(1, *LONG, f"run_dir={killed}"))
-    assert (killed / "metrics.csv").read_bytes() == (tmp_path / "whole" / "metrics.csv").read_bytes()
-    again = train(llmrl.compose(*LONG, f"run_dir={killed}"))  # finished: shown, by one process too
-    assert again.summary == runs.read_summary(runs.load_run(killed))
+    said(pair(1, *LONG, f"run_dir={tmp_path}"))
+    assert (tmp_path / "metrics.csv").read_bytes() == whole
+    again = train(llmrl.compose(*LONG, f"run_dir={tmp_path}"))  # finished: shown, by one process too
+    assert again.summary == runs.read_summary(runs.load_run(tmp_path))
 
 
 @pytest.mark.slow
 def test_what_the_first_process_refuses_all_refuse(tmp_path, pair):
     (tmp_path / "mine.txt").touch()
     first, second = said(pair(1, *TINY, f"run_dir={tmp_path}"), status=1)
-    assert "holds files that are no run's, such as 'mine.txt'" in first.splitlines()[-1]
+    assert "holds files that are no run's, such as 'mine.txt'" in first
     assert "process 0 of this run has failed; its own message says why" in second
 
 
 @pytest.mark.slow
 def test_processes_with_different_settings_are_no_run(pair):
     for words in said(pair(1, *TINY, only_second=["seed=1"]), status=1):
-        assert "the run's processes were given different settings" in words.splitlines()[-1]
+        assert "the run's processes were given different settings" in words
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
@@ -172,7 +189,6 @@ REFUSED = [
     (("distributed=true", "num_processes=0"), "num_processes must be positive, got 0"),
     (("distributed=true", "num_processes=2", "process_id=2"), r"process_id must lie in \[0, 1\], got 2"),
     (("distributed=true", "env=crafter", "aux=none"), "env=crafter is stepped by Python on one host"),
-    (("distributed=true", "aux=language"), "aux=language asks and hears on one host"),
     (("distributed=true", "method=frozen", "reward_from=runs/x"), "reward_from=runs/x is read on one host"),
     (("distributed=true",), "distributed=true cannot find the run's processes: "),
 ]
