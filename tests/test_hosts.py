@@ -75,9 +75,9 @@ def pair():
 
 def said(processes, status=0):
     """The last line that each printed, once both have left as expected."""
-    told = [process.communicate(timeout=240) for process in processes]
+    told = [process.communicate(timeout=600) for process in processes]
     assert [process.returncode for process in processes] == [status] * 2, [error[-2000:] for _, error in told]
-    return [(error if status else out).splitlines()[-1] for out, error in told]
+    return ["".join((error if status else out).splitlines()[-1:]) for out, error in told]
 
 
 def last_state(path):
@@ -117,6 +117,12 @@ def test_two_processes_hear_what_one_hears(tmp_path, pair):
         np.testing.assert_allclose(two[name], curves, rtol=1e-4, atol=1e-5, err_msg=name)
     again = said(pair(1, *words, f"run_dir={tmp_path}"))
     assert again[0].startswith("0 {2} [") and again[1] == "1 {2} []"
+
+
+@pytest.mark.slow
+def test_every_process_has_the_numbers_of_a_run_in_memory(pair):
+    first, second = said(pair(1, *TINY))
+    assert first.startswith("0 {2} ['area', ") and second == f"1{first[1:]}"
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------

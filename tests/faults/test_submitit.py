@@ -17,7 +17,7 @@ def run(words, directory, **options):
 
 
 def finished(process):
-    told = process.communicate(timeout=240)
+    told = process.communicate(timeout=600)
     return process.returncode == 0, told
 
 
@@ -36,7 +36,7 @@ def test_a_job_that_is_queued_again_ends_with_the_numbers_of_an_undisturbed_one(
     words = [*tiny, "total_steps=7680", "num_chunks=60"]
     assert finished(run(words, tmp_path / "whole"))[0]
     queued, environment = tmp_path / "queued", {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    words += ["--multirun", "launcher=submitit", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
+    words = ["--multirun", *words, "launcher=submitit", f"hydra.sweep.dir={tmp_path / 'sweep'}"]
     job = run(words, queued, env=environment)
     trained_by = worker(queued, job)
     os.kill(trained_by, number)
