@@ -148,7 +148,7 @@ def until(condition, processes):
 @pytest.mark.parametrize(("which", "number"), [(0, signal.SIGTERM), (1, signal.SIGUSR1)])
 def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(tmp_path, pair, whole, which, number):
     first = pair(1, *LONG, f"run_dir={tmp_path}")
-    until((tmp_path / "checkpoints").is_dir, first)
+    until(lambda: runs.checkpoint.steps(tmp_path / "checkpoints"), first)
     first[which].send_signal(number)
     said(first, status=128 + number)
     assert not (tmp_path / "summary.json").exists()
@@ -159,13 +159,11 @@ def test_a_signal_to_one_stops_both_and_the_same_command_goes_on(tmp_path, pair,
 @pytest.mark.slow
 def test_killed_processes_go_on_to_the_very_same_numbers(tmp_path, pair, whole):
     first = pair(1, *LONG, f"run_dir={tmp_path}")
-    until((tmp_path / "checkpoints").is_dir, first)
+    until(lambda: runs.checkpoint.steps(tmp_path / "checkpoints"), first)
     for process in first:
         process.kill()
         process.wait()
     assert not (tmp_path / "summary.json").exists()
-    done = max(runs.checkpoint.steps(tmp_path / "checkpoints"))
-    assert 0 < done < 120
     said(pair(1, *LONG, f"run_dir={tmp_path}"))
     assert (tmp_path / "metrics.csv").read_bytes() == whole
     again = train(llmrl.compose(*LONG, f"run_dir={tmp_path}"))  # finished: shown, by one process too
