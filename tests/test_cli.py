@@ -29,6 +29,7 @@ PLUGINS = {
     "joblib": "hydra_joblib_launcher",
     "submitit": "hydra_submitit_launcher",
     "slurm": "hydra_submitit_launcher",
+    "ray": "hydra_ray_launcher",
 }
 """Launchers of an extra that is not there in every environment."""
 

@@ -122,7 +122,7 @@ def test_two_processes_hear_what_one_hears(tmp_path, pair):
 @pytest.mark.slow
 def test_every_process_has_the_numbers_of_a_run_in_memory(pair):
     first, second = said(pair(1, *TINY))
-    assert first.startswith("0 {2} ['area', ") and second == f"1{first[1:]}"
+    assert first.startswith("0 {4} ['area', ") and second == f"1{first[1:]}"
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
