@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from llmrl.config import Config
 from llmrl.iteration import Trainer, TrainState, build, learn_from, with_numbers
@@ -62,6 +62,18 @@ def seed_mesh(config: Config) -> Mesh:
     allowed = len(devices) if config.devices == "auto" else min(config.devices, len(devices))
     count = max(n for n in range(1, allowed + 1) if config.seeds % n == 0)
     return jax.make_mesh((count,), ("seed",), axis_types=(AxisType.Auto,), devices=devices[:count])
+
+
+class Rows(NamedTuple):
+    """What is trained side by side: a config's seeds, or those of one point of a grid after the other.
+
+    Attributes:
+        keys: a key per row.
+        numbers: those of a trainer's numbers that differ from row to row; empty for seeds alone.
+    """
+
+    keys: Key[Array, " rows"]
+    numbers: dict[str, Float[np.ndarray, " rows"]]
 
 
 def seed_keys(config: Config) -> Key[Array, " seeds"]:
@@ -112,15 +124,17 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
     return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
 
 
-def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
-    """Every seed's first state, [seeds], spread over the mesh."""
+def initial_states(
+    trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None, rows: Rows | None = None
+) -> TrainState:
+    """Every row's first state, [rows], spread over the mesh; without ``rows`` those of the config's seeds."""
     at_once = mesh.size * seeds_at_once(config, trainer.env.spec, mesh)
 
     @jax.jit
-    def start(keys, table):
-        return _for_all(lambda key: trainer.init(key, trainer.numbers, table), keys, at_once)
+    def start(rows, table):
+        return _for_all(lambda row: trainer.init(row.keys, trainer.numbers | row.numbers, table), rows, at_once)
 
-    states = start(seed_keys(config), table)
+    states = start(rows or Rows(seed_keys(config), {}), table)
     return jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed")))
 
 
@@ -143,24 +157,26 @@ def compiled_run(
     num_iterations: int,
     table: Table | None = None,
     at_once: int | None = None,
+    numbers: dict[str, Float[np.ndarray, " rows"]] | None = None,
 ) -> Callable:
     """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
     seeds, ``at_once`` of them (all, where not given) side by side, and nothing is exchanged. Any table of the same
-    shape fits, ``on_devices``."""
+    shape fits, ``on_devices``. ``numbers`` are those of ``Rows``."""
     spec = PartitionSpec("seed")
+    own = jax.device_put(numbers or {}, NamedSharding(mesh, spec))
 
-    def many(states, first, table):
-        def one(state):
-            return trainer.run(state, trainer.numbers, num_iterations, first, table)
+    def many(states, own, first, table):
+        def one(row):
+            state, differing = row
+            return trainer.run(state, trainer.numbers | differing, num_iterations, first, table)
 
-        return _for_all(one, states, at_once or len(states.iteration))
+        return _for_all(one, (states, own), at_once or len(states.iteration))
 
     # Seeds never meet, so there is nothing for the check of replicated values to find.
-    sharded = jax.shard_map(
-        many, mesh=mesh, in_specs=(spec, PartitionSpec(), PartitionSpec()), out_specs=spec, check_vma=False
-    )
-    program = jax.jit(sharded).lower(states, np.int32(0), table).compile()
-    return lambda states, first, table=None: program(states, first, table)
+    alike = PartitionSpec()
+    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, spec, alike, alike), out_specs=spec, check_vma=False)
+    program = jax.jit(sharded).lower(states, own, np.int32(0), table).compile()
+    return lambda states, first, table=None: program(states, own, first, table)
 
 
 # --- the pieces of a run ----------------------------------------------------------------------------------------------
@@ -181,20 +197,23 @@ class Pieces(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[Pieces]:
-    """A run's pieces, as long as the games that it plays are open."""
+def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh, rows: Rows | None = None) -> Iterator[Pieces]:
+    """A run's pieces, as long as the games that it plays are open. Where there are ``rows``, which only what is
+    compiled can have, ``config.seeds`` is their number."""
     if isinstance(trainer.env, HostEnvironment):
         with trainer.env.opened(trainer.env.sources) as worlds:
             yield _host_pieces(config, trainer, trainer.env, worlds)
         return
 
+    numbers = rows.numbers if rows is not None else None
+
     def program(states, length, table):
         at_once = seeds_at_once(config, trainer.env.spec, mesh)
-        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh), at_once)
+        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh), at_once, numbers)
         return lambda states, first, table: run(states, first, on_devices(table, mesh))
 
     yield Pieces(
-        lambda table: initial_states(trainer, config, mesh, on_devices(table, mesh)),
+        lambda table: initial_states(trainer, config, mesh, on_devices(table, mesh), rows),
         lambda states: jax.device_put(states, NamedSharding(mesh, PartitionSpec("seed"))),
         program,
     )
