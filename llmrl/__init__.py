@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from llmrl.overrides import compose as compose
     from llmrl.policies import load_policy as load_policy
     from llmrl.policies import save_policy as save_policy
+    from llmrl.sweeps import sweep as sweep
     from llmrl.train import train as train
     from llmrl.trust_map import trust_map as trust_map
 
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _FUNCTIONS = {
     "compose": "llmrl.overrides",
     "train": "llmrl.train",
+    "sweep": "llmrl.sweeps",
     "load_policy": "llmrl.policies",
     "save_policy": "llmrl.policies",
     "plot": "llmrl.analysis.plots",
@@ -36,7 +38,17 @@ _FUNCTIONS = {
     "implicit_gradient": "llmrl.hypergradients",
 }
 
-__all__ = ["compose", "implicit_gradient", "load_policy", "plot", "save_policy", "solvers", "train", "trust_map"]
+__all__ = [
+    "compose",
+    "implicit_gradient",
+    "load_policy",
+    "plot",
+    "save_policy",
+    "solvers",
+    "sweep",
+    "train",
+    "trust_map",
+]
 
 
 def __getattr__(name: str) -> Any:

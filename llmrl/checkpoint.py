@@ -124,6 +124,13 @@ def steps(directory: Path) -> list[int]:
     return sorted(int(entry.name) for entry in directory.iterdir() if entry.name.isdecimal())
 
 
+def rewind(directory: Path, step: int) -> None:
+    """Removes the checkpoints after a step."""
+    for later in steps(directory):
+        if later > step:
+            shutil.rmtree(directory / str(later))
+
+
 def _load(folder: Path, like: PyTree, part: bool) -> list[Any]:
     manifest = _verified_manifest(folder)
     templates = _named_leaves(like, shapes_only=True)

@@ -12,7 +12,7 @@ import re
 import shlex
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -105,13 +105,28 @@ def _print_completion(words: list[str]) -> NoReturn:
 def _run_application(command: str, arguments: list[str]) -> None:
     import hydra
 
-    from llmrl.overrides import config_dir, register_schemas
+    from llmrl.overrides import config_dir, register_schemas, without_grid
 
     # Hydra would print its own errors, over several lines and with exit code 1; this makes it raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    task = COMMANDS[command]
+    if command == "train":
+        arguments, grid = without_grid(arguments)
+        # A grid is no setting of a run, so Hydra has no place for it; and it takes nothing but a function.
+        task = _with(task, grid=grid) if grid else task
     sys.argv = [f"llmrl {command}", *keyed(command, arguments)]
     register_schemas()
-    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(COMMANDS[command])()
+    hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)()
+
+
+def _with(task: Callable[..., None], **options: Any) -> Callable[[Any], None]:
+    """``functools.partial``, as a function of its own name."""
+
+    @functools.wraps(task)
+    def told(node: Any) -> None:
+        task(node, **options)
+
+    return told
 
 
 def keyed(command: str, arguments: list[str]) -> list[str]:
@@ -136,16 +151,16 @@ def keyed(command: str, arguments: list[str]) -> list[str]:
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
-def _job(task: Callable[[Any], None]) -> Callable[[Any], None]:
+def _job(task: Callable[..., None]) -> Callable[..., None]:
     """Words errors where they happen: from another process, a launcher brings an exception without its traceback."""
 
     @functools.wraps(task)
-    def job(node: Any) -> None:
+    def job(node: Any, **options: Any) -> None:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         try:
-            task(node)
+            task(node, **options)
         except Exception as error:
             if _debugging() or not _is_for_user(error):
                 raise
@@ -157,12 +172,21 @@ def _job(task: Callable[[Any], None]) -> Callable[[Any], None]:
 
 
 @_job
-def train(node: Any) -> None:
-    """Trains, shows a table, and says where everything is."""
-    from llmrl.overrides import to_config
+def train(node: Any, grid: Mapping[str, Sequence[Any]] | None = None) -> None:
+    """Trains, shows a table, and says where everything is; of a grid inside one program, one table of all points."""
+    from llmrl.overrides import grid_words, to_config
 
     config = to_config(node)
-    config = replace(config, run_dir=config.run_dir or _default_run_dir(config))
+    words = grid_words(grid or {})
+    config = replace(config, run_dir=config.run_dir or _default_run_dir(config, more=words))
+    if grid:
+        from hydra.core.hydra_config import HydraConfig
+
+        from llmrl.sweeps import tabulate
+
+        typed = [*HydraConfig.get().overrides.task, *words]
+        print(tabulate(config, grid, command=shlex.join(["llmrl", "train", *typed])))
+        return
 
     from llmrl.progress import show_summary
     from llmrl.train import train as run
@@ -292,15 +316,15 @@ def _typed(command: str, words: Sequence[str]) -> str:
     return shlex.join(["llmrl", command, *words, *others])
 
 
-def _default_run_dir(config: Config, what: str = "") -> str:
+def _default_run_dir(config: Config, what: str = "", more: Sequence[str] = ()) -> str:
     """``runs/<env>-<aux>-<method>-s<seed>``, and every other override after it: two different runs never share one.
 
-    ``what`` stands in the method's place where several methods share a directory.
+    ``what`` stands in the method's place where several methods share a directory; ``more`` are words beside Hydra's.
     """
     from hydra.core.hydra_config import HydraConfig
 
     overrides = HydraConfig.get().overrides.task
-    others = [override for override in overrides if override.lstrip("+~").partition("=")[0] not in _NOT_IN_A_NAME]
+    others = [word for word in (*overrides, *more) if word.lstrip("+~").partition("=")[0] not in _NOT_IN_A_NAME]
     aux = [*config.aux.sources, *(["function"] if config.aux.function else [])] or ["none"]
     parts = [config.env.name, *aux, what or config.method.name, f"s{config.seed}", *sorted(others)]
     name = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-+") for part in parts)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Key, PyTree
+from jaxtyping import Array, Float, Key, PyTree
 
 from llmrl import hosts
 from llmrl.config import Config
@@ -74,6 +74,18 @@ def seed_mesh(config: Config) -> Mesh:
     return jax.make_mesh((len(chosen),), ("seed",), axis_types=(AxisType.Auto,), devices=chosen)
 
 
+class Rows(NamedTuple):
+    """What is trained side by side: a config's seeds, or those of one point of a grid after the other.
+
+    Attributes:
+        keys: a key per row.
+        numbers: those of a trainer's numbers that differ from row to row; empty for seeds alone.
+    """
+
+    keys: Key[Array, " rows"]
+    numbers: dict[str, Float[np.ndarray, " rows"]]
+
+
 def seed_keys(config: Config) -> Key[Array, " seeds"]:
     """One key per seed: number i among eight is number i alone."""
     base = jax.random.key(config.seed)
@@ -122,15 +134,18 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
     return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
 
 
-def initial_states(trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None) -> TrainState:
-    """Every seed's first state, [seeds], spread over the mesh."""
+def initial_states(
+    trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None, rows: Rows | None = None
+) -> TrainState:
+    """Every row's first state, [rows], spread over the mesh; without ``rows`` those of the config's seeds."""
     at_once = len(mesh.local_devices) * seeds_at_once(config, trainer.env.spec, mesh)
 
     @jax.jit
-    def start(keys, table):
-        return _for_all(lambda key: trainer.init(key, trainer.numbers, table), keys, at_once)
+    def start(rows, table):
+        return _for_all(lambda row: trainer.init(row.keys, trainer.numbers | row.numbers, table), rows, at_once)
 
-    return hosts.spread(start(hosts.own(seed_keys(config), mesh), table), mesh)
+    rows = rows or Rows(seed_keys(config), {})
+    return hosts.spread(start(hosts.own(rows, mesh), table), mesh)
 
 
 def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
@@ -152,24 +167,26 @@ def compiled_run(
     num_iterations: int,
     table: Table | None = None,
     at_once: int | None = None,
+    numbers: dict[str, Float[np.ndarray, " rows"]] | None = None,
 ) -> Callable:
     """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
     seeds, ``at_once`` of them (all, where not given) side by side, and nothing is exchanged. Any table of the same
-    shape fits, ``on_devices``."""
+    shape fits, ``on_devices``. ``numbers`` are those of ``Rows``."""
     spec = PartitionSpec("seed")
+    own = jax.device_put(numbers or {}, NamedSharding(mesh, spec))
 
-    def many(states, first, table):
-        def one(state):
-            return trainer.run(state, trainer.numbers, num_iterations, first, table)
+    def many(states, own, first, table):
+        def one(row):
+            state, differing = row
+            return trainer.run(state, trainer.numbers | differing, num_iterations, first, table)
 
-        return _for_all(one, states, at_once or len(states.iteration))
+        return _for_all(one, (states, own), at_once or len(states.iteration))
 
     # Seeds never meet, so there is nothing for the check of replicated values to find.
-    sharded = jax.shard_map(
-        many, mesh=mesh, in_specs=(spec, PartitionSpec(), PartitionSpec()), out_specs=spec, check_vma=False
-    )
-    program = jax.jit(sharded).lower(states, np.int32(0), table).compile()
-    return lambda states, first, table=None: program(states, first, table)
+    alike = PartitionSpec()
+    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, spec, alike, alike), out_specs=spec, check_vma=False)
+    program = jax.jit(sharded).lower(states, own, np.int32(0), table).compile()
+    return lambda states, first, table=None: program(states, own, first, table)
 
 
 # --- the pieces of a run ----------------------------------------------------------------------------------------------
@@ -190,20 +207,27 @@ class Pieces(NamedTuple):
 
 
 @contextlib.contextmanager
-def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh) -> Iterator[Pieces]:
-    """A run's pieces, as long as the games that it plays are open."""
+def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh, rows: Rows | None = None) -> Iterator[Pieces]:
+    """A run's pieces, as long as the games that it plays are open. Where there are ``rows``, which only what is
+    compiled can have, ``config.seeds`` is their number."""
     if isinstance(trainer.env, HostEnvironment):
         with trainer.env.opened(trainer.env.sources) as worlds:
             yield _host_pieces(config, trainer, trainer.env, worlds)
         return
 
+    numbers = rows.numbers if rows is not None else None
+
     def program(states, length, table):
         at_once = seeds_at_once(config, trainer.env.spec, mesh)
-        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh), at_once)
+        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh), at_once, numbers)
         return lambda states, first, table: run(states, first, on_devices(table, mesh))
 
+    def initial(table):
+        # What lies on the devices of all processes, one of them alone cannot compute with.
+        return initial_states(trainer, config, mesh, table if hosts.several() else on_devices(table, mesh), rows)
+
     yield Pieces(
-        lambda table: initial_states(trainer, config, mesh, table if hosts.several() else on_devices(table, mesh)),
+        initial,
         lambda states: hosts.spread(hosts.own(states, mesh), mesh),
         program,
     )

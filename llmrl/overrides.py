@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields, is_dataclass
 from difflib import get_close_matches
@@ -13,6 +13,7 @@ from hydra import compose as compose_with_hydra
 from hydra import initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import (
@@ -212,6 +213,46 @@ def _writable(node: DictConfig) -> DictConfig:
     return node
 
 
+GRID = "sweep.vmap."
+"""How the word begins that sweeps a key inside one program."""
+
+
+def without_grid(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[Any]]]:
+    """The arguments that are Hydra's, and the grid that the others describe, as ``llmrl.sweep`` takes it.
+
+    Args:
+        arguments: e.g. ``"seeds=4", "sweep.vmap.ppo.entropy=[0,0.01]"``.
+
+    Raises:
+        ValueError: such a word names no key, names one twice, or gives no list.
+    """
+    others = [argument for argument in arguments if not argument.lstrip("+").startswith("sweep")]
+    grid: dict[str, list[Any]] = {}
+    for word in [argument.lstrip("+") for argument in arguments if argument not in others]:
+        key, _, text = word.removeprefix(GRID).partition("=")
+        if secret := refuse_secret(key):
+            raise secret
+        if not word.startswith(GRID) or not key:
+            raise ValueError(f"a grid inside one program is written {GRID}ppo.entropy=[0,0.01], got {word}")
+        if key in grid:
+            raise ValueError(f"{GRID}{key} is given twice")
+        try:
+            values = OverridesParser.create().parse_override(f"{key}={text}").value()
+        except HydraException:
+            values = None
+        if not isinstance(values, list):
+            raise ValueError(
+                f"{GRID}{key} takes a list, as in {GRID}{key}=[{text.strip('[]') or '1e-3,1e-2'}], got {text!r}"
+            )
+        grid[key] = values
+    return others, grid
+
+
+def grid_words(grid: Mapping[str, Sequence[Any]]) -> list[str]:
+    """A grid as it may be typed again."""
+    return [f"{GRID}{key}=[{','.join(map(str, values))}]" for key, values in grid.items()]
+
+
 def compose(*overrides: str) -> Config:
     """The config that ``llmrl train`` would run with these overrides, for notebooks and scripts.
 
@@ -382,6 +423,10 @@ def _first_line(error: BaseException) -> str:
 def _unknown_key(key: str, settings: Any) -> str:
     if secret := refuse_secret(key):
         return str(secret)
+    if key == "sweep":
+        return (
+            f"{GRID}... is for `llmrl train` alone; in Python it is llmrl.sweep(config, {{'ppo.entropy': [0, 0.01]}})"
+        )
     if key.startswith(("aux.sources.", "aux.options.", "env.params.", "llm.extra.")):
         return f"unknown key {key!r}: a new entry is added with a plus, +{key}=..."
     keys = list(_dotted_keys(settings))

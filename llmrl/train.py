@@ -49,23 +49,30 @@ from llmrl.types import Environment, HostEnvironment
 
 __all__ = [
     "Result",
+    "Store",
     "TrainState",
+    "Trained",
     "Trainer",
     "acting_policy",
     "any_environment",
     "chunk_lengths",
     "compiled_run",
     "initial_states",
+    "listener_of",
     "make_environment",
     "make_trainer",
     "numbers_of",
     "on_devices",
     "opened_pieces",
+    "opened_store",
     "policy_of",
+    "result_of",
     "seed_keys",
     "seed_mesh",
     "state_shapes",
+    "tell_skipped",
     "train",
+    "train_chunks",
     "use_compilation_cache",
     "use_cores",
     "with_numbers",
@@ -132,8 +139,13 @@ def chunk_lengths(num_iterations: int, num_chunks: int) -> list[int]:
     return [length] * whole + ([rest] if rest else [])
 
 
-class _Store(NamedTuple):
-    """Where chunks go: a run directory, or nowhere but memory."""
+class Store(NamedTuple):
+    """Where chunks go: run directories, or nowhere but memory.
+
+    Attributes:
+        restore, restore_language, record: as ``llmrl.runs`` has them, for what is open.
+        run: the run that is open, the first of several; None in memory.
+    """
 
     restore: Callable[[TrainState], tuple[TrainState, int] | None]
     restore_language: Callable[[int], tuple[Table | None, dict[str, float]]]
@@ -141,11 +153,12 @@ class _Store(NamedTuple):
     run: runs.Run | None
 
 
-_NOWHERE = _Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
+_NOWHERE = Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
 
 
 @contextlib.contextmanager
-def _store(config: Config) -> Iterator[_Store]:
+def opened_store(config: Config) -> Iterator[Store]:
+    """A config's store; its ``run_dir``, where it has one, is held meanwhile."""
     if config.run_dir is None:
         if config.track.tensorboard or config.track.wandb:
             raise ValueError("track=... needs a run_dir: dashboards are fed from the metrics.csv in there")
@@ -158,7 +171,7 @@ def _store(config: Config) -> Iterator[_Store]:
 
 
 @contextlib.contextmanager
-def _directory(config: Config) -> Iterator[_Store]:
+def _directory(config: Config) -> Iterator[Store]:
     with runs.open_run(config) as run, trackers.tracking(config) as track:
 
         def restore(like):
@@ -170,10 +183,10 @@ def _directory(config: Config) -> Iterator[_Store]:
             runs.record(run, *chunk)
             track()
 
-        yield _Store(restore, functools.partial(runs.restore_language, run), record, run)
+        yield Store(restore, functools.partial(runs.restore_language, run), record, run)
 
 
-def _shared(store: _Store) -> _Store:
+def _shared(store: Store) -> Store:
     """The first process's store for all of them: each hears what it holds, and gives it its part."""
 
     def restore(like):
@@ -214,32 +227,53 @@ def train(config: Config) -> Result:
     config = transfer.resolved(config, lambda other: any_environment(other).spec)
     trainer = make_trainer(config)
     mesh = seed_mesh(config)
-    with _store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
+    with opened_store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
         if config.progress and mesh.size > 1:
             among = f" of {jax.process_count()} processes" if hosts.several() else ""
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices{among}")
         restored = store.restore(state_shapes(trainer, config))
         states, start = restored or (None, 0)
-        with _listener(config, trainer.env, store, start) as listener:
+        with listener_of(config, trainer.env, store, start) as listener:
             if states is None:
                 states = transfer.with_reward(config, pieces.initial(listener.table))
             else:
                 states = pieces.restored(states)
-            return _train_chunks(config, pieces, states, start, store, listener)
+            trained = train_chunks(config, pieces, states, start, store, listener)
+        if config.progress:
+            tell_skipped(trained.chunks)
+        with hosts.together():
+            return result_of(config, trained, store.run)
 
 
-def _listener(
-    config: Config, env: Environment | HostEnvironment, store: _Store, start: int
+def listener_of(
+    config: Config, env: Environment | HostEnvironment, store: Store, start: int
 ) -> contextlib.AbstractContextManager[Listener]:
+    """Who answers from iteration ``start`` on."""
     if start == config.num_iterations:  # nobody is asked any more
         known, _ = store.restore_language(start)
         return contextlib.nullcontext(Listener(known, lambda table, misses: (table, {})))
     return hearing(config, env, *store.restore_language(start))
 
 
-def _train_chunks(
-    config: Config, pieces: Pieces, states: TrainState, start: int, store: _Store, listener: Listener
-) -> Result:
+class Trained(NamedTuple):
+    """What the host loop leaves.
+
+    Attributes:
+        states: the last states, [seeds].
+        chunks: metrics of the pieces that it has trained, name -> [seeds, iterations of the piece].
+        seconds: ``compile_seconds``, ``run_seconds`` and ``run_iterations``, as for ``llmrl.metrics.summary``.
+        answers: a language model's; None where it is no source.
+    """
+
+    states: TrainState
+    chunks: list[dict[str, np.ndarray]]
+    seconds: dict[str, Any]
+    answers: Table | None = None
+
+
+def train_chunks(
+    config: Config, pieces: Pieces, states: TrainState, start: int, store: Store, listener: Listener
+) -> Trained:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
@@ -267,32 +301,31 @@ def _train_chunks(
             store.record(states, chunk, done - length, table)
             chunks.append(chunk)
             show(done, chunk)
-    if config.progress:
-        _tell_skipped(chunks)
     seconds = {
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,
         "run_iterations": config.num_iterations - start,
     }
-    with hosts.together():
-        return _result(config, states, chunks, store.run, seconds)._replace(answers=table)
+    return Trained(states, chunks, seconds, table)
 
 
-def _tell_skipped(chunks: list[dict[str, np.ndarray]]) -> None:
+def tell_skipped(chunks: list[dict[str, np.ndarray]], where: str = "") -> None:
     """Names the seeds that met something that is no number."""
     skipped = sum((chunk["skipped_update"].sum(axis=1) for chunk in chunks), np.zeros(1))
     told = [f"seed {seed}: {int(count)}" for seed, count in enumerate(skipped) if count]
     if told:
-        note(f"updates skipped, since a reward, an observation or a gradient was not finite: {', '.join(told)}")
+        note(f"{where}updates skipped, since a reward, an observation or a gradient was not finite: {', '.join(told)}")
 
 
-def _result(config: Config, states: TrainState, chunks: list[dict[str, np.ndarray]], run: runs.Run | None, seconds):
+def result_of(config: Config, trained: Trained, run: runs.Run | None) -> Result:
+    """The result of what was trained; an open run is finished with it."""
+    states, chunks, seconds, answers = trained
     if run is not None:
         finished = run.finished and not chunks
         summary = runs.read_summary(run) if finished else runs.finish(run, **seconds)
-        return Result(config, metrics_file.read(run.metrics_path), states, summary)
-    if config.run_dir is not None:
-        return Result(config, {}, states, {})
+        return Result(config, metrics_file.read(run.metrics_path), states, summary, answers)
+    if config.run_dir is not None and hosts.several():
+        return Result(config, {}, states, {}, answers)
     curves = {name: np.concatenate([chunk[name] for chunk in chunks], axis=1) for name in chunks[0]}
     summary = metrics_file.summary(curves, steps_per_iteration=config.ppo.batch_size, **seconds)
-    return Result(config, metrics_file.index(curves, config.ppo.batch_size) | curves, states, summary)
+    return Result(config, metrics_file.index(curves, config.ppo.batch_size) | curves, states, summary, answers)

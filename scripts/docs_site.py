@@ -27,7 +27,7 @@ import docs_settings  # noqa: E402
 NOTEBOOKS = sorted((ROOT / "scripts" / "notebooks").glob("*.py"))
 
 API = {
-    "index": ("The front door", ("overrides", "train", "hypergradients", "evaluate", "label", "trust_map")),
+    "index": ("The front door", ("overrides", "train", "sweeps", "hypergradients", "evaluate", "label", "trust_map")),
     "solvers": ("Solvers", ("solvers/*",)),
     "rewards": ("Reward transforms", ("rewards/*",)),
     "environments": ("Environments and captions", ("envs/*",)),

@@ -42,6 +42,7 @@ CHECKED = (
     "solvers",
     "sources",
     "studies",
+    "sweeps",
     "train",
     "trust_map",
     "types",

@@ -199,6 +199,67 @@ def test_multirun_of_an_experiment(trained):
     assert {config.seeds for config in trained} == {2}
 
 
+@pytest.fixture
+def gridded(monkeypatch, tmp_path):
+    """Configs, grids and commands that a stand-in for grids was called with; the working directory is empty."""
+    asked = []
+
+    def tabulate(config, grid, command):
+        asked.append((config, grid, command))
+        return f"{config.run_dir}/table.md"
+
+    monkeypatch.setitem(sys.modules, "llmrl.sweeps", SimpleNamespace(tabulate=tabulate))
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    monkeypatch.chdir(tmp_path)
+    return asked
+
+
+def test_a_grid_inside_one_program(gridded, capsys):
+    main(["train", "seeds=4", "sweep.vmap.ppo.entropy=[0,1e-2]", "+sweep.vmap.outer.learning_rate=[1e-3]"])
+    config, grid, command = gridded[0]
+    assert grid == {"ppo.entropy": [0, 0.01], "outer.learning_rate": [0.001]}
+    name = "seeds-4-sweep.vmap.outer.learning_rate-0.001-sweep.vmap.ppo.entropy-0-0.01"
+    assert config.run_dir == f"runs/cartpole-harmful-implicit-s0-{name}"
+    assert replace(config, run_dir=None) == llmrl.compose("seeds=4")
+    assert overrides.without_grid(shlex.split(command)[2:]) == (["seeds=4"], grid)
+    assert capsys.readouterr().out == f"{config.run_dir}/table.md\n"
+
+
+def test_a_grid_for_each_run_of_a_sweep(gridded):
+    main(["train", "-m", "method=scalar,implicit", "sweep.vmap.entropy=[0,0.01]"])
+    assert [config.method.name for config, _, _ in gridded] == ["scalar", "implicit"]
+    assert [grid for _, grid, _ in gridded] == [{"entropy": [0, 0.01]}] * 2
+    assert len({config.run_dir for config, _, _ in gridded}) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "sweep.vmap.ppo.entropy=0,0.01"], "as in sweep.vmap.ppo.entropy=[0,0.01], got '0,0.01'"),
+        (["train", "sweep.vmap.ppo.entropy=3"], "sweep.vmap.ppo.entropy takes a list"),
+        (["train", "sweep.vmap.ppo.entropy"], "sweep.vmap.ppo.entropy takes a list"),
+        (["train", "sweep.vmap.ppo.entropy=[0", "seeds=3"], "as in sweep.vmap.ppo.entropy=[0], got '[0'"),
+        (["train", "sweep.entropy=[0,1]"], "sweep.vmap.ppo.entropy=[0,0.01], got sweep.entropy=[0,1]"),
+        (["train", "sweep.vmap.entropy=[0]", "sweep.vmap.entropy=[1]"], "sweep.vmap.entropy is given twice"),
+        (["train", "sweep.vmap.llm.api_key=[sk-1]"], "llm.api_key is refused"),
+        (["compare", "sweep.vmap.entropy=[0,1]"], "is for `llmrl train` alone"),
+    ],
+)
+def test_a_grid_that_cannot_be_read_is_one_line(words, message, gridded, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    printed = capsys.readouterr()
+    assert (exit_.value.code, gridded, printed.out) == (2, [], "")
+    assert message in printed.err
+    assert "sk-1" not in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_in_python_a_grid_is_no_override():
+    with pytest.raises(ValueError, match=r"llmrl\.sweep\("):
+        llmrl.compose("sweep.vmap.ppo.entropy=[0,0.01]")
+
+
 def test_one_bad_run_does_not_stop_the_others(trained, capsys):
     with pytest.raises(SystemExit) as exit_:
         main(["train", "--multirun", "seed=12,13,15"])

@@ -14,6 +14,7 @@ import llmrl
 from llmrl import cli, metrics, overrides
 from llmrl.config import Config
 from llmrl.evaluate import STYLES
+from llmrl.grids import points_of
 from llmrl.hints import COUNTERS
 from llmrl.learner import meta
 from llmrl.learner.ppo import UpdateInfo
@@ -158,6 +159,7 @@ def test_every_command_in_the_docs_is_understood(page, command):
     _, name, *words = shlex.split(command, comments=True)
     words = [word for word in words if not word.startswith("-") and word != "job" and "..." not in word]
     words = [_first_of_several(word) for word in cli.keyed(name, words)]
+    words, grid = overrides.without_grid(words)
     # A launcher is of an extra that is not there in every environment, and its keys come with it.
     words = [word for word in words if not word.startswith(("launcher=", "hydra."))]
     overrides.register_schemas()
@@ -171,7 +173,9 @@ def test_every_command_in_the_docs_is_understood(page, command):
         "report": overrides.to_report,
         "figure": overrides.to_reproduction,
     }
-    checked[name](node)
+    config = checked[name](node)
+    if grid:
+        assert len(points_of(config, grid)) > 1
 
 
 def test_the_docs_have_commands():

@@ -284,8 +284,10 @@ def test_every_choice_builds_a_trainer_whose_numbers_may_be_traced(group, name, 
     monkeypatch.syspath_prepend(tmp_path)
     config = llmrl.compose(f"{group}={name}", *PARTNERS.get(name, ()), *of_group(group))
     trainer = make_trainer(config)
-    state = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
-    after, metrics = jax.eval_shape(lambda state, numbers: trainer.run(state, numbers, 3), state, trainer.numbers)
+    # As arrays, which is what a grid has for them.
+    numbers = {key: np.float32(number) for key, number in trainer.numbers.items()}
+    state = jax.eval_shape(trainer.init, jax.random.key(0), numbers)
+    after, metrics = jax.eval_shape(lambda state, numbers: trainer.run(state, numbers, 3), state, numbers)
     assert shapes(after) == shapes(state)
     assert {"episode_return", "episode_length", "success_rate", "entropy", "approx_kl"} <= set(metrics)
     for curve in metrics.values():

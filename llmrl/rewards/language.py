@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
@@ -98,6 +99,30 @@ def language(column: int | None, factor: float | Scalar = 1.0, center: Any = 0.5
 
 def _missing(heard: Heard, missed: UInt32[Array, " b"]) -> tuple[UInt32[Array, " k"], Int[Array, " k"]]:
     """The misses so far and those of another rollout."""
-    keys = jnp.concatenate([heard.missed, missed])
-    counts = jnp.concatenate([heard.counts, jnp.ones(missed.shape, jnp.int32)])
-    return tally(keys, counts, heard.missed.shape[0])
+    return _noted(heard.missed, heard.counts, missed)
+
+
+@jax.custom_batching.custom_vmap
+def _noted(keys, counts, missed):
+    return _if_any(_tallied, keys, counts, missed)
+
+
+@_noted.def_vmap
+def _noted_of_many(axis_size, batched, *operands):
+    """Counting costs more than looking up. A branch for each seed would be none; one for all of them is."""
+    operands = [x if b else jnp.broadcast_to(x, (axis_size, *x.shape)) for x, b in zip(operands, batched, strict=True)]
+    return _if_any(jax.vmap(_tallied), *operands), (True, True)
+
+
+def _if_any(note, keys, counts, missed):
+    return jax.lax.cond(
+        jnp.any(missed != NO_KEY), note, lambda keys, counts, missed: (keys, counts), keys, counts, missed
+    )
+
+
+def _tallied(keys, counts, missed):
+    return tally(
+        jnp.concatenate([keys, missed]),
+        jnp.concatenate([counts, jnp.ones(missed.shape, jnp.int32)]),
+        keys.shape[0],
+    )
