@@ -73,10 +73,11 @@ PARTS = {
     "subsampling": ("solver.curvature_fraction=1",),
     "curvature": ("solver=identity",),
     "advantage_floor": ("ppo.advantage_floor=0",),
+    "outer_lambda": ("method.outer.gae_lambda=0.95",),
 }
 """What an ablation leaves out: parts of trust that are on by default, the Fisher information (for the Hessian), the
-quarter of the batch that curvature is computed on (for all of it), curvature itself, and the floor under the unit of
-advantages."""
+quarter of the batch that curvature is computed on (for all of it), curvature itself, the floor under the unit of
+advantages, and the outer level's own lambda (for PPO's)."""
 
 SOLVERS = {
     "identity": ("solver=identity",),

@@ -181,6 +181,7 @@ def test_points_that_went_on_alone_are_refused_by_name(copied):
         (("solver=neumann",), {"solver.max_step_size": [0.5, 0.0]}, "max_step_size must be a finite number above 0"),
         (("env=crafter", "aux=none", "method=ppo"), {"ppo.entropy": [0, 0.1]}, "--multirun"),
         (("method=frozen", "reward_from=x"), {"ppo.entropy": [0, 0.1]}, "--multirun"),
+        (("distributed=true",), {"ppo.entropy": [0, 0.1]}, "it needs distributed=false"),
     ],
 )
 def test_what_a_single_run_would_refuse_and_what_cannot_be_shared(settings, grid, message, tmp_path):
