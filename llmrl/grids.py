@@ -15,6 +15,7 @@ from llmrl.errors import unknown
 from llmrl.iteration import numbers_of
 
 OUTSIDE = ("llm", "track", "run_dir", "resume", "progress", "devices", "num_chunks", "seeds_per_batch")
+OUTSIDE += ("distributed", "coordinator", "num_processes", "process_id")
 """Sections and keys that nothing compiled looks at."""
 
 KINDS = {"int": "a whole number", "bool": "a switch", "str": "a name", "tuple": "a list", "dict": "a dictionary"}
