@@ -110,11 +110,15 @@ def no_regret_runs() -> Iterator[Run]:
 
 
 def ablation_cells() -> dict[str, tuple[str, ...]]:
-    cells = {
-        f"{env}/{source}": (f"env={env}", *CARTPOLE, *chosen) for env in CARTPOLES for source, chosen in SOURCES.items()
-    }
+    cells = (
+        ("cartpole", "harmful"),
+        ("cartpole", "random"),
+        ("cartpole", "beneficial"),
+        ("cartpole_continuous", "harmful"),
+    )
+    settings = {f"{env}/{source}": (f"env={env}", *CARTPOLE, *SOURCES[source]) for env, source in cells}
     # Plain PPO solves the smaller grid by itself.
-    return cells | {"gridworld/helpful_hackable": (*GRID, "env.size=15", "aux=helpful_hackable")}
+    return settings | {"gridworld/helpful_hackable": (*GRID, "env.size=15", "aux=helpful_hackable")}
 
 
 def ablation_runs() -> Iterator[Run]:
