@@ -355,9 +355,10 @@ def learn_from(
         for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
     )
     phis, meta_state, metrics = state.phis, state.meta_state, {}
+    least_deviation = config.ppo.advantage_floor * config.ppo.advantage_decay * state.advantage_scale
     if parts.meta is not None:
         phis, meta_state, metrics = parts.meta.update(
-            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl
+            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl, least_deviation
         )
 
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)

@@ -60,11 +60,13 @@ class Evidence(NamedTuple):
         rollout: the rollout.
         values: the critics' answers.
         advantage: of the bare task, [t, n]; None leaves it to whoever asks.
+        least_deviation: PPO divides the blended advantage by its deviation, or by this where it is larger.
     """
 
     rollout: Rollout
     values: Values
     advantage: Float[Array, "*b t n"] | None = None
+    least_deviation: Float[Array, "*b"] | float = 0.0
 
 
 class InnerUpdate(NamedTuple):
@@ -90,10 +92,10 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 
 
 def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
-    """The blended advantage as a function of phi, in units of its own deviation, held constant."""
+    """The blended advantage as a function of phi, in PPO's units, held constant."""
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
     advantage = blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
-    return advantage / deviation(advantage)
+    return advantage / jnp.maximum(deviation(advantage), data.least_deviation)
 
 
 def task_advantage(

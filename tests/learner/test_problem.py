@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.problem import Evidence, InnerProblem, make_problem, task_advantage
+from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import make_weights, mixture, no_trust, task
@@ -124,6 +124,16 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     entropy = inner.entropy * jnp.mean(inner.policy.distribution(THETA, rollout.steps.obs).entropy())
     assert abs(loss + entropy) > 1e-3
     np.testing.assert_allclose(optax.tree.vdot(phis, slope), loss + entropy, rtol=1e-3)
+
+
+def test_advantages_are_in_the_units_of_the_update(data):
+    """Where the largest deviation so far is wider than this rollout's, PPO takes smaller steps, and so does L_aux."""
+    own, wide = (inner_advantage(LEARNED, PHIS, TRANSFORM_STATES, data._replace(least_deviation=x)) for x in (0.0, 7.0))
+    np.testing.assert_allclose(jnp.std(own), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(wide / wide.max(), own / own.max(), rtol=1e-4, atol=1e-6)
+    raw = 7.0 * wide
+    assert jnp.std(raw) < 7.0
+    np.testing.assert_allclose(raw / jnp.std(raw), own, rtol=1e-4, atol=1e-6)
 
 
 def test_a_critic_is_a_mere_baseline_at_lambda_1(random_rollout):
