@@ -159,7 +159,8 @@ def test_half_right_counts_both_sides_of_the_border(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(trust_studies, "map_of", lambda path: found)
     curves = {"trust_used/half_right": 0.75, "trust_turned/half_right": 0.0, "trust_ignored/half_right": 0.25}
-    results = {"cartpole/half_right/implicit": length(9, 9, env_steps=5, **curves)._replace(path=tmp_path)}
+    run = length(9, 9, env_steps=np.arange(1, 21), **curves)._replace(path=tmp_path)
+    results = {"cartpole/half_right/implicit": run}
     table, words = study.half_right_table(results).split("\n\n", 1)
     header, rows = cells(table)
     trusting_one_side, trusting_all, mean = (dict(zip(header, row, strict=True)) for row in rows)
