@@ -48,7 +48,7 @@ def test_every_program_composes_and_has_its_own_directory(tune):
     assert len(runs) == 1 + 2 * (3 + 1 + 1 + 1 + 3 * 3 + 1 + 3)
     seen = set()
     for run in runs:
-        if not seen.issuperset(run.overrides):  # combinations of what composes compose
+        if "/noise/" not in run.name and not seen.issuperset(run.overrides):  # combinations of what composes compose
             config = llmrl.compose(*run.overrides)
             assert config.seed == tune.TUNING_SEED and config.total_steps == 4096
             seen.update(run.overrides)
