@@ -161,8 +161,9 @@ def sides(found: TrustMap, source: str, right: RightSign | None = None) -> Sides
     trust = weight / np.maximum(unit[:, None], 1e-12)
     helps, harms = speaks & (sign > 0), speaks & (sign < 0)
     correct = np.where(sign > 0, weight > 0, trust < found.threshold)
-    shares = [_share(correct, where) for where in (helps | harms, helps, harms)]
-    return Sides(*shares, _share(helps, helps | harms), _mean(trust, helps), _mean(trust, harms))
+    either = helps | harms
+    shares = _share(correct, either), _share(correct, helps), _share(correct, harms), _share(helps, either)
+    return Sides(*shares, _mean(trust, helps), _mean(trust, harms))
 
 
 def _right_sign(found: TrustMap, source: str, right: RightSign | None) -> Float[np.ndarray, "seeds states"]:
