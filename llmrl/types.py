@@ -341,12 +341,38 @@ class SampleGradients(NamedTuple):
     """One layer in the gradients of single samples: its kernel's is the outer product of both, its bias's ``slope``.
 
     Attributes:
-        input: what the layer multiplies with its kernel, [s, i]; None where there is a bias alone.
-        slope: the gradient of what the layer gives before any nonlinearity, [s, o].
+        input: what the layer multiplies with its kernel, [*s, i]; None where there is a bias alone.
+        slope: the gradient of what the layer gives before any nonlinearity, [*s, o].
     """
 
-    input: Float[Array, "s i"] | None
-    slope: Float[Array, "s o"]
+    input: Float[Array, "*s i"] | None
+    slope: Float[Array, "*s o"]
+
+
+class Scores(NamedTuple):
+    """Gradients of log-probabilities in all parameters, sample by sample and layer by layer.
+
+    Attributes:
+        log_prob: of each sample, [*s].
+        layers: what the gradients are made of.
+    """
+
+    log_prob: Float[Array, "*s"]
+    layers: Sequence[SampleGradients]
+
+
+class Jacobian(NamedTuple):
+    """A matrix U whose rows are samples' gradients, never formed.
+
+    Attributes:
+        layers: the rows, layer by layer.
+        along: ``v -> U v``, one number per sample.
+        back: ``z -> U^T z``, structured like the parameters.
+    """
+
+    layers: Sequence[SampleGradients]
+    along: Callable[[PyTree], Float[Array, "*s"]]
+    back: Callable[[Float[Array, "*s"]], PyTree]
 
 
 class LinearSolution(NamedTuple):
@@ -457,6 +483,8 @@ class MetaProblem(NamedTuple):
             them.
         outer_gradient: ``(theta, phi) -> (in theta, in phi)``, the gradient of ``outer_loss`` where it is at hand, else
             None.
+        mixed_product: ``(theta, phi, x) -> grad_phi <grad_theta inner_loss, x>``, where there is a cheaper way to it
+            than differentiating ``inner_loss`` twice, else None.
     """
 
     inner_loss: Callable[[PyTree, PyTree], Scalar]
@@ -465,6 +493,7 @@ class MetaProblem(NamedTuple):
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None
     past: PastSteps | None = None
     outer_gradient: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None
+    mixed_product: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
 
 
 class HypergradientInfo(NamedTuple):

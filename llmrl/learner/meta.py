@@ -11,7 +11,15 @@ import optax
 from jaxtyping import Array, PyTree
 
 from llmrl.learner.memory import filled, halves, merge, remember, split_rollout
-from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, deviation, make_problem, task_advantage
+from llmrl.learner.problem import (
+    Evidence,
+    InnerProblem,
+    InnerUpdate,
+    deviation,
+    make_problem,
+    scores_of,
+    task_advantage,
+)
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
@@ -96,7 +104,7 @@ class Record(NamedTuple):
 
 def split_evidence(data: Evidence) -> Evidence:
     """What is known of each half of the environments, stacked on a new leading axis."""
-    return Evidence(split_rollout(data.rollout), halves(data.values, 1), halves(data.advantage, 1))
+    return Evidence(split_rollout(data.rollout), *halves((data.values, data.advantage, data.scores), 1))
 
 
 def _exchanged(tree: PyTree) -> PyTree:
@@ -261,18 +269,24 @@ def make_meta(
             return gradient(problem_of(inner_data, outer_data, problem_key, known), params.actor, phis, solve_key)
 
         def own_gradient(data, key):
-            loss = problem_of(data, data, key).outer_loss
-            return jax.grad(loss, argnums=(0, 1))(params.actor, phis)
+            problem = problem_of(data, data, key)
+            return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(params.actor, phis)
+
+        def with_scores(data):
+            return data._replace(scores=scores_of(inner, params.actor, phis, data))
 
         past = state.memory if follows_updates else None
         inner_data = evidence(params, merge(state.memory)) if kept and not follows_updates else fresh
         if not cross_fitting:
+            fresh = with_scores(fresh)
+            inner_data = inner_data if kept and not follows_updates else fresh
             return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
-        mine, keys = split_evidence(fresh), jax.random.split(key)
+        mine, keys = jax.vmap(with_scores)(split_evidence(fresh)), jax.random.split(key)
+        learned_from = split_evidence(inner_data) if kept else mine
         # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
         # is compiled once.
         known = _exchanged(jax.vmap(own_gradient)(mine, keys))
-        return jax.vmap(estimate)(split_evidence(inner_data), _exchanged(mine), keys, known)
+        return jax.vmap(estimate)(learned_from, _exchanged(mine), keys, known)
 
     def step(state, phis, states, params, fresh, key):
         estimates, info = hypergradients(state, phis, states, params, fresh, key)
