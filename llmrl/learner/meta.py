@@ -67,10 +67,12 @@ class Meta(NamedTuple):
     Attributes:
         init: ``(phis, states, params, rollout) -> MetaState``.
         update: ``(state, phis, transform_states, params, rollout, key, iteration, last_kl) -> (phis, state, metrics)``.
+        needs_rollout: whether ``init`` looks at its rollout; without memory it does not.
     """
 
     init: Callable[..., MetaState]
     update: Callable[..., tuple[tuple[PyTree, ...], MetaState, dict[str, Scalar]]]
+    needs_rollout: bool = True
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
@@ -238,7 +240,7 @@ def make_meta(
         return InnerUpdate(params.actor, phis, states, evidence(params, rollout), jnp.asarray(taken, jnp.float32))
 
     def init(phis, states, params, rollout):
-        memory = filled(entry(phis, states, params, rollout, 0.0), kept)
+        memory = filled(entry(phis, states, params, rollout, 0.0), kept) if kept else ()
         record = tuple(
             {
                 group: Record(*[jnp.zeros_like(share)] * len(Record._fields))
@@ -355,4 +357,4 @@ def make_meta(
             state = state._replace(memory=remember(state.memory, entry(phis, states, params, rollout, 1.0)))
         return phis, state, metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 
-    return Meta(init, update)
+    return Meta(init, update, kept > 0)
