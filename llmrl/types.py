@@ -402,6 +402,7 @@ class LinearOperator(NamedTuple):
         factors: ``() -> (scores, weights)`` with A = sum_i weights_i scores_i scores_i^T; scores are a pytree with a
             leading sample axis, weights has shape [samples].
         dot: ``(v, w) -> scalar``, the inner product under which A is symmetric; None means that of the numbers.
+        completed: makes a vector of any numbers, where some of the numbers follow from others; None where none do.
         reduce: ``(b, products) -> Reduction``, where there is a smaller space to solve in; None in place of it where so
             few products are cheaper as they are.
     """
@@ -411,6 +412,7 @@ class LinearOperator(NamedTuple):
     diagonal: Callable[[], PyTree] | None = None
     factors: Callable[[], tuple[PyTree, Float[Array, " samples"]]] | None = None
     dot: Callable[[PyTree, PyTree], Scalar] | None = None
+    completed: Callable[[PyTree], PyTree] | None = None
     reduce: Callable[[PyTree, int], Reduction | None] | None = None
 
     def __call__(self, v: PyTree) -> PyTree:

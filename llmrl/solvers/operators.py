@@ -147,11 +147,12 @@ def damped(
         diagonal=diagonal and (lambda: jax.tree.map(lambda d: d + jnp.asarray(value).astype(d.dtype), diagonal())),
         factors=operator.factors,
         dot=operator.dot,
+        completed=operator.completed,
     ), value
 
 
 def _automatic_damping(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int) -> Scalar:
-    low, high = extreme_eigenvalues(matvec, trees.normal_like(key, like), iterations)
+    low, high = extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)
     radius = jnp.maximum(jnp.abs(low), jnp.abs(high))
     lift = jnp.where(low < 0, -(1 + DISTRUST) * low, -low) + MARGIN * radius
     return jnp.maximum(FLOOR * radius, lift)
@@ -159,12 +160,12 @@ def _automatic_damping(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iteratio
 
 def largest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int = 10) -> Scalar:
     """An estimate, from below, of the algebraically largest eigenvalue; see ``extreme_eigenvalues``."""
-    return extreme_eigenvalues(matvec, trees.normal_like(key, like), iterations)[1]
+    return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[1]
 
 
 def smallest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int = 10) -> Scalar:
     """An estimate, from above, of the algebraically smallest eigenvalue; see ``extreme_eigenvalues``."""
-    return extreme_eigenvalues(matvec, trees.normal_like(key, like), iterations)[0]
+    return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[0]
 
 
 def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple[Scalar, Scalar]:
@@ -188,7 +189,7 @@ def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple
     """
     checked_integer("iterations", iterations, at_least=1)
 
-    dot, _, normalized = geometry(matvec)
+    dot, _, normalized, _ = geometry(matvec)
 
     def step(carry: tuple[PyTree, PyTree, Scalar], _: None) -> tuple[tuple[PyTree, PyTree, Scalar], tuple]:
         previous, current, coupling = carry
