@@ -257,13 +257,13 @@ def make_problem(
             return outer_gradient
         scores = scores_of(inner, theta, phis, outer_data)
         _, _, behaviour, advantage, ends = _arrays(outer_data, advantage_outer)
-        slopes = jax.grad(surrogates.ratio)(scores.log_prob, behaviour, advantage, ends, max_importance_ratio)
-        return inner.policy.jacobian(scores).back(slopes), jax.grad(penalty)(phis)
+        slopes = jax.grad(surrogates.ratio)(scores.log_prob, behaviour, advantage, ends, max_importance_ratio)  # pyright: ignore
+        return inner.policy.jacobian(scores).back(slopes), jax.grad(penalty)(phis)  # pyright: ignore
 
     def mixed_product(theta, phis, x):
         """The entropy has no part in it, as phi is not in the policy."""
         scores = scores_of(inner, theta, phis, inner_data)
-        slopes = inner.policy.jacobian(scores).along(x)
+        slopes = inner.policy.jacobian(scores).along(x)  # pyright: ignore
 
         def slope_along_x(p):
             _, _, behaviour, advantage, ends = _arrays(inner_data, inner_advantage(inner, p, states, inner_data))
@@ -271,7 +271,7 @@ def make_problem(
             def loss(log_prob):
                 return inner_surrogate(log_prob, behaviour, advantage, ends, max_importance_ratio)
 
-            return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]
+            return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]  # pyright: ignore
 
         return jax.grad(slope_along_x)(phis)
 

@@ -168,7 +168,7 @@ def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | A
             }
             return {"net": {"params": dense}} | ({"log_std": sums[depth]} if depth < len(layers) else {})
 
-        return Jacobian(layers, along, back)
+        return Jacobian(layers, along, back)  # pyright: ignore
 
     return Policy(init, distribution, scores, jacobian)
 
