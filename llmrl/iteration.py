@@ -288,10 +288,12 @@ def first_state(
     late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))
     meta_state: PyTree = ()
     if parts.meta is not None:
-        # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
-        rollout, _, _ = parts.told(rollout, heard, table)
-        rollout, _, _ = parts.filled(rollout, late, table)
+        rollout = None
+        if parts.meta.needs_rollout:
+            # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
+            rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
+            rollout, _, _ = parts.told(rollout, heard, table)
+            rollout, _, _ = parts.filled(rollout, late, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=key,

@@ -9,6 +9,7 @@ import pytest
 from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
+from llmrl.ops import trees
 from llmrl.rewards import make_weights, mixture, no_trust, task
 from llmrl.types import Discrete, EnvSpec, Stream
 
@@ -40,6 +41,31 @@ def data(random_rollout):
 
 def problem(data, **settings):
     return make_problem(LEARNED, data, data, TRANSFORM_STATES, jnp.asarray(2.0), KEY, **settings)
+
+
+@pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
+def test_gradients_made_of_scores_are_those_of_the_losses(data, surrogate):
+    """Old data included: their importance is no part of what is differentiated."""
+
+    def penalty(phis):
+        return 3.0 * optax.tree.norm(phis[1]["scalar"], squared=True)
+
+    x = trees.normal_like(KEY, THETA)
+    steps = data.rollout.steps
+    old = data._replace(rollout=data.rollout._replace(steps=steps._replace(log_prob=steps.log_prob - 0.2)))
+    of = make_problem(
+        LEARNED, data, old, TRANSFORM_STATES, jnp.full((), 2.0), KEY, surrogate=surrogate, penalty=penalty
+    )
+
+    @jax.jit
+    def both():
+        slope = lambda p: optax.tree.vdot(jax.grad(of.inner_loss)(THETA, p), x)  # noqa: E731
+        expected = jax.grad(slope)(PHIS), jax.grad(of.outer_loss, argnums=(0, 1))(THETA, PHIS)
+        return (of.mixed_product(THETA, PHIS, x), of.outer_gradient(THETA, PHIS)), expected
+
+    found, expected = both()
+    assert optax.tree.norm(expected[0]) > 1e-3 and optax.tree.norm(expected[1]) > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
 
 
 @pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
