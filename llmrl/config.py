@@ -207,8 +207,8 @@ class TrustConfig:
     Attributes:
         cross_fitting: estimate on two halves of the environments, each the other's evidence.
         gate: multiply each group's step by the agreement of its two estimates.
-        evidence: shrink each learned weight to the share of its hypergradient that both halves have confirmed.
-        evidence_memory: what that record keeps per outer step.
+        evidence: shrink each learned weight as far as later rollouts have not confirmed that it helps.
+        evidence_memory: what the record of that keeps per outer step.
         units: scale a source so that its discounted sum does not outgrow the task's.
         prior: weight of the sources' advice while the task stays silent; 0 never follows it.
         patience: silent iterations before it is followed.
@@ -230,10 +230,10 @@ class TrustConfig:
     patience: float = 10.0
     prior_decay: float = 0.02
     prior_discount: float = 0.0
-    ceiling: bool = False
-    ceiling_fall: float = 0.1
+    ceiling: bool = True
+    ceiling_fall: float = 0.3
     ceiling_rise: float = 0.002
-    setback: float = 0.1
+    setback: float = 0.05
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
         sees_aux=weight.sees_aux,
         offset=weight.offset,
         discount=weight.discount,
-        evidence=trust.evidence and trust.cross_fitting,
+        evidence=trust.evidence,
     )
 
 

@@ -35,7 +35,7 @@ class MetaState(NamedTuple):
         memory: the kept rollouts, or whole inner updates, [b, ...]; empty for fresh data.
         outer_scale: running largest deviation of the task's advantage.
         since: inner updates since the last outer step.
-        record: per stream and group, how much of the hypergradient both halves confirmed, and how much there was.
+        record: per stream and group, what the learned weights have been worth since they were learned.
         told: 0 while the task has only ever paid one constant, else 1.
     """
 
@@ -92,16 +92,14 @@ def agreement(first: PyTree, second: PyTree, group: str) -> PyTree:
 
 
 class Record(NamedTuple):
-    """Running sums of one group's two estimates.
+    """Running sums, for each source, of what more of a learned weight would have been worth on later rollouts.
 
     Attributes:
-        common: of their product: what both say.
-        power: of their mean square: what each says.
-        spread: of their squared product, the variance of ``common`` if the two had nothing in common.
+        gain: of the gains themselves, [m].
+        spread: of their squares, the variance of ``gain`` if they were noise, [m].
     """
 
-    common: Array
-    power: Array
+    gain: Array
     spread: Array
 
 
@@ -119,35 +117,37 @@ def _exchanged(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[::-1], tree)
 
 
-def _products(first: PyTree, second: PyTree, group: str) -> Array:
-    """Inner product of two estimates; for ``scalar`` each source by itself."""
-    return jnp.asarray(first * second if group == "scalar" else optax.tree.vdot(first, second))
+def _recorded(record: Record, gain: Array, memory: float | Scalar) -> Record:
+    return Record(memory * record.gain + gain, memory**2 * record.spread + jnp.square(gain))
 
 
-def _recorded(record: Record, first: PyTree, second: PyTree, group: str, memory) -> Record:
-    power = 0.5 * (_products(first, first, group) + _products(second, second, group))
-    product = _products(first, second, group)
-    return Record(
-        memory * record.common + product,
-        memory * record.power + power,
-        memory**2 * record.spread + jnp.square(product),
-    )
-
-
-def signal_share(record: Record) -> Array:
-    """Share of the averaged estimate's power that is signal, from 0 to 1, on the safe side.
-
-    With independent noise the product of two estimates has the signal's power for its expectation, and their mean
-    square that plus the noise's; averaging halves the noise: 2 c / (c + p). For c stands its sum less one standard
-    error, or a few lucky products would count as evidence.
-    """
-    common = jnp.maximum(record.common - jnp.sqrt(record.spread), 0.0)
-    return 2.0 * common / jnp.maximum(common + record.power, 1e-20)
+LEAST_SIGNIFICANCE, FULL_SIGNIFICANCE = 1.0, 2.0
 
 
 def confirmed(record: Record) -> Array:
-    """How far a group may be trusted: 0 up to a signal share of 1/4, 1 from a half on."""
-    return jnp.clip((signal_share(record) - 0.25) / 0.25, 0.0, 1.0)
+    """How far what was learned may be trusted: 0 where its gains so far are up to one standard error, 1 from two on.
+
+    Weights were learned from earlier rollouts, so the derivative of the task's return in their size is evidence of its
+    own: around 0 if they have learned noise, above 0 again and again if they have learned what is true of the source.
+    It is one number for each source, however many parameters were learned, and its sum outgrows its standard error
+    even where a single rollout says next to nothing.
+
+    Reference: Dawid (1984), Statistical theory: the prequential approach, for judging forecasts by what comes next.
+    """
+    significance = record.gain / jnp.sqrt(jnp.maximum(record.spread, 1e-20))
+    return jnp.clip((significance - LEAST_SIGNIFICANCE) / (FULL_SIGNIFICANCE - LEAST_SIGNIFICANCE), 0.0, 1.0)
+
+
+def _gains(gradients: Sequence[PyTree]) -> tuple[dict[str, Array], ...]:
+    """What more of each group would be worth: losses are minimised."""
+    return tuple({group: -slope for group, slope in of.get("evidence", {}).items()} for of in gradients)
+
+
+def _learned_alone(gradients: Sequence[PyTree]) -> tuple[PyTree, ...]:
+    """Gradients without what they say of evidence, which follows its record and not a gradient."""
+    return tuple(
+        of | {"evidence": jax.tree.map(jnp.zeros_like, of["evidence"])} if "evidence" in of else of for of in gradients
+    )
 
 
 def _with_evidence(phis, records):
@@ -213,7 +213,7 @@ def make_meta(
         optimizer: of phi.
         cross_fitting: estimate the hypergradient twice, on two halves of the environments, each the other's evidence.
         gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
-        evidence_memory: what the record of confirmed hypergradients keeps per outer step.
+        evidence_memory: what the record of gains keeps per outer step.
         data: of the inner level: ``fresh``; ``previous`` (the rollout that trained theta: the paper's Remark 2);
             ``window`` (the last few, the fresh one included); ``past`` (the last few before the fresh one).
         window: rollouts in a ``window``, or in the ``past``.
@@ -250,7 +250,7 @@ def make_meta(
         memory = filled(entry(phis, states, params, rollout, 0.0, 0.0), kept) if kept else ()
         record = tuple(
             {
-                group: Record(*[jnp.zeros_like(share)] * len(Record._fields))
+                group: Record(jnp.zeros_like(share), jnp.zeros_like(share))
                 for group, share in phi.get("evidence", {}).items()
             }
             for phi in phis
@@ -307,17 +307,16 @@ def make_meta(
         finite = jnp.isfinite(optax.tree.norm(mean))
         usable = finite & (state.told > 0)
         mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
+        gains, mean, estimates = _gains(mean), _learned_alone(mean), _learned_alone(estimates)
         steps, opt_state = optimizer.update(mean, state.opt_state, phis)
-        agreed, record = jnp.ones(()), state.record
-        if cross_fitting:
-            first, second = (jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2))
-            if gate:
-                steps, agreed = _gated(steps, first, second)
-            record = tuple(
-                {group: _recorded(kept[group], a[group], b[group], group, evidence_memory) for group in kept}
-                for kept, a, b in zip(record, first, second, strict=True)
-            )
-            record = jax.tree.map(lambda new, old: jnp.where(usable, new, old), record, state.record)
+        agreed = jnp.ones(())
+        if cross_fitting and gate:
+            steps, agreed = _gated(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2)))
+        record = tuple(
+            {group: _recorded(kept[group], gain[group], evidence_memory) for group in kept}
+            for kept, gain in zip(state.record, gains, strict=True)
+        )
+        record = jax.tree.map(lambda new, old: jnp.where(usable, new, old), record, state.record)
         steps = jax.tree.map(lambda s: jnp.where(usable, s, 0.0), steps)
         moved = _with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
         metrics = {

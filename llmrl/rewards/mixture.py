@@ -57,8 +57,8 @@ def make_weights(
 ) -> Weights:
     """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
 
-    e is how far a group's hypergradient so far can be trusted (``learner.meta.confirmed``), from ``LEAST_SHARE`` to
-    1; 1 where nobody keeps that record.
+    e is how far what a group has learned can be trusted (``learner.meta.confirmed``), for each source, from
+    ``LEAST_SHARE`` to 1; 1 where nobody keeps that record.
 
     Args:
         spec: the environment, for shapes.
@@ -94,16 +94,19 @@ def make_weights(
         if discount:
             phi["discount"] = jnp.asarray(INITIAL_ETA, jnp.float32)
         if evidence:
-            groups = {"scalar": jnp.zeros(num_aux), "network": jnp.zeros(())}
-            phi["evidence"] = {group: share for group, share in groups.items() if group in phi}
+            phi["evidence"] = {group: jnp.zeros(num_aux) for group in ("scalar", "network") if group in phi}
         return phi
 
     def shrunk(phi, group, x):
-        """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it."""
+        """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it.
+
+        The derivative in the evidence itself is that in the size of x: what more of it would be worth.
+        """
         if "evidence" not in phi:
             return x
-        share = jnp.maximum(phi["evidence"][group], LEAST_SHARE)
-        return x + held_constant(share * x - x)
+        known = phi["evidence"][group]
+        share = jnp.maximum(known, LEAST_SHARE)
+        return x + held_constant(share * x - x) + held_constant(x) * (known - held_constant(known))
 
     def bounded(phi, raw, *seen):
         raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)

@@ -283,6 +283,22 @@ def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), slope, same_slope)
 
 
+@pytest.mark.parametrize("group", ["scalar", "network"])
+def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned(rollout, group):
+    transform = blend(DISCRETE, bound=None, evidence=True)
+    phi, state = transform.init(KEY)
+    phi = phi | {name: jax.tree.map(lambda x: x + 0.3, phi[name]) for name in ("scalar", "network")}
+    last = {"scalar": lambda x: x, "network": lambda x: x["params"]["Dense_1"]}[group]
+
+    def total(phi):
+        return jnp.sum(jnp.square(paid(transform, rollout, phi, state).reward))
+
+    slope = jax.jit(jax.grad(total))(phi)
+    # Whatever is learned enters by its last layer, linearly.
+    larger = optax.tree.vdot(last(phi[group]), last(slope[group]))
+    np.testing.assert_allclose(jnp.sum(slope["evidence"][group]), larger, rtol=1e-3)
+
+
 @pytest.mark.parametrize("group", ["scalar", "network", "offset", "discount"])
 def test_every_group_of_phi_can_be_learned_from_the_start(rollout, group):
     """No group starts where its gradient is zero."""
