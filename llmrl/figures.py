@@ -175,15 +175,18 @@ def draw_figure_1(planned: Plan, results: Results, path: Path) -> Figure:
     drawing = Figure(figsize=(1.2 + 4.4 * len(planned.columns), 7.4), layout="constrained")
     FigureCanvasAgg(drawing)
     colors = styles(FIGURE_METHODS)
+    colors |= {simple: (colors[simple][0], "--") for simple in (IGNORES, TRUSTS)}
     grid = drawing.subplots(len(ENVS), len(planned.columns), squeeze=False, sharex=True, sharey=True)
     for row, (env, title) in zip(grid, ENVS.items(), strict=True):
         for axes, source in zip(row, planned.columns, strict=True):
-            draw_curves(axes, _curves(planned, results, env, source), colors, statistic=task_means, points=40)
+            curves = _curves(planned, results, env, source)
+            # The first method last, so that nothing lies on top of ours.
+            draw_curves(axes, dict(reversed(curves.items())), colors, statistic=task_means, points=40)
             axes.set_title(f"{title}, {source} reward", fontsize=12, loc="left")
         row[0].set_ylabel("steps of 200", fontsize=12)
     for axes in grid[-1]:
         axes.set_xlabel("environment steps of one seed", fontsize=12)
-    shared_legend(drawing)
+    shared_legend(drawing, planned.methods)
     drawing.savefig(path, dpi=130)
     return drawing
 

@@ -44,6 +44,7 @@ def implicit_gradient(
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None,
     max_ratio: Number | None = 10.0,
     outer_gradient: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
+    mixed_product: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None,
 ) -> tuple[PyTree, HypergradientInfo]:
     """d outer(theta*(phi), phi) / d phi at ``theta = theta*(phi)``, by the implicit function theorem.
 
@@ -66,6 +67,8 @@ def implicit_gradient(
         operator: ``(theta, phi) -> LinearOperator`` in place of H, such as a ``fisher``; None means H.
         max_ratio: the bound on |x| / |g|, above 0, shape []; None means none. See ``bounded``.
         outer_gradient: the gradient of ``outer_loss`` in theta and in phi, where it is at hand.
+        mixed_product: ``(theta, phi, x) -> grad_phi <grad_theta inner, x>``, where there is a cheaper way to the exact
+            one.
 
     Returns:
         The gradient, structured like ``phi``, and how the solve went. ``info.residual_norm`` is relative to the damped
@@ -87,8 +90,13 @@ def implicit_gradient(
         curvature, used_damping = damped(space.operator, damping, damping_key, space.b, AUTO_DAMPING_PRODUCTS)
         found = guarded(curvature, space.b, solver_key)
         x = space.lift(found.x)
-    mixed_product = _difference_product if solver.mixed_by_difference else _exact_product
-    gradient = optax.tree.sub(direct, mixed_product(inner_loss, theta, phi, x))
+    if solver.mixed_by_difference:
+        through_optimum = _difference_product(inner_loss, theta, phi, x)
+    elif mixed_product is not None:
+        through_optimum = mixed_product(theta, phi, x)
+    else:
+        through_optimum = _exact_product(inner_loss, theta, phi, x)
+    gradient = optax.tree.sub(direct, through_optimum)
 
     g_norm = trees.norm(g)
     return gradient, HypergradientInfo(
@@ -136,6 +144,7 @@ def implicit(
             operator=problem.operator,
             max_ratio=max_ratio,
             outer_gradient=problem.outer_gradient,
+            mixed_product=problem.mixed_product,
         )
 
     return meta_gradient

@@ -288,10 +288,12 @@ def first_state(
     late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))
     meta_state: PyTree = ()
     if parts.meta is not None:
-        # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-        rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
-        rollout, _, _ = parts.told(rollout, heard, table)
-        rollout, _, _ = parts.filled(rollout, late, table)
+        rollout = None
+        if parts.meta.needs_rollout:
+            # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
+            rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
+            rollout, _, _ = parts.told(rollout, heard, table)
+            rollout, _, _ = parts.filled(rollout, late, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=key,
@@ -355,9 +357,10 @@ def learn_from(
         for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
     )
     phis, meta_state, metrics = state.phis, state.meta_state, {}
+    least_deviation = config.ppo.advantage_floor * config.ppo.advantage_decay * state.advantage_scale
     if parts.meta is not None:
         phis, meta_state, metrics = parts.meta.update(
-            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl
+            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl, least_deviation
         )
 
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)

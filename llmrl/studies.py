@@ -22,18 +22,30 @@ if TYPE_CHECKING:
 
 
 class Run(NamedTuple):
-    """A name, which is its directory too, and what ``llmrl.compose`` is told."""
+    """One training of many.
+
+    Attributes:
+        name: which is its directory too.
+        overrides: what ``llmrl.compose`` is told.
+        reward_from: for ``method=frozen``, the run of the same list whose learned reward it trains under, and for which
+            it waits.
+    """
 
     name: str
     overrides: tuple[str, ...]
+    reward_from: str | None = None
 
 
 class Found(NamedTuple):
-    """What a finished run left: curves by name, [seeds, iterations], and its speed."""
+    """What a finished run left: curves by name, [seeds, iterations], its speed, and its directory."""
 
     curves: Mapping[str, np.ndarray]
     steps_per_second: float | None = None
+    path: Path | None = None
 
+
+FILLED_IN = ("reward_of", "weight", "trust")
+"""Settings of ``method=frozen`` that ``llmrl.transfer.resolved`` takes from the other run."""
 
 Results: TypeAlias = dict[str, Found]
 """By the runs' names."""
@@ -80,7 +92,7 @@ def carry_out(
     progress: bool = False,
     train: Train | None = None,
 ) -> Outcome:
-    """Trains what is not finished and reads all that is. One failed run does not stop the others.
+    """Trains what is not finished and reads all that is. One failed run stops only those that need what it has learned.
 
     Args:
         runs: the whole list; names differ.
@@ -96,7 +108,7 @@ def carry_out(
     from llmrl.overrides import explain
     from llmrl.progress import note
 
-    configs = {run.name: _config(run, out, seeds, extra, progress) for run in runs}
+    configs = {run.name: config_of(run, out, seeds, extra, progress) for run in runs}
     part, parts = shard
     mine = [run.name for run in runs if only in run.name][part - 1 :: parts]
     results = {name: read_finished(config) for name, config in configs.items()}
@@ -106,7 +118,8 @@ def carry_out(
 
     trained, failures = [], {}
     began = time.monotonic()
-    for name, outcome in _train_all(missing, processes, train or train_anew):
+    needed = {run.name: run.reward_from for run in runs if run.reward_from}
+    for name, outcome in _train_in_turn(missing, needed, processes, train or train_anew):
         if isinstance(outcome, Found):
             results[name] = outcome
             trained.append(name)
@@ -121,10 +134,14 @@ def carry_out(
     return Outcome({name: found for name, found in results.items() if found is not None}, tuple(trained), failures)
 
 
-def _config(run: Run, out: Path, seeds: int, extra: Sequence[str], progress: bool) -> Config:
+def config_of(run: Run, out: Path, seeds: int, extra: Sequence[str] = (), progress: bool = False) -> Config:
+    """What a study trains for one of its runs; arguments as for ``carry_out``."""
     from llmrl.overrides import compose
 
-    return replace(compose(*run.overrides, *extra, f"seeds={seeds}"), run_dir=str(out / run.name), progress=progress)
+    # Quoted, since Hydra gives a meaning to commas and brackets that a directory may have in its name.
+    source = [f"reward_from='{out / run.reward_from}'"] if run.reward_from else []
+    config = compose(*run.overrides, *source, *extra, f"seeds={seeds}")
+    return replace(config, run_dir=str(out / run.name), progress=progress)
 
 
 def read_finished(config: Config) -> Found | None:
@@ -135,11 +152,13 @@ def read_finished(config: Config) -> Found | None:
     if not (Path(config.run_dir) / "summary.json").exists():
         return None
     run = runs.load_run(config.run_dir)
+    if config.reward_from is not None:  # training has filled in what its reward looks like
+        config = replace(config, method=replace(config.method, **{k: getattr(run.config.method, k) for k in FILLED_IN}))
     # What a run of other settings is, and what to do about it, ``train`` says.
     uncompared = dict.fromkeys(runs.NOT_COMPARED)
     if replace(run.config, **uncompared) != replace(config, **uncompared):
         return None
-    return Found(metrics.read(run.metrics_path), runs.read_summary(run)["steps_per_second"])
+    return Found(metrics.read(run.metrics_path), runs.read_summary(run)["steps_per_second"], run.path)
 
 
 def train_anew(config: Config) -> Found:
@@ -150,10 +169,23 @@ def train_anew(config: Config) -> Found:
 
     result = train(config)
     jax.clear_caches()  # a study is a hundred programs that are never needed again
-    return Found(result.metrics, result.summary["steps_per_second"])
+    return Found(result.metrics, result.summary["steps_per_second"], Path(str(config.run_dir)))
 
 
 # --- one after another, or side by side -------------------------------------------------------------------------------
+
+
+def _train_in_turn(
+    configs: Mapping[str, Config], needed: Mapping[str, str], processes: int, train: Train
+) -> Iterator[tuple[str, Found | Exception]]:
+    """As ``_train_all``, but whoever needs another run's reward after that one, whether it went well or not."""
+    waiting = dict(configs)
+    while waiting:
+        ready = {name: config for name, config in waiting.items() if needed.get(name) not in waiting}
+        if not ready:
+            raise ValueError(f"runs that wait for each other: {', '.join(waiting)}")
+        waiting = {name: config for name, config in waiting.items() if name not in ready}
+        yield from _train_all(ready, processes, train)
 
 
 def _train_all(configs: Mapping[str, Config], processes: int, train: Train) -> Iterator[tuple[str, Found | Exception]]:

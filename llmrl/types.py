@@ -341,12 +341,38 @@ class SampleGradients(NamedTuple):
     """One layer in the gradients of single samples: its kernel's is the outer product of both, its bias's ``slope``.
 
     Attributes:
-        input: what the layer multiplies with its kernel, [s, i]; None where there is a bias alone.
-        slope: the gradient of what the layer gives before any nonlinearity, [s, o].
+        input: what the layer multiplies with its kernel, [*s, i]; None where there is a bias alone.
+        slope: the gradient of what the layer gives before any nonlinearity, [*s, o].
     """
 
-    input: Float[Array, "s i"] | None
-    slope: Float[Array, "s o"]
+    input: Float[Array, "*s i"] | None
+    slope: Float[Array, "*s o"]
+
+
+class Scores(NamedTuple):
+    """Gradients of log-probabilities in all parameters, sample by sample and layer by layer.
+
+    Attributes:
+        log_prob: of each sample, [*s].
+        layers: what the gradients are made of.
+    """
+
+    log_prob: Float[Array, "*s"]
+    layers: Sequence[SampleGradients]
+
+
+class Jacobian(NamedTuple):
+    """A matrix U whose rows are samples' gradients, never formed.
+
+    Attributes:
+        layers: the rows, layer by layer.
+        along: ``v -> U v``, one number per sample.
+        back: ``z -> U^T z``, structured like the parameters.
+    """
+
+    layers: Sequence[SampleGradients]
+    along: Callable[[PyTree], Float[Array, "*s"]]
+    back: Callable[[Float[Array, "*s"]], PyTree]
 
 
 class LinearSolution(NamedTuple):
@@ -376,6 +402,7 @@ class LinearOperator(NamedTuple):
         factors: ``() -> (scores, weights)`` with A = sum_i weights_i scores_i scores_i^T; scores are a pytree with a
             leading sample axis, weights has shape [samples].
         dot: ``(v, w) -> scalar``, the inner product under which A is symmetric; None means that of the numbers.
+        completed: makes a vector of any numbers, where some of the numbers follow from others; None where none do.
         reduce: ``(b, products) -> Reduction``, where there is a smaller space to solve in; None in place of it where so
             few products are cheaper as they are.
     """
@@ -385,6 +412,7 @@ class LinearOperator(NamedTuple):
     diagonal: Callable[[], PyTree] | None = None
     factors: Callable[[], tuple[PyTree, Float[Array, " samples"]]] | None = None
     dot: Callable[[PyTree, PyTree], Scalar] | None = None
+    completed: Callable[[PyTree], PyTree] | None = None
     reduce: Callable[[PyTree, int], Reduction | None] | None = None
 
     def __call__(self, v: PyTree) -> PyTree:
@@ -457,6 +485,8 @@ class MetaProblem(NamedTuple):
             them.
         outer_gradient: ``(theta, phi) -> (in theta, in phi)``, the gradient of ``outer_loss`` where it is at hand, else
             None.
+        mixed_product: ``(theta, phi, x) -> grad_phi <grad_theta inner_loss, x>``, where there is a cheaper way to it
+            than differentiating ``inner_loss`` twice, else None.
     """
 
     inner_loss: Callable[[PyTree, PyTree], Scalar]
@@ -465,6 +495,7 @@ class MetaProblem(NamedTuple):
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None
     past: PastSteps | None = None
     outer_gradient: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None
+    mixed_product: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None
 
 
 class HypergradientInfo(NamedTuple):

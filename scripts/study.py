@@ -15,6 +15,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from trust_studies import (
+    half_right_pictures,
+    half_right_runs,
+    half_right_table,
+    transfer_runs,
+    transfer_table,
+)
 
 from llmrl.analysis.comparison import difference_interval, regret
 from llmrl.analysis.comparison_plots import Curve, learning_curve_grid, score_lines
@@ -110,11 +117,15 @@ def no_regret_runs() -> Iterator[Run]:
 
 
 def ablation_cells() -> dict[str, tuple[str, ...]]:
-    cells = {
-        f"{env}/{source}": (f"env={env}", *CARTPOLE, *chosen) for env in CARTPOLES for source, chosen in SOURCES.items()
-    }
+    cells = (
+        ("cartpole", "harmful"),
+        ("cartpole", "random"),
+        ("cartpole", "beneficial"),
+        ("cartpole_continuous", "harmful"),
+    )
+    settings = {f"{env}/{source}": (f"env={env}", *CARTPOLE, *SOURCES[source]) for env, source in cells}
     # Plain PPO solves the smaller grid by itself.
-    return cells | {"gridworld/helpful_hackable": (*GRID, "env.size=15", "aux=helpful_hackable")}
+    return settings | {"gridworld/helpful_hackable": (*GRID, "env.size=15", "aux=helpful_hackable")}
 
 
 def ablation_runs() -> Iterator[Run]:
@@ -384,6 +395,8 @@ STUDIES = {
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),
     "wrong_answers": Study(10, tuple(wrong_answers_runs()), wrong_answers_table, wrong_answers_pictures),
     "crafter_no_regret": Study(5, tuple(crafter_no_regret_runs()), crafter_no_regret_table),
+    "half_right": Study(10, tuple(half_right_runs()), half_right_table, half_right_pictures),
+    "transfer": Study(10, tuple(transfer_runs()), transfer_table),
     "wrong_goals": Study(5, tuple(wrong_goals_runs()), wrong_goals_table),
 }
 
@@ -397,13 +410,15 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, help="seeds of each run; the published number where not given")
     parser.add_argument("--out", type=Path, help="where runs and table go; runs/studies/<study> where not given")
     parser.add_argument("--only", default="", help="train only runs whose name contains this")
+    parser.add_argument("--processes", type=int, default=1, help="runs trained side by side")
     parser.add_argument("--quick", action="store_true", help="seconds instead of results: does everything run?")
     asked = parser.parse_args()
 
     study = STUDIES[asked.study]
     seeds = 2 if asked.quick else asked.seeds or study.seeds
     out = asked.out or Path("runs/studies") / (f"{asked.study}_quick" if asked.quick else asked.study)
-    outcome = carry_out(study.runs, out, seeds=seeds, extra=QUICK if asked.quick else (), only=asked.only)
+    extra = QUICK if asked.quick else ()
+    outcome = carry_out(study.runs, out, seeds=seeds, extra=extra, only=asked.only, processes=asked.processes)
     table = study.table(outcome.results)
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(f"    python {' '.join(sys.argv)}\n\n{table}")

@@ -2,116 +2,235 @@
 
     python scripts/tune.py --methods dpba pies --envs cartpole --sources beneficial harmful --seeds 4
 
-A baseline gets one setting for all sources, as whoever uses it does not know which kind hers is; so settings are ranked
-by their mean over sources. Every run has its own directory under --out: what is finished there is not trained again.
+A baseline gets one setting for all environments and sources, as whoever uses it does not know which kind hers is; so
+settings are ranked by their mean over them. What may differ inside one program (``llmrl.sweep``) is one program's grid;
+its points are ordinary run directories under --out, and what is finished there is not trained again.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from study import Results, Run, Study, carry_out, markdown, number, scores
+from study import QUICK, scores
+
+from llmrl.analysis.tables import markdown, number
+from llmrl.studies import Found, Run, carry_out, config_of, read_finished, train_anew
+
+if TYPE_CHECKING:
+    from llmrl.config import Config
+
+COEFFICIENTS = (0.3, 1.0, 3.0)
+OUTER = "method.outer.learning_rate"
+POTENTIAL = "method.potential.learning_rate"
+FACTOR = "method.potential.coefficient"
+"""Of the shaping reward; for methods without one ``aux.scale``, a factor on the source itself, is the same thing."""
 
 
 class Knobs(NamedTuple):
-    """What a baseline has to turn, by dotted name; None where there is nothing."""
+    """What a baseline has to turn.
 
-    learning_rate: str | None = None
-    coefficient: str | None = None
+    Attributes:
+        inside: dotted name -> values, of what may differ inside one program.
+        outside: the same of what is compiled in.
+        hears: whether it hears sources at all.
+    """
 
+    inside: Mapping[str, tuple[float, ...]] = {}
+    outside: Mapping[str, tuple[float, ...]] = {}
+    hears: bool = True
+
+
+SCALED = {"aux.scale": COEFFICIENTS}
+DYNAMIC = {POTENTIAL: (1e-3, 3e-3, 1e-2), FACTOR: COEFFICIENTS}
+BIPARS = Knobs({OUTER: (3e-3, 1e-2, 3e-2)}, SCALED)
 
 BASELINES: dict[str, Knobs] = {
-    "ppo": Knobs(),
-    "add": Knobs(coefficient="aux.scale"),
-    "pbrs": Knobs(coefficient="method.potential.coefficient"),
-    "dpba": Knobs("method.potential.learning_rate", "method.potential.coefficient"),
-    "pies": Knobs("method.potential.learning_rate", "method.potential.coefficient"),
-    "lirpg": Knobs("method.outer.learning_rate"),
+    "ppo": Knobs(hears=False),
+    "add": Knobs(outside=SCALED),
+    "pbrs": Knobs({FACTOR: COEFFICIENTS}),
+    "dpba": Knobs(DYNAMIC),
+    "pies": Knobs(DYNAMIC),
+    "bipars_em": BIPARS,
+    "bipars_mgl": BIPARS,
+    "bipars_imgl": BIPARS,
+    # What LIRPG sees of a source is bounded anyway; its own coefficient is no setting.
+    "lirpg": Knobs({OUTER: (7e-4, 2e-3, 6e-3)}),
+    "barfi": Knobs({OUTER: (7e-4, 2e-3, 6e-3)}, SCALED),
 }
-"""A new baseline is one more line."""
+"""A new baseline is one more line. Rates are a third of a middle one, itself, and three times as much."""
 
 TUNING_SEED = 1000
 """Base seed of the runs here, so that nothing is tuned on the seeds that a study shows."""
 
-LEARNING_RATES = (1e-3, 3e-3, 1e-2)
-COEFFICIENTS = (0.3, 1.0, 3.0)
 MEASURES = {"gridworld": "success_rate"}
 """What is measured where it is not the length of an episode."""
 
 HEADER = ("method", "learning rate", "coefficient", "mean of best")
 
 
-def settings(knobs: Knobs, quick: bool) -> Iterator[dict[str, float]]:
-    """Every combination of what there is to turn; of each the two outermost values for a quick look."""
-    rates, coefficients = ((grid[0], grid[-1]) if quick else grid for grid in (LEARNING_RATES, COEFFICIENTS))
-    for rate in rates if knobs.learning_rate else (None,):
-        for coefficient in coefficients if knobs.coefficient else (None,):
-            pairs = zip(knobs, (rate, coefficient), strict=True)
-            yield {key: value for key, value in pairs if key is not None and value is not None}
+# --- what is run ------------------------------------------------------------------------------------------------------
 
 
-def setting_name(chosen: Mapping[str, float]) -> str:
-    return ",".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in chosen.items()) or "plain"
+class Program(NamedTuple):
+    """What is compiled and trained at once, and the values by which it differs from others of the same method.
 
-
-def tuning_runs(
-    methods: Sequence[str], envs: Sequence[str], sources: Sequence[str], steps: int, quick: bool
-) -> Iterator[Run]:
-    """One run for each method's setting in each environment with each source, ``env/source/method/setting``; a method
-    that ignores sources runs once in each environment."""
-    for method in methods:
-        for chosen in settings(BASELINES[method], quick):
-            values = tuple(f"{key}={value:g}" for key, value in chosen.items())
-            for env in envs:
-                for source in ("any",) if method == "ppo" else sources:
-                    setting = (f"env={env}", f"total_steps={steps}", f"seed={TUNING_SEED}", f"method={method}", *values)
-                    aux = () if source == "any" else (f"aux={source}",)
-                    yield Run(f"{env}/{source}/{method}/{setting_name(chosen)}", (*setting, *aux))
-
-
-def table_of(runs: Sequence[Run], results: Results) -> str:
-    """Area and last tenth in every cell (environment and source), the best setting of each method first.
-
-    "Mean of best" is the mean over the cells of a setting's area, as a share of the largest area there.
+    Attributes:
+        run: ``environment/source/method``, and below that the values.
+        values: dotted name -> value.
     """
-    names = [run.name.split("/") for run in runs]
-    cells = list(dict.fromkeys((env, source) for env, source, *_ in names if source != "any"))
-    cells = cells or [(env, "any") for env in dict.fromkeys(name[0] for name in names)]
-    by_setting = {
-        (method, setting): [_found(results, cell, method, setting) for cell in cells]
-        for method, setting in dict.fromkeys((method, setting) for *_, method, setting in names)
-    }
-    best = [max((found[i][0] for found in by_setting.values() if found[i]), default=0.0) for i in range(len(cells))]
-    methods = list(dict.fromkeys(method for method, _ in by_setting))
-    ranked = sorted(by_setting, key=lambda key: (methods.index(key[0]), -_mean_of_best(by_setting[key], best)))
+
+    run: Run
+    values: dict[str, float]
+
+
+class Point(NamedTuple):
+    """One setting in one environment with one source: a run of a program's grid.
+
+    Attributes:
+        cell: environment and source.
+        method: its name.
+        values: dotted name -> value.
+        config: of the run.
+    """
+
+    cell: tuple[str, str]
+    method: str
+    values: dict[str, float]
+    config: Config
+
+
+def programs(methods: Sequence[str], envs: Sequence[str], sources: Sequence[str], steps: int) -> Iterator[Program]:
+    """All programs; a method that hears no sources has one in each environment."""
+    for method, env in product(methods, envs):
+        knobs = BASELINES[method]
+        for source, choice in product(sources if knobs.hears else ("any",), product(*knobs.outside.values())):
+            values = dict(zip(knobs.outside, choice, strict=True))
+            setting = (f"env={env}", f"total_steps={steps}", f"seed={TUNING_SEED}", f"method={method}")
+            aux = f"aux={source if knobs.hears else 'none'}"
+            chosen = tuple(f"{key}={value:g}" for key, value in values.items())
+            below = [f"{key.rpartition('.')[2]}-{value:g}" for key, value in values.items()]
+            yield Program(Run("/".join((env, source, method, *below)), (*setting, aux, *chosen)), values)
+
+
+def points(program: Program, config: Config) -> list[Point]:
+    """The runs that a program trains, where it leaves them."""
+    from llmrl.grids import names_of, points_of
+    from llmrl.iteration import with_numbers
+
+    env, source, method, *_ = program.run.name.split("/")
+    inside = BASELINES[method].inside
+    if not inside:
+        return [Point((env, source), method, program.values, config)]
+    choices = points_of(config, inside)
+    paths = [str(Path(str(config.run_dir)) / name) for name in names_of(choices)]
+    return [
+        Point((env, source), method, choice | program.values, replace(with_numbers(config, choice), run_dir=path))
+        for choice, path in zip(choices, paths, strict=True)
+    ]
+
+
+def train_grid(config: Config) -> Found:
+    """Trains a program's whole grid; by name, so that other processes find it."""
+    import jax
+
+    import llmrl
+
+    inside = BASELINES[config.method.name].inside
+    if not inside:
+        return train_anew(config)
+    llmrl.sweep(config, inside)
+    jax.clear_caches()
+    return Found({})  # a grid has no curves of its own: its points do
+
+
+# --- what came out ----------------------------------------------------------------------------------------------------
+
+
+class Setting(NamedTuple):
+    """One setting of a method over all cells.
+
+    Attributes:
+        method: its name.
+        values: dotted name -> value.
+        found: cell -> mean area and mean last tenth, as far as it is finished.
+        score: mean over cells of its area, as a share of the largest that any setting of any method has there; NaN
+            before all of them are finished.
+    """
+
+    method: str
+    values: dict[str, float]
+    found: dict[tuple[str, str], tuple[float, float]]
+    score: float = math.nan
+
+
+def ranked(asked: Sequence[Point], results: Mapping[str, Found]) -> list[Setting]:
+    """All settings, the methods in their order and the best setting of each first."""
+    cells = cells_of(asked)
+    settings: dict[tuple[str, tuple[tuple[str, float], ...]], Setting] = {}
+    for point in asked:
+        setting = settings.setdefault(
+            (point.method, tuple(point.values.items())), Setting(point.method, point.values, {})
+        )
+        run = results.get(str(point.config.run_dir))
+        if run is not None:
+            area, end = scores(run, MEASURES.get(point.cell[0], "episode_length"))
+            heard = [cell for cell in cells if cell[0] == point.cell[0] and point.cell[1] in ("any", cell[1])]
+            setting.found.update(dict.fromkeys(heard, (float(area.mean()), float(end.mean()))))
+    areas = {cell: [one.found[cell][0] for one in settings.values() if cell in one.found] for cell in cells}
+    best = {cell: max(reached, default=0.0) for cell, reached in areas.items()}
+    scored = [setting._replace(score=_mean_of_best(setting.found, best)) for setting in settings.values()]
+    methods = list(dict.fromkeys(setting.method for setting in scored))
+    return sorted(scored, key=lambda one: (methods.index(one.method), math.isnan(one.score), -one.score))
+
+
+def cells_of(asked: Sequence[Point]) -> list[tuple[str, str]]:
+    """Environments and sources; what hears no sources belongs to all of its environment's."""
+    cells = dict.fromkeys(point.cell for point in asked)
+    return [cell for cell in cells if cell[1] != "any"] or list(cells)
+
+
+def _mean_of_best(found: Mapping[tuple[str, str], tuple[float, float]], best: Mapping[tuple[str, str], float]) -> float:
+    """A cell in which nobody gets anywhere tells nothing and counts as nothing."""
+    if found.keys() != best.keys():
+        return math.nan
+    return float(np.mean([found[cell][0] / top if top > 0 else 0.0 for cell, top in best.items()]))
+
+
+def table_of(settings: Sequence[Setting], cells: Sequence[tuple[str, str]]) -> str:
+    """Area and last tenth in every cell, the best setting of each method first."""
     rows = []
-    for method, setting in ranked:
-        found = by_setting[method, setting]
-        values = dict(part.split("=") for part in setting.split(",") if "=" in part)
-        coefficient = values.get("coefficient", values.get("scale", ""))
-        row = [method, values.get("learning_rate", ""), coefficient, number(_mean_of_best(found, best))]
-        rows.append([*row, *(f"{number(cell[0])} / {number(cell[1])}" if cell else "" for cell in found)])
+    for method, values, found, score in settings:
+        rate = next((f"{value:g}" for key, value in values.items() if key.endswith("learning_rate")), "")
+        coefficient = next((f"{value:g}" for key, value in values.items() if not key.endswith("learning_rate")), "")
+        row = [method, rate, coefficient, "" if math.isnan(score) else number(score)]
+        rows.append([*row, *(" / ".join(map(number, found[cell])) if cell in found else "" for cell in cells)])
     return markdown((*HEADER, *("/".join(cell) for cell in cells)), rows)
 
 
-def _found(results: Results, cell: tuple[str, str], method: str, setting: str) -> tuple[float, float] | None:
-    """Mean area and mean last tenth, or None where there is no finished run."""
-    env, source = cell
-    run = results.get(f"{env}/{source}/{method}/{setting}") or results.get(f"{env}/any/{method}/{setting}")
-    if run is None:
-        return None
-    area, end = scores(run, MEASURES.get(env, "episode_length"))
-    return float(area.mean()), float(end.mean())
+def best_of(settings: Sequence[Setting]) -> str:
+    """The best setting of each method whose settings are all finished, as overrides."""
+    methods = dict.fromkeys(one.method for one in settings if one.values)
+    lines = []
+    for method in methods:
+        mine = [one for one in settings if one.method == method]
+        if any(math.isnan(one.score) for one in mine):
+            lines.append(f"{method}: not finished")
+            continue
+        words = " ".join(f"{key}={value:g}" for key, value in mine[0].values.items())
+        second = f", the next {number(mine[1].score)}" if len(mine) > 1 else ""
+        lines.append(f"{method}: {words}  # {number(mine[0].score)} of the best{second}, of {len(mine)} settings")
+    return "".join(f"    {line}\n" for line in lines)
 
 
-def _mean_of_best(found: Sequence[tuple[float, float] | None], best: Sequence[float]) -> float:
-    """NaN-free: what is not finished counts as nothing, and so does a cell in which nobody gets anywhere."""
-    return float(np.mean([cell[0] / top if cell and top > 0 else 0.0 for cell, top in zip(found, best, strict=True)]))
+# --- running ----------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -120,20 +239,31 @@ def main() -> None:
     parser.add_argument("--envs", nargs="+", default=["cartpole", "cartpole_continuous"])
     parser.add_argument("--sources", nargs="+", default=["harmful", "random", "beneficial"])
     parser.add_argument("--steps", type=int, default=204_800, help="environment steps of one seed")
-    parser.add_argument("--seeds", type=int, default=4, help="seeds of each run")
+    parser.add_argument("--seeds", type=int, default=4, help="seeds of each setting")
     parser.add_argument("--out", type=Path, help="where runs and table go; runs/studies/tune where not given")
-    parser.add_argument("--only", default="", help="train only runs whose name contains this")
+    parser.add_argument("--only", default="", help="train only programs whose name contains this")
+    parser.add_argument("--processes", type=int, default=1, help="programs trained side by side")
     parser.add_argument("--quick", action="store_true", help="seconds instead of results: does everything run?")
     asked = parser.parse_args()
 
-    seeds = 2 if asked.quick else asked.seeds
+    seeds, extra = (2, QUICK) if asked.quick else (asked.seeds, ())
     out = asked.out or Path("runs/studies") / ("tune_quick" if asked.quick else "tune")
-    runs = tuple(tuning_runs(asked.methods, asked.envs, asked.sources, asked.steps, asked.quick))
-    study = Study(seeds, runs, lambda results: table_of(runs, results))
-    table = study.table(carry_out(study, out, seeds, asked.only, asked.quick))
+    wanted = list(programs(asked.methods, asked.envs, asked.sources, asked.steps))
+    trained = {one.run.name: points(one, config_of(one.run, out, seeds, extra)) for one in wanted}
+    missing = [one.run for one in wanted if any(read_finished(point.config) is None for point in trained[one.run.name])]
+    print(f"{len(missing)} of {len(wanted)} programs to train", file=sys.stderr)
+    outcome = carry_out(
+        missing, out, seeds=seeds, extra=extra, only=asked.only, processes=asked.processes, train=train_grid
+    )
+    everything = [point for of_program in trained.values() for point in of_program]
+    results = {str(point.config.run_dir): read_finished(point.config) for point in everything}
+    settings = ranked(everything, {path: found for path, found in results.items() if found is not None})
+    table = f"{table_of(settings, cells_of(everything))}\n{best_of(settings)}"
     out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text(f"    python {' '.join(sys.argv)}\n\n{table}")
     print(table)
+    if outcome.failures:
+        sys.exit(f"{len(outcome.failures)} programs failed; the same command tries them again")
 
 
 if __name__ == "__main__":

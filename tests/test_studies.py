@@ -6,8 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrl import metrics, overrides, runs
+from llmrl import metrics, overrides, runs, transfer
 from llmrl.studies import Found, Run, carry_out, parse_shard
+from llmrl.train import make_environment
 
 RUNS = tuple(
     Run(f"{method}/seed{seed}", (f"method={method}", f"seed={seed}")) for method in ("ppo", "add") for seed in (0, 1)
@@ -74,6 +75,32 @@ def test_shards_are_disjoint_and_together_everything(tmp_path):
     parts = [carry_out(RUNS, tmp_path, seeds=2, shard=(part, 3), train=fake_train).trained for part in (1, 2, 3)]
     assert sorted(name for part in parts for name in part) == sorted(NAMES)
     assert sum(map(len, parts)) == len(trained(tmp_path)) == len(NAMES)
+
+
+def test_who_needs_a_learned_reward_waits_for_it(tmp_path):
+    learner = Run("learner", ("method=scalar", "aux=harmful"))
+    fresh = Run("fresh", ("method=frozen", "aux=harmful", "seed=7"), "learner")
+    outcome = carry_out((fresh, learner), tmp_path, seeds=2, train=resolving_train)
+    assert outcome.trained == ("learner", "fresh") and not outcome.failures
+    stored = runs.load_run(tmp_path / "fresh").config
+    assert (stored.reward_from, stored.method.reward_of) == (str(tmp_path / "learner"), "scalar")
+    # What training has filled in is no difference.
+    assert carry_out((fresh, learner), tmp_path, seeds=2, train=resolving_train).trained == ()
+    (tmp_path / "learner" / "summary.json").unlink()
+    assert carry_out((fresh,), tmp_path, seeds=2, train=resolving_train).trained == ()
+
+
+def test_without_its_source_a_run_fails_and_the_others_go_on(tmp_path):
+    fresh = Run("fresh", ("method=frozen", "aux=harmful"), "learner")
+    outcome = carry_out((fresh, RUNS[0]), tmp_path, seeds=2, train=resolving_train)
+    assert outcome.trained == (NAMES[0],) and "reward_from" in outcome.failures["fresh"]
+    circle = (fresh._replace(reward_from="other"), Run("other", ("method=frozen", "aux=harmful"), "fresh"))
+    with pytest.raises(ValueError, match="wait for each other: fresh, other"):
+        carry_out(circle, tmp_path / "circle", seeds=2, train=resolving_train)
+
+
+def resolving_train(config):
+    return finish(transfer.resolved(config, lambda other: make_environment(other).spec))
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])

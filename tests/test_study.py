@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 
 import llmrl
+from llmrl.analysis.trust import AS_ACTED, TrustMap
 
-SPEC = importlib.util.spec_from_file_location(
-    "study_for_tests", Path(__file__).resolve().parent.parent / "scripts" / "study.py"
-)
+SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
+SPEC = importlib.util.spec_from_file_location("study_for_tests", SCRIPTS / "study.py")
 study = importlib.util.module_from_spec(SPEC)
 sys.modules[SPEC.name] = study
-SPEC.loader.exec_module(study)
+sys.path.insert(0, str(SCRIPTS))  # as for a script, whose folder Python puts there by itself
+try:
+    SPEC.loader.exec_module(study)
+    import trust_studies  # pyright: ignore
+finally:
+    sys.path.remove(str(SCRIPTS))
 
 
 def found(measure, *levels, iterations=20, speed=None, **others):
@@ -44,11 +49,13 @@ def length(*levels, **others):
 @pytest.mark.parametrize("name", study.STUDIES)
 def test_every_run_composes_and_has_its_own_directory(name):
     runs = study.STUDIES[name].runs
-    assert len({run.name for run in runs}) == len({run.overrides for run in runs}) == len(runs)
+    assert len({run.name for run in runs}) == len({run[1:] for run in runs}) == len(runs)
+    assert {run.reward_from for run in runs if run.reward_from} <= {run.name for run in runs}
     seen = set()
     for run in runs:
         if not seen.issuperset(run.overrides):  # combinations of what composes compose
-            config = llmrl.compose(*run.overrides, *study.QUICK, "seeds=3")
+            source = ("reward_from=elsewhere",) if run.reward_from else ()
+            config = llmrl.compose(*run.overrides, *source, *study.QUICK, "seeds=3")
             assert (config.seeds, config.num_iterations) == (3, 4)
             seen.update(run.overrides)
 
@@ -98,7 +105,7 @@ def test_a_part_of_a_study_makes_a_part_of_its_table():
     assert rows[0][:4] == ["cartpole", "harmful", "implicit", "9.000 [9.000, 9.000]"]
     assert set(rows[0][header.index("area / better") :]) == {""}
     for name in study.STUDIES:
-        cells(study.STUDIES[name].table({}))
+        cells(study.STUDIES[name].table({}).split("\n\n")[0])
 
 
 def test_wrong_answers_are_compared_with_ignoring_the_model_and_with_trusting_it():
@@ -131,6 +138,57 @@ def test_wrong_answers_are_drawn_as_far_as_they_are_there(tmp_path):
     assert list(study.wrong_answers_cell(parts, "centred", 0.0)) == ["ppo", "add"]
     lines = study.by_method({0.0: {"add": ppo}, 1.0: {"ppo": ppo}}, study.last_tenth)
     assert {method: list(shares) for method, shares in lines.items()} == {"add": [0.0], "ppo": [1.0]}
+
+
+# --- what was learned about a source ----------------------------------------------------------------------------------
+
+
+def test_half_right_counts_both_sides_of_the_border(monkeypatch, tmp_path):
+    """Seed 0 uses the source where it is right and ignores it elsewhere, seed 1 uses it everywhere."""
+    position = np.tile(np.linspace(-1.0, 1.0, 40, dtype=np.float32), (2, 1))
+    weight = np.where(position >= 0, 0.4, np.array([[0.0], [0.4]]))
+    everywhere = np.ones((2, 40, 1, 1), np.float32)
+    found = TrustMap(
+        ("half_right",),
+        (AS_ACTED,),
+        ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
+        np.stack([position, *np.random.default_rng(0).normal(size=(3, 2, 40)).astype(np.float32)], axis=-1),
+        weight[..., None, None].astype(np.float32),
+        0.1 * everywhere,
+        np.ones((2, 1), np.float32),
+    )
+    monkeypatch.setattr(trust_studies, "map_of", lambda path: found)
+    curves = {"trust_used/half_right": 0.75, "trust_turned/half_right": 0.0, "trust_ignored/half_right": 0.25}
+    run = length(9, 9, env_steps=np.arange(1, 21), **curves)._replace(path=tmp_path)
+    results = {"cartpole/half_right/implicit": run}
+    table, words = study.half_right_table(results).split("\n\n", 1)
+    header, rows = cells(table)
+    trusting_one_side, trusting_all, mean = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (trusting_one_side["correct"], trusting_all["correct"]) == ("1.000", "0.500")
+    assert (trusting_all["correct where right"], trusting_all["correct where wrong"]) == ("1.000", "0.000")
+    assert (trusting_all["weight where right"], trusting_one_side["weight where wrong"]) == ("0.400", "0.000")
+    assert mean["correct"].startswith("0.750 [") and mean["used, training"].startswith("0.750 [")
+    assert "at least 90 % of the steps in 1 of 2 seeds" in words
+    study.half_right_pictures(results, tmp_path)
+    assert {picture.name for picture in tmp_path.glob("*.png")} == {"weights.png", "shares.png"}
+
+
+def test_transfer_is_measured_beside_ppo_of_the_same_seeds():
+    results = {
+        "cartpole/any/ppo": length(100, 120),
+        "cartpole/harmful/add": length(10, 30),
+        "cartpole/learning/implicit": length(100, 120, weight_mean_active=-0.5),
+        "cartpole/frozen/implicit": length(101, 121, weight_mean_active=-0.25),
+    }
+    header, rows = cells(study.transfer_table(results))
+    ppo, add, _, frozen = (dict(zip(header, row, strict=True)) for row in rows)
+    assert (frozen["area - ppo"], frozen["not slower"]) == ("1.000 [1.000, 1.000]", "yes")  # paired
+    assert (add["not slower"], ppo["not slower"], frozen["active weight"]) == ("no", "", "-0.250")
+    runs = {run.name: run for run in study.STUDIES["transfer"].runs}
+    for name, run in runs.items():
+        assert (run.reward_from is not None) == ("/frozen/" in name)
+        same = {"seed=1000"} & set(run.overrides)
+        assert bool(same) == ("/learning/" not in name)
 
 
 # --- Crafter ----------------------------------------------------------------------------------------------------------

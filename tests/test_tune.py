@@ -1,14 +1,18 @@
-"""Tuning gives every baseline the same grid, and one setting for all sources."""
+"""Tuning gives every baseline the same grid, and one setting for all environments and sources."""
 
 import importlib.util
+import math
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import llmrl
+from llmrl.figures import FIGURE_METHODS
 from llmrl.methods import METHODS
+from llmrl.studies import Found, read_finished
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 
@@ -26,9 +30,8 @@ def tune():
         sys.path.remove(str(SCRIPTS))
 
 
-def found(tune, *levels):
-    curves = {"episode_length": np.repeat(np.array(levels, np.float32)[:, None], 20, axis=1)}
-    return sys.modules[tune.carry_out.__module__].Found(curves)
+def found(*levels):
+    return Found({"episode_length": np.repeat(np.array(levels, np.float32)[:, None], 20, axis=1)})
 
 
 def rows_of(table):
@@ -36,43 +39,82 @@ def rows_of(table):
     return [dict(zip(header, row, strict=True)) for row in rows]
 
 
-def test_every_run_composes_and_has_its_own_directory(tune):
-    assert set(tune.BASELINES) <= set(METHODS)
-    runs = list(tune.tuning_runs(list(tune.BASELINES), ["cartpole"], ["harmful", "noise"], 4096, False))
+def test_every_program_composes_and_has_its_own_directory(tune):
+    assert set(FIGURE_METHODS) - {"implicit"} <= set(tune.BASELINES) <= set(METHODS)
+    programs = list(tune.programs(list(tune.BASELINES), ["cartpole"], ["harmful", "noise"], 4096))
+    runs = [one.run for one in programs]
     assert len({run.name for run in runs}) == len({run.overrides for run in runs}) == len(runs)
-    # ppo once; add and pbrs three coefficients, lirpg three rates, dpba and pies both; each with two sources
-    assert len(runs) == 1 + 2 * (3 + 3 + 3 + 9 + 9)
+    # Outside of a program differ the sources, and factors on them; ppo hears none.
+    assert len(runs) == 1 + 2 * (3 + 1 + 1 + 1 + 3 * 3 + 1 + 3)
     seen = set()
     for run in runs:
-        if not seen.issuperset(run.overrides):  # combinations of what composes compose
+        if "/noise/" not in run.name and not seen.issuperset(run.overrides):  # combinations of what composes compose
             config = llmrl.compose(*run.overrides)
             assert config.seed == tune.TUNING_SEED and config.total_steps == 4096
             seen.update(run.overrides)
-    config = llmrl.compose(*next(run.overrides for run in runs if "dpba/learning_rate=0.01,coefficient=3" in run.name))
-    assert (config.method.potential.learning_rate, config.method.potential.coefficient) == (0.01, 3.0)
+
+
+@pytest.mark.parametrize(("method", "settings"), [("pbrs", 3), ("dpba", 9), ("bipars_mgl", 9), ("add", 3), ("ppo", 1)])
+def test_a_grid_has_every_combination_and_what_the_method_says_by_itself(tune, method, settings):
+    programs = list(tune.programs([method], ["cartpole"], ["harmful"], 4096))
+    composed = [(one, llmrl.compose(*one.run.overrides, f"run_dir=out/{one.run.name}")) for one in programs]
+    points = [point for one, config in composed for point in tune.points(one, config)]
+    assert len({str(point.config.run_dir) for point in points}) == len(points) == settings
+    assert len({tuple(point.values.items()) for point in points}) == settings
+    own = llmrl.compose(f"method={method}", "aux=harmful" if method != "ppo" else "aux=none")
+    tried = [all(said(own, key) == value for key, value in point.values.items()) for point in points]
+    assert sum(tried) == 1  # the setting of its yaml is one of those
+    for point in points:
+        assert all(said(point.config, key) == value for key, value in point.values.items())
+
+
+def said(config, key):
+    for part in key.split("."):
+        config = getattr(config, part)
+    return config
+
+
+def made_up(tune, method, values, source, *, env="cartpole"):
+    path = f"{env}/{source}/{method}/{values}"
+    return tune.Point((env, source), method, values, SimpleNamespace(run_dir=path))
 
 
 def test_settings_are_ranked_over_all_sources(tune):
-    runs = list(tune.tuning_runs(["ppo", "pbrs"], ["cartpole"], ["harmful", "beneficial"], 4096, True))
-    results = {
-        "cartpole/any/ppo/plain": found(tune, 100, 100),
-        "cartpole/harmful/pbrs/coefficient=0.3": found(tune, 80, 100),
-        "cartpole/beneficial/pbrs/coefficient=0.3": found(tune, 120, 120),
-        "cartpole/harmful/pbrs/coefficient=3": found(tune, 10, 10),
-        "cartpole/beneficial/pbrs/coefficient=3": found(tune, 200, 200),
-    }
-    rows = rows_of(tune.table_of(runs, results))
-    assert [(row["method"], row["coefficient"], row["mean of best"]) for row in rows] == [
-        ("ppo", "", "0.750"),
-        ("pbrs", "0.3", "0.750"),
-        ("pbrs", "3", "0.550"),
+    points = [
+        made_up(tune, "ppo", {}, "any"),
+        *(
+            made_up(tune, "dpba", {tune.POTENTIAL: rate, tune.FACTOR: 3.0}, source)
+            for rate in (0.001, 0.01)
+            for source in ("harmful", "beneficial")
+        ),
+    ]
+    levels = (100, 100), (10, 10), (200, 200), (80, 100), (120, 120)
+    results = {point.config.run_dir: found(*level) for point, level in zip(points, levels, strict=True)}
+    settings = tune.ranked(points, results)
+    cells = tune.cells_of(points)
+    rows = rows_of(tune.table_of(settings, cells))
+    assert [(row["method"], row["learning rate"], row["coefficient"], row["mean of best"]) for row in rows] == [
+        ("ppo", "", "", "0.750"),
+        ("dpba", "0.01", "3", "0.750"),
+        ("dpba", "0.001", "3", "0.550"),
     ]
     assert rows[1]["cartpole/harmful"] == "90.0 / 90.0" and rows[0]["cartpole/harmful"] == "100.0 / 100.0"
+    (line,) = tune.best_of(settings).splitlines()
+    assert line.split("#")[0].split() == ["dpba:", f"{tune.POTENTIAL}=0.01", f"{tune.FACTOR}=3"]
 
 
-def test_what_is_not_finished_is_empty(tune):
-    runs = list(tune.tuning_runs(["dpba"], ["cartpole"], ["harmful"], 4096, True))
-    rows = rows_of(tune.table_of(runs, {}))
-    assert len(rows) == 4
-    assert {(row["mean of best"], row["cartpole/harmful"]) for row in rows} == {("0.000", "")}
-    assert rows_of(tune.table_of(list(tune.tuning_runs(["ppo"], ["cartpole"], [], 4096, True)), {}))
+def test_what_is_not_finished_is_empty_and_has_no_best(tune):
+    points = [made_up(tune, "add", {"aux.scale": scale}, "harmful") for scale in (0.3, 1.0)]
+    settings = tune.ranked(points, {points[0].config.run_dir: found(5, 5)})
+    rows = rows_of(tune.table_of(settings, tune.cells_of(points)))
+    assert [(row["mean of best"], row["cartpole/harmful"]) for row in rows] == [("1.000", "5.000 / 5.000"), ("", "")]
+    assert math.isnan(settings[1].score) and "add: not finished" in tune.best_of(settings)
+
+
+@pytest.mark.slow
+def test_a_grid_leaves_runs_that_are_found_again(tune, tmp_path):
+    (one,) = tune.programs(["pbrs"], ["cartpole"], ["harmful"], 128)
+    config = llmrl.compose(*one.run.overrides, "ppo=tiny", "num_chunks=1", "seeds=2", f"run_dir={tmp_path / 'grid'}")
+    tune.train_grid(config)
+    finished = [read_finished(point.config) for point in tune.points(one, config)]
+    assert [run.curves["episode_length"].shape[0] for run in finished if run is not None] == [2, 2, 2]

@@ -209,11 +209,12 @@ def score_lines(
     return _saved(figure, path)
 
 
-def shared_legend(figure: Figure) -> None:
-    """One legend above all panels, each method once."""
+def shared_legend(figure: Figure, order: Sequence[str] = ()) -> None:
+    """One legend above all panels, each method once, in the order of drawing or in the given one."""
     handles = {}
     for axes in figure.axes:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    handles = {label: handles[label] for label in order if label in handles} or handles
     if handles:
         figure.legend(
             list(handles.values()), list(handles), loc="outside upper left", ncols=5, frameon=False, fontsize=11

@@ -71,6 +71,25 @@ class SignShares(NamedTuple):
     balanced: Float[np.ndarray, " seeds"]
 
 
+class Sides(NamedTuple):
+    """What was made of a source where it is right, and where it is wrong; [seeds] each, NaN where nothing was visited.
+
+    Attributes:
+        correct: of the visited steps on which the source speaks, the share with a weight above 0 where it is right, and
+            below the map's threshold (a little trust, none, or turned around) where it is wrong.
+        correct_right, correct_wrong: the same of either side alone.
+        right: share of those steps on which the source is right.
+        weight_right, weight_wrong: mean weight on either side, as a share of full trust.
+    """
+
+    correct: Float[np.ndarray, " seeds"]
+    correct_right: Float[np.ndarray, " seeds"]
+    correct_wrong: Float[np.ndarray, " seeds"]
+    right: Float[np.ndarray, " seeds"]
+    weight_right: Float[np.ndarray, " seeds"]
+    weight_wrong: Float[np.ndarray, " seeds"]
+
+
 RightSign = Callable[[Float[np.ndarray, "seeds states features"]], Float[np.ndarray, "seeds states"]]
 """The sign that a source's weight should have: observations -> +1, -1, or 0 where it does not matter."""
 
@@ -80,6 +99,9 @@ RIGHT_SIGNS: dict[str, RightSign] = {
     "half_right": lambda obs: np.where(obs[..., OBS_NAMES.index("cart position")] >= 0.0, 1.0, -1.0),
 }
 """Of the CartPoles' sources whose quality is known by construction (``llmrl.envs.cartpole``)."""
+
+BORDERS: dict[str, dict[str, float]] = {"half_right": {OBS_NAMES[0]: 0.0}}
+"""Where the right sign of such a source changes: component of the observation -> value."""
 
 
 # --- shares -----------------------------------------------------------------------------------------------------------
@@ -115,14 +137,39 @@ def right_signs(found: TrustMap, source: str, right: RightSign | None = None) ->
         ValueError: there is no such source, or nobody knows its right sign.
     """
     weight, speaks, _ = _as_acted(found, source)
-    if right is None and source not in RIGHT_SIGNS:
-        raise unknown("source whose right sign is known", source, RIGHT_SIGNS)
-    sign = (right or RIGHT_SIGNS[source])(found.obs)
+    sign = _right_sign(found, source, right)
     matters, correct = speaks & (sign != 0), np.sign(weight) == sign
     sides = np.stack([_share(correct, matters & (sign == side)) for side in (1.0, -1.0)])
     known = ~np.isnan(sides)
     balanced = np.where(known, sides, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
     return SignShares(_share(correct, matters), balanced)
+
+
+def sides(found: TrustMap, source: str, right: RightSign | None = None) -> Sides:
+    """What was made of a source on either side of the border between where it is right and where it is wrong.
+
+    Unlike for ``right_signs``, to ignore a source where it is wrong is as good as to turn it around.
+
+    Args:
+        found, source, right: as for ``right_signs``.
+
+    Raises:
+        ValueError: there is no such source, or nobody knows its right sign.
+    """
+    weight, speaks, unit = _as_acted(found, source)
+    sign = _right_sign(found, source, right)
+    trust = weight / np.maximum(unit[:, None], 1e-12)
+    helps, harms = speaks & (sign > 0), speaks & (sign < 0)
+    correct = np.where(sign > 0, weight > 0, trust < found.threshold)
+    either = helps | harms
+    shares = _share(correct, either), _share(correct, helps), _share(correct, harms), _share(helps, either)
+    return Sides(*shares, _mean(trust, helps), _mean(trust, harms))
+
+
+def _right_sign(found: TrustMap, source: str, right: RightSign | None) -> Float[np.ndarray, "seeds states"]:
+    if right is None and source not in RIGHT_SIGNS:
+        raise unknown("source whose right sign is known", source, RIGHT_SIGNS)
+    return (right or RIGHT_SIGNS[source])(found.obs)
 
 
 def _as_acted(found: TrustMap, source: str) -> tuple[np.ndarray, Bool[np.ndarray, "seeds states"], np.ndarray]:
@@ -138,8 +185,12 @@ def source_index(found: TrustMap, source: str) -> int:
 
 
 def _share(kind: Bool[np.ndarray, "seeds states"], of: Bool[np.ndarray, "seeds states"]) -> np.ndarray:
+    return _mean(kind.astype(np.float64), of)
+
+
+def _mean(values: Float[np.ndarray, "seeds states"], of: Bool[np.ndarray, "seeds states"]) -> np.ndarray:
     count = of.sum(axis=1)
-    return np.where(count > 0, (kind & of).sum(axis=1) / np.maximum(count, 1), np.nan)
+    return np.where(count > 0, np.where(of, values, 0.0).sum(axis=1) / np.maximum(count, 1), np.nan)
 
 
 # --- dimensions -------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
 from llmrl.analysis.plots import Curves, show_in_notebooks, steps_of
 from llmrl.analysis.statistics import known_mean
-from llmrl.analysis.trust import TrustMap, cell_means, edges, find_dims, source_index, telling_dims
+from llmrl.analysis.trust import BORDERS, TrustMap, cell_means, edges, find_dims, source_index, telling_dims
 
 SHARE_COLORS = {"used": "#1f6f8b", "ignored": "#d9d9d9", "turned": "#c8553d"}
 SHARE_WORDS = {"used": "used", "ignored": "ignored", "turned": "turned around"}
@@ -30,7 +30,8 @@ def heat_maps(
 ) -> Figure:
     """The weight of a source over two components of the observation, beside what the source says, per action.
 
-    Each cell holds the mean over the visited states in it (all seeds) in which the source speaks of the action.
+    Each cell holds the mean over the visited states in it (all seeds) in which the source speaks of the action. Where a
+    source is known to be right on one side of a border and wrong on the other, that is a dashed line.
 
     Args:
         found: a map.
@@ -60,6 +61,8 @@ def heat_maps(
     for column, cells, name in zip(rows.T, maps, names, strict=True):
         titles = [f"{name}, {found.probes[probe]}" for probe in probes]
         _draw_maps(figure, list(column), grid, cells, titles)
+    for axes in rows.flat:
+        _draw_border(axes, source, found.obs_names[across], found.obs_names[up])
     for row in rows:
         row[0].set_ylabel(found.obs_names[up], fontsize=11)
     for axes in rows[-1]:
@@ -87,6 +90,14 @@ def _draw_maps(
             axes.text(0.5, 0.5, "says nothing here", transform=axes.transAxes, ha="center", color="0.4", fontsize=10)
     bar = figure.colorbar(ScalarMappable(norm, COLORMAP), ax=column, shrink=0.9, aspect=30, extend="both")
     bar.ax.tick_params(labelsize=9.5)
+
+
+def _draw_border(axes: Axes, source: str, across: str, up: str) -> None:
+    border, style = BORDERS.get(source, {}), {"color": "0.15", "linewidth": 1.2, "linestyle": "--"}
+    if across in border:
+        axes.axvline(border[across], **style)
+    if up in border:
+        axes.axhline(border[up], **style)
 
 
 def _limit(maps: Sequence[Float[np.ndarray, "y_cells x_cells"]]) -> float:

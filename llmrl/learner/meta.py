@@ -11,7 +11,15 @@ import optax
 from jaxtyping import Array, PyTree
 
 from llmrl.learner.memory import filled, halves, merge, remember, split_rollout
-from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, deviation, make_problem, task_advantage
+from llmrl.learner.problem import (
+    Evidence,
+    InnerProblem,
+    InnerUpdate,
+    deviation,
+    make_problem,
+    scores_of,
+    task_advantage,
+)
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
@@ -58,11 +66,14 @@ class Meta(NamedTuple):
 
     Attributes:
         init: ``(phis, states, params, rollout) -> MetaState``.
-        update: ``(state, phis, transform_states, params, rollout, key, iteration, last_kl) -> (phis, state, metrics)``.
+        update: ``(state, phis, transform_states, params, rollout, key, iteration, last_kl, least_deviation=0) -> (phis,
+            state, metrics)``; for the last see ``Evidence``.
+        needs_rollout: whether ``init`` looks at its rollout; without memory it does not.
     """
 
     init: Callable[..., MetaState]
     update: Callable[..., tuple[tuple[PyTree, ...], MetaState, dict[str, Scalar]]]
+    needs_rollout: bool = True
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
@@ -96,7 +107,11 @@ class Record(NamedTuple):
 
 def split_evidence(data: Evidence) -> Evidence:
     """What is known of each half of the environments, stacked on a new leading axis."""
-    return Evidence(split_rollout(data.rollout), halves(data.values, 1), halves(data.advantage, 1))
+    return Evidence(
+        split_rollout(data.rollout),
+        *halves((data.values, data.advantage, data.scores), 1),
+        jnp.broadcast_to(data.least_deviation, (2,)),
+    )
 
 
 def _exchanged(tree: PyTree) -> PyTree:
@@ -220,17 +235,19 @@ def make_meta(
             f"got data={data!r} and cross_fitting={cross_fitting}"
         )
 
-    def evidence(params, rollout):
-        return Evidence(rollout, value_rollout(inner.critic, params.critic, rollout))
+    def evidence(params, rollout, least_deviation):
+        values = value_rollout(inner.critic, params.critic, rollout)
+        return Evidence(rollout, values, least_deviation=jnp.asarray(least_deviation, jnp.float32))
 
-    def entry(phis, states, params, rollout, taken):
+    def entry(phis, states, params, rollout, least_deviation, taken):
         """What is remembered of an iteration."""
         if not follows_updates:
             return rollout
-        return InnerUpdate(params.actor, phis, states, evidence(params, rollout), jnp.asarray(taken, jnp.float32))
+        known = evidence(params, rollout, least_deviation)
+        return InnerUpdate(params.actor, phis, states, known, jnp.asarray(taken, jnp.float32))
 
     def init(phis, states, params, rollout):
-        memory = filled(entry(phis, states, params, rollout, 0.0), kept)
+        memory = filled(entry(phis, states, params, rollout, 0.0, 0.0), kept) if kept else ()
         record = tuple(
             {
                 group: Record(*[jnp.zeros_like(share)] * len(Record._fields))
@@ -261,18 +278,26 @@ def make_meta(
             return gradient(problem_of(inner_data, outer_data, problem_key, known), params.actor, phis, solve_key)
 
         def own_gradient(data, key):
-            loss = problem_of(data, data, key).outer_loss
-            return jax.grad(loss, argnums=(0, 1))(params.actor, phis)
+            problem = problem_of(data, data, key)
+            return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(params.actor, phis)
+
+        def with_scores(data):
+            return data._replace(scores=scores_of(inner, params.actor, phis, data))
 
         past = state.memory if follows_updates else None
-        inner_data = evidence(params, merge(state.memory)) if kept and not follows_updates else fresh
+        inner_data = fresh
+        if kept and not follows_updates:
+            inner_data = evidence(params, merge(state.memory), fresh.least_deviation)
         if not cross_fitting:
+            fresh = with_scores(fresh)
+            inner_data = inner_data if kept and not follows_updates else fresh
             return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
-        mine, keys = split_evidence(fresh), jax.random.split(key)
+        mine, keys = jax.vmap(with_scores)(split_evidence(fresh)), jax.random.split(key)
+        learned_from = split_evidence(inner_data) if kept else mine
         # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
         # is compiled once.
         known = _exchanged(jax.vmap(own_gradient)(mine, keys))
-        return jax.vmap(estimate)(split_evidence(inner_data), _exchanged(mine), keys, known)
+        return jax.vmap(estimate)(learned_from, _exchanged(mine), keys, known)
 
     def step(state, phis, states, params, fresh, key):
         estimates, info = hypergradients(state, phis, states, params, fresh, key)
@@ -308,11 +333,11 @@ def make_meta(
         }
         return moved, (opt_state, record), metrics
 
-    def update(state, phis, states, params, rollout, key, iteration, last_kl):
+    def update(state, phis, states, params, rollout, key, iteration, last_kl, least_deviation=0.0):
         if data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
             state = state._replace(memory=remember(state.memory, rollout))
         # The critic is asked once, about the whole rollout; halves are taken of its answers.
-        fresh = evidence(params, rollout)
+        fresh = evidence(params, rollout, least_deviation)
         advantage = task_advantage(inner, fresh, gae_lambda)
         fresh, now = fresh._replace(advantage=advantage), deviation(advantage)
         state = state._replace(
@@ -338,7 +363,9 @@ def make_meta(
         state = state._replace(opt_state=kept_state[0], record=kept_state[1], since=jnp.where(due, 0.0, state.since))
         if data in ("previous", "past"):
             # With the phi that the inner level is about to follow.
-            state = state._replace(memory=remember(state.memory, entry(phis, states, params, rollout, 1.0)))
+            state = state._replace(
+                memory=remember(state.memory, entry(phis, states, params, rollout, least_deviation, 1.0))
+            )
         return phis, state, metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 
-    return Meta(init, update)
+    return Meta(init, update, kept > 0)

@@ -16,7 +16,7 @@ from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
 from llmrl.rewards.base import task_signal
 from llmrl.solvers import fisher, hessian
-from llmrl.types import LinearOperator, MetaProblem, PastSteps, Rollout, Scalar, Stream, View
+from llmrl.types import LinearOperator, MetaProblem, PastSteps, Rollout, Scalar, Scores, Stream, View
 
 
 class InnerProblem(NamedTuple):
@@ -45,11 +45,12 @@ def viewing(policy: Policy, view: View | None, phis: Sequence[PyTree]) -> Policy
     """The policy as a function of the environment's own observations, at given parameters of the streams."""
     if view is None:
         return policy
-    gradients = policy.gradients
+    scores = policy.scores
     return Policy(
         policy.init,
         lambda theta, obs: policy.distribution(theta, view.of(phis, obs)),
-        gradients and (lambda theta, obs, action: gradients(theta, view.of(phis, obs), action)),
+        scores and (lambda theta, obs, action: scores(theta, view.of(phis, obs), action)),
+        policy.jacobian,
     )
 
 
@@ -60,11 +61,15 @@ class Evidence(NamedTuple):
         rollout: the rollout.
         values: the critics' answers.
         advantage: of the bare task, [t, n]; None leaves it to whoever asks.
+        scores: of the actions, by the policy whose hypergradient will be asked for, [t, n]; None as above.
+        least_deviation: PPO divides the blended advantage by its deviation, or by this where it is larger.
     """
 
     rollout: Rollout
     values: Values
     advantage: Float[Array, "*b t n"] | None = None
+    scores: Scores | None = None
+    least_deviation: Float[Array, "*b"] | float = 0.0
 
 
 class InnerUpdate(NamedTuple):
@@ -90,10 +95,10 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 
 
 def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
-    """The blended advantage as a function of phi, in units of its own deviation, held constant."""
+    """The blended advantage as a function of phi, in PPO's units, held constant."""
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
     advantage = blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
-    return advantage / deviation(advantage)
+    return advantage / jnp.maximum(deviation(advantage), data.least_deviation)
 
 
 def task_advantage(
@@ -108,7 +113,7 @@ def task_advantage(
 
 def _subset(data, fraction: float, key: PRNGKeyArray, whole_episodes: bool):
     """A random part of [t, n] arrays: steps, or whole environments where a surrogate follows episodes."""
-    t, n = data[0].shape[:2]
+    t, n = jax.tree.leaves(data)[0].shape[:2]
     if fraction >= 1.0:
         return data
     if whole_episodes:
@@ -131,6 +136,17 @@ def policy_objective(inner: InnerProblem, surrogate: Surrogate, max_ratio, with_
         return value - inner.entropy * jnp.mean(distribution.entropy()) if with_entropy else value
 
     return loss
+
+
+def scores_of(inner: InnerProblem, theta: PyTree, phis, data: Evidence) -> Scores | None:
+    """The scores of a rollout's actions, where the policy can tell; one pass forwards and one back, of which outer
+    gradient, curvature and mixed term are all made."""
+    policy = viewing(inner.policy, inner.view, phis)
+    if data.scores is not None or policy.scores is None:
+        return data.scores
+    # Curvature is among what they are for: see ``implicit_gradient``.
+    with jax.default_matmul_precision("highest"):
+        return policy.scores(theta, data.rollout.steps.obs, data.rollout.steps.action)
 
 
 def _arrays(data: Evidence, advantage: Float[Array, "t n"]):
@@ -178,7 +194,8 @@ def make_problem(
     Returns:
         The problem; its losses are minimised.
     """
-    inner_objective = policy_objective(inner, surrogates.SURROGATES[surrogate], max_importance_ratio, True)
+    inner_surrogate = surrogates.SURROGATES[surrogate]
+    inner_objective = policy_objective(inner, inner_surrogate, max_importance_ratio, True)
     outer_objective = policy_objective(inner, surrogates.ratio, max_importance_ratio, False)
     advantage_outer = task_advantage(inner, outer_data) / outer_scale
 
@@ -214,15 +231,18 @@ def make_problem(
         def one_log_likelihood(point, one_obs, one_action):
             return policy.distribution(point, one_obs).log_prob(one_action)
 
-        samples = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (obs, action))
-        gradients = policy.gradients
+        samples = _on_one_axis((obs, action))
 
         def scores():
             return jax.vmap(jax.grad(one_log_likelihood), in_axes=(None, 0, 0))(theta, *samples)
 
         if curvature == "fisher":
-            layers = gradients and (lambda: gradients(theta, *samples))
-            return fisher(log_likelihood, theta, scores=scores, layers=layers)
+            known = scores_of(inner, theta, phis, inner_data)
+            jacobian = None
+            if known is not None and policy.jacobian is not None:
+                chosen = _subset(known, curvature_fraction, key, surrogate == "dice")
+                jacobian = policy.jacobian(_on_one_axis(chosen))
+            return fisher(log_likelihood, theta, scores=scores, jacobian=jacobian)
         # Score outer products alone make the diagonal and the factors (the paper's A.1); the products know the whole
         # Hessian.
         products = fisher(log_likelihood, theta, weights=-advantage_part.reshape(-1), scores=scores)
@@ -234,6 +254,35 @@ def make_problem(
     if past is not None:
         steps = PastSteps(past_step, past.theta, past.phis, (past.evidence, past.states), past.taken)
 
-    found = outer_gradient
-    known = None if found is None else (lambda theta, phis: found)
-    return MetaProblem(inner_loss, outer_loss, inner_step, operator, steps, known)
+    def from_scores(theta, phis):
+        if outer_gradient is not None:
+            return outer_gradient
+        scores = scores_of(inner, theta, phis, outer_data)
+        _, _, behaviour, advantage, ends = _arrays(outer_data, advantage_outer)
+        slopes = jax.grad(surrogates.ratio)(scores.log_prob, behaviour, advantage, ends, max_importance_ratio)  # pyright: ignore
+        return inner.policy.jacobian(scores).back(slopes), jax.grad(penalty)(phis)  # pyright: ignore
+
+    def mixed_product(theta, phis, x):
+        """The entropy has no part in it, as phi is not in the policy."""
+        scores = scores_of(inner, theta, phis, inner_data)
+        slopes = inner.policy.jacobian(scores).along(x)  # pyright: ignore
+
+        def slope_along_x(p):
+            _, _, behaviour, advantage, ends = _arrays(inner_data, inner_advantage(inner, p, states, inner_data))
+
+            def loss(log_prob):
+                return inner_surrogate(log_prob, behaviour, advantage, ends, max_importance_ratio)
+
+            return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]  # pyright: ignore
+
+        return jax.grad(slope_along_x)(phis)
+
+    # Where the policy sees phi, its own gradients are not all.
+    apart = inner.view is None and inner.policy.scores is not None
+    known = from_scores if apart else (None if outer_gradient is None else (lambda theta, phis: outer_gradient))
+    return MetaProblem(inner_loss, outer_loss, inner_step, operator, steps, known, mixed_product if apart else None)
+
+
+def _on_one_axis(tree: PyTree) -> PyTree:
+    """[t, n, ...] to [t n, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)

@@ -11,7 +11,7 @@ import jax.core
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import ArrayLike, PyTree
+from jaxtyping import ArrayLike, PRNGKeyArray, PyTree
 
 from llmrl.ops import trees
 from llmrl.types import LinearOperator, LinearSolution, MatVec, Scalar
@@ -27,19 +27,22 @@ class Geometry(NamedTuple):
         dot: ``(v, w) -> <v, w>``.
         norm: ``v -> |v|``; infinite or NaN if an element is, or if the norm itself cannot be represented.
         normalized: ``v -> (v / |v|, |v|)``; zero stays zero.
+        drawn: ``(key, like) -> v``, of independent standard normal numbers as far as they are free.
     """
 
     dot: Callable[[PyTree, PyTree], Scalar]
     norm: Callable[[PyTree], Scalar]
     normalized: Callable[[PyTree], tuple[PyTree, Scalar]]
+    drawn: Callable[[PRNGKeyArray, PyTree], PyTree]
 
 
 def geometry(matvec: MatVec) -> Geometry:
     """The geometry in which an operator is symmetric: that of the numbers, unless it brings an inner product along."""
     own = matvec.dot if isinstance(matvec, LinearOperator) else None
     if own is None:
-        return Geometry(trees.dot, trees.norm, trees.normalized)
+        return Geometry(trees.dot, trees.norm, trees.normalized, trees.normal_like)
     dot = own
+    completed = matvec.completed if isinstance(matvec, LinearOperator) else None
 
     def norm(v: PyTree) -> Scalar:
         # As ``trees.norm``: neither overflow nor underflow of squares. Rounding may leave a square below zero.
@@ -53,7 +56,11 @@ def geometry(matvec: MatVec) -> Geometry:
         size = norm(v)
         return trees.scale(v, jnp.where(size > 0, 1 / jnp.where(size > 0, size, 1), 0)), size
 
-    return Geometry(dot, norm, normalized)
+    def drawn(key: PRNGKeyArray, like: PyTree) -> PyTree:
+        numbers = trees.normal_like(key, like)
+        return numbers if completed is None else completed(numbers)
+
+    return Geometry(dot, norm, normalized, drawn)
 
 
 def solution(

@@ -63,7 +63,7 @@ def conjugate_gradient(num_steps: int = 10, tolerance: Number = 1e-5) -> Solver:
     def solve(matvec: MatVec, b: PyTree, key: PRNGKeyArray) -> LinearSolution:
         del key
         # Squares of a policy gradient that has all but vanished would underflow; those of a unit vector do not.
-        dot, _, normalized = geometry(matvec)
+        dot, _, normalized, _ = geometry(matvec)
         unit, size = normalized(b)
         precision = float(jnp.finfo(size.dtype).eps)
         target = jnp.maximum(jnp.asarray(tolerance).astype(size.dtype), precision)
@@ -81,7 +81,7 @@ def conjugate_gradient(num_steps: int = 10, tolerance: Number = 1e-5) -> Solver:
 
 
 def _step(matvec: MatVec, now: _Progress, target: Scalar, precision: Number) -> _Progress:
-    dot, norm, _ = geometry(matvec)
+    dot, norm, _, _ = geometry(matvec)
     product = matvec(now.direction)
     curvature = dot(now.direction, product)
     product_norm = norm(product)

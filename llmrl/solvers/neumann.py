@@ -168,8 +168,8 @@ def richardson(
 def _automatic_step(
     matvec: MatVec, b: PyTree, key: PRNGKeyArray, iterations: int, max_step_size: Number
 ) -> Float[Array, ""]:
-    normalized = geometry(matvec).normalized
-    noise = normalized(trees.normal_like(key, b))[0]
+    _, _, normalized, drawn = geometry(matvec)
+    noise = normalized(drawn(key, b))[0]
     low, high = extreme_eigenvalues(matvec, optax.tree.add(normalized(b)[0], noise), iterations)
     radius = jnp.maximum(jnp.abs(low), jnp.abs(high))
     longest = jnp.asarray(max_step_size).astype(radius.dtype)

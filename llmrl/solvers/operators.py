@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from llmrl.ops import trees
 from llmrl.solvers.base import Number, checked_integer, checked_number, geometry, is_automatic
 from llmrl.solvers.reduction import on_samples
-from llmrl.types import LinearOperator, MatVec, Reduction, SampleGradients, Scalar
+from llmrl.types import Jacobian, LinearOperator, MatVec, Reduction, Scalar
 
 FLOOR = 1e-3
 """Automatic damping is never less than this share of the largest curvature ..."""
@@ -51,7 +51,7 @@ def fisher(
     point: PyTree,
     weights: Float[Array, " samples"] | None = None,
     scores: Callable[[], PyTree] | None = None,
-    layers: Callable[[], Sequence[SampleGradients]] | None = None,
+    jacobian: Jacobian | None = None,
 ) -> LinearOperator:
     """Weighted second moment of the score, ``F = 1/S sum_i w_i u_i u_i^T`` with ``u_i = grad log p_i(point)``.
 
@@ -64,7 +64,8 @@ def fisher(
         scores: the u_i as a pytree with a leading sample axis, where there is a cheaper way to them, such as ``vmap``
             of ``grad`` over examples. ``log_likelihood`` alone cannot be taken apart: without this, ``factors`` and
             ``diagonal`` cost one backward pass over the whole batch for each sample.
-        layers: the u_i layer by layer, where they can be had so: then the operator can ``reduce`` itself.
+        jacobian: the u_i layer by layer, where they can be had so: products pass through the network no more, and the
+            operator can ``reduce`` itself.
 
     Returns:
         An operator with ``factors`` and ``diagonal``; both hold samples x parameters numbers. For a diagonal in less
@@ -78,6 +79,9 @@ def fisher(
         return each / values.size
 
     def matvec(v: PyTree) -> PyTree:
+        if jacobian is not None:
+            slopes = jacobian.along(v)
+            return jacobian.back(shares(slopes) * slopes)
         values, slopes = jax.jvp(log_likelihood, (point,), (v,))
         return jax.vjp(log_likelihood, point)[1](shares(values) * slopes)[0]
 
@@ -93,10 +97,11 @@ def fisher(
         return jax.tree.map(lambda leaf: jnp.tensordot(w.astype(leaf.dtype), leaf * leaf, axes=1), u)
 
     def reduce(b: PyTree, products: int) -> Reduction | None:
-        assert layers is not None
-        return on_samples(log_likelihood, point, shares, layers(), b, products)
+        assert jacobian is not None
+        return on_samples(jacobian, shares, b, products)
 
-    return LinearOperator(matvec=matvec, diagonal=diagonal, factors=factors, reduce=None if layers is None else reduce)
+    reduced = None if jacobian is None else reduce
+    return LinearOperator(matvec=matvec, diagonal=diagonal, factors=factors, reduce=reduced)
 
 
 def damped(
@@ -142,11 +147,12 @@ def damped(
         diagonal=diagonal and (lambda: jax.tree.map(lambda d: d + jnp.asarray(value).astype(d.dtype), diagonal())),
         factors=operator.factors,
         dot=operator.dot,
+        completed=operator.completed,
     ), value
 
 
 def _automatic_damping(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int) -> Scalar:
-    low, high = extreme_eigenvalues(matvec, trees.normal_like(key, like), iterations)
+    low, high = extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)
     radius = jnp.maximum(jnp.abs(low), jnp.abs(high))
     lift = jnp.where(low < 0, -(1 + DISTRUST) * low, -low) + MARGIN * radius
     return jnp.maximum(FLOOR * radius, lift)
@@ -154,12 +160,12 @@ def _automatic_damping(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iteratio
 
 def largest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int = 10) -> Scalar:
     """An estimate, from below, of the algebraically largest eigenvalue; see ``extreme_eigenvalues``."""
-    return extreme_eigenvalues(matvec, trees.normal_like(key, like), iterations)[1]
+    return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[1]
 
 
 def smallest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int = 10) -> Scalar:
     """An estimate, from above, of the algebraically smallest eigenvalue; see ``extreme_eigenvalues``."""
-    return extreme_eigenvalues(matvec, trees.normal_like(key, like), iterations)[0]
+    return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[0]
 
 
 def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple[Scalar, Scalar]:
@@ -183,7 +189,7 @@ def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple
     """
     checked_integer("iterations", iterations, at_least=1)
 
-    dot, _, normalized = geometry(matvec)
+    dot, _, normalized, _ = geometry(matvec)
 
     def step(carry: tuple[PyTree, PyTree, Scalar], _: None) -> tuple[tuple[PyTree, PyTree, Scalar], tuple]:
         previous, current, coupling = carry

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from llmrl.ops import trees
-from llmrl.types import LinearOperator, MatVec, Reduction, SampleGradients, Scalar
+from llmrl.types import Jacobian, LinearOperator, MatVec, Reduction, SampleGradients, Scalar
 
 LARGEST = 4096
 """Most samples: their inner products with each other have to be kept."""
@@ -32,10 +32,8 @@ def reduction(matvec: MatVec, b: PyTree, products: int) -> Reduction:
 
 
 def on_samples(
-    log_likelihood: Callable[[PyTree], Float[Array, " samples"]],
-    point: PyTree,
+    jacobian: Jacobian,
     shares: Callable[[Float[Array, " samples"]], Float[Array, " samples"]],
-    layers: Sequence[SampleGradients],
     b: PyTree,
     products: int,
 ) -> Reduction | None:
@@ -46,13 +44,12 @@ def on_samples(
         F x = U^T w (c p + G z),    <x, x'> = c c' + c p.z' + c' p.z + z.G z',    p = U b/|b|,    G = U U^T.
 
     G is the sum over layers of ``(1 + inputs inputs^T) * (slopes slopes^T)``. After it a product costs S^2 operations
-    for S samples, where differentiating forwards and backwards costs four times S times the number of weights.
+    for S samples, where differentiating forwards and backwards costs four times S times the number of weights. G z is
+    kept beside c and z: it is linear in them as everything else is, and then no inner product has to multiply with G.
 
     Args:
-        log_likelihood: point -> log-probability of each sample, [s].
-        point: the parameters.
-        shares: values [s] -> w, [s].
-        layers: U, layer by layer.
+        jacobian: U, its samples on one axis.
+        shares: any numbers [s] -> w, [s].
         b: the right-hand side.
         products: how many will be spent.
 
@@ -62,34 +59,37 @@ def on_samples(
     Reference: Ren and Goldfarb (2019), Efficient subsampled Gauss-Newton and natural gradient methods for training
     neural networks, section 3, for solving among the samples.
     """
+    layers = jacobian.layers
     samples = layers[0].slope.shape[0]
     widths = sum((0 if one.input is None else one.input.shape[1]) + one.slope.shape[1] for one in layers)
-    weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(point))
+    weights = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(b))
     # Two products' worth is spent in any case, on p and on the way back.
     if samples > LARGEST or samples * widths > 4 * weights * (products - 2):
         return None
     unit, size = trees.normalized(b)
-    values, along_b = jax.jvp(log_likelihood, (point,), (unit,))
+    along_b = jacobian.along(unit)
     gram = sum(_inner_products(one) for one in layers)
-    share = shares(values)
-
-    def slopes(x):
-        c, z = x
-        return c * along_b + gram @ z
+    share = shares(along_b)
 
     def dot(x, y) -> Scalar:
         # <U x, z'> is shared by two of the four terms.
-        (c, z), (d, w) = x, y
-        return c * d + d * jnp.dot(along_b, z) + jnp.dot(slopes(x), w)
+        (c, z, seen), (d, w, _) = x, y
+        return c * d + d * jnp.dot(along_b, z) + jnp.dot(c * along_b + seen, w)
+
+    def completed(x):
+        c, z, _ = x
+        return c, z, gram @ z
 
     def matvec(x):
-        return jnp.zeros_like(x[0]), share * slopes(x)
+        c, _, seen = x
+        return completed((jnp.zeros_like(c), share * (c * along_b + seen), None))
 
     def lift(x):
-        c, z = x
-        return trees.add_scaled(jax.vjp(log_likelihood, point)[1](z)[0], c, unit)
+        c, z, _ = x
+        return trees.add_scaled(jacobian.back(z), c, unit)
 
-    return Reduction(LinearOperator(matvec, dot=dot), (size, jnp.zeros_like(values)), lift)
+    nothing = jnp.zeros_like(along_b)
+    return Reduction(LinearOperator(matvec, dot=dot, completed=completed), (size, nothing, nothing), lift)
 
 
 def _inner_products(layer: SampleGradients) -> Float[Array, "s s"]:

@@ -32,6 +32,33 @@ def right(obs, probe):
     return np.where(obs[..., 0] >= 0, 0.2, -0.2)
 
 
+def test_to_ignore_a_source_where_it_is_wrong_is_as_good_as_to_turn_it_around():
+    ignoring = made_up(lambda obs, probe: np.where(obs[..., 0] >= 0, 0.01, 0.0))
+    for found in (made_up(right), ignoring):
+        both = trust.sides(found, "half_right")
+        np.testing.assert_array_equal([both.correct, both.correct_right, both.correct_wrong], np.ones((3, 3)))
+        np.testing.assert_allclose(both.right, (found.obs[..., 0] >= 0).mean(axis=1))
+    np.testing.assert_allclose(trust.sides(made_up(right), "half_right").weight_right, 0.4, rtol=1e-6)
+    trusting = trust.sides(made_up(lambda obs, probe: np.float32(0.03)), "half_right")  # 6 % of full trust
+    np.testing.assert_allclose(trusting.correct, trusting.right)
+    np.testing.assert_array_equal(trusting.correct_wrong, 0.0)
+    assert np.all(trust.sides(made_up(lambda obs, probe: np.float32(0.0)), "half_right").correct_right == 0.0)
+    silent = trust.sides(made_up(right, speaks=lambda obs: obs[..., 0] >= 0), "half_right")
+    assert np.all(np.isnan(silent.correct_wrong)) and np.all(silent.right == 1.0)
+    with pytest.raises(ValueError, match="right sign"):
+        trust.sides(made_up(right, source="random"), "random")
+
+
+def test_the_border_of_a_source_is_drawn_where_it_is_in_the_picture():
+    dashed = lambda dims: [  # noqa: E731
+        sum(line.get_linestyle() == "--" for line in axes.lines)
+        for axes in heat_maps(made_up(right), "half_right", dims).axes
+        if axes.get_title()
+    ]
+    assert set(dashed(["cart position", "pole angle"])) == {1}
+    assert set(dashed([1, 2])) == {0}
+
+
 # --- shares -----------------------------------------------------------------------------------------------------------
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.problem import Evidence, InnerProblem, make_problem, task_advantage
+from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
+from llmrl.ops import trees
 from llmrl.rewards import make_weights, mixture, no_trust, task
 from llmrl.types import Discrete, EnvSpec, Stream
 
@@ -40,6 +41,31 @@ def data(random_rollout):
 
 def problem(data, **settings):
     return make_problem(LEARNED, data, data, TRANSFORM_STATES, jnp.asarray(2.0), KEY, **settings)
+
+
+@pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
+def test_gradients_made_of_scores_are_those_of_the_losses(data, surrogate):
+    """Old data included: their importance is no part of what is differentiated."""
+
+    def penalty(phis):
+        return 3.0 * optax.tree.norm(phis[1]["scalar"], squared=True)
+
+    x = trees.normal_like(KEY, THETA)
+    steps = data.rollout.steps
+    old = data._replace(rollout=data.rollout._replace(steps=steps._replace(log_prob=steps.log_prob - 0.2)))
+    of = make_problem(
+        LEARNED, data, old, TRANSFORM_STATES, jnp.full((), 2.0), KEY, surrogate=surrogate, penalty=penalty
+    )
+
+    @jax.jit
+    def both():
+        slope = lambda p: optax.tree.vdot(jax.grad(of.inner_loss)(THETA, p), x)  # noqa: E731
+        expected = jax.grad(slope)(PHIS), jax.grad(of.outer_loss, argnums=(0, 1))(THETA, PHIS)
+        return (of.mixed_product(THETA, PHIS, x), of.outer_gradient(THETA, PHIS)), expected
+
+    found, expected = both()
+    assert optax.tree.norm(expected[0]) > 1e-3 and optax.tree.norm(expected[1]) > 1e-3
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
 
 
 @pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
@@ -124,6 +150,16 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     entropy = inner.entropy * jnp.mean(inner.policy.distribution(THETA, rollout.steps.obs).entropy())
     assert abs(loss + entropy) > 1e-3
     np.testing.assert_allclose(optax.tree.vdot(phis, slope), loss + entropy, rtol=1e-3)
+
+
+def test_advantages_are_in_the_units_of_the_update(data):
+    """Where the largest deviation so far is wider than this rollout's, PPO takes smaller steps, and so does L_aux."""
+    own, wide = (inner_advantage(LEARNED, PHIS, TRANSFORM_STATES, data._replace(least_deviation=x)) for x in (0.0, 7.0))
+    np.testing.assert_allclose(jnp.std(own), 1.0, rtol=1e-4)
+    np.testing.assert_allclose(wide / wide.max(), own / own.max(), rtol=1e-4, atol=1e-6)
+    raw = 7.0 * wide
+    assert jnp.std(raw) < 7.0
+    np.testing.assert_allclose(raw / jnp.std(raw), own, rtol=1e-4, atol=1e-6)
 
 
 def test_a_critic_is_a_mere_baseline_at_lambda_1(random_rollout):

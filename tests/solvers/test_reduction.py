@@ -40,7 +40,7 @@ def system(request):
         return policy.distribution(point, obs).log_prob(actions)
 
     def operator(weights=None):
-        return fisher(log_likelihood, theta, weights, layers=lambda: policy.gradients(theta, obs, actions))
+        return fisher(log_likelihood, theta, weights, jacobian=policy.jacobian(policy.scores(theta, obs, actions)))
 
     return policy, (theta, obs, actions), operator, trees.normal_like(jax.random.key(4), theta)
 
@@ -53,17 +53,32 @@ def test_a_samples_gradient_in_layers_is_its_gradient(system):
     policy, (theta, obs, actions), _, _ = system
     each = jax.vmap(jax.grad(lambda t, o, a: policy.distribution(t, o).log_prob(a)), in_axes=(None, 0, 0))
     whole = jax.vmap(lambda tree: ravel_pytree(tree)[0])(each(theta, obs, actions))
-    layers = policy.gradients(theta, obs, actions)
+    layers = policy.scores(theta, obs, actions).layers
     gram = sum(
         one.slope @ one.slope.T * (1.0 if one.input is None else 1.0 + one.input @ one.input.T) for one in layers
     )
     np.testing.assert_allclose(gram, whole @ whole.T, rtol=1e-3, atol=1e-4)
 
 
+def test_products_with_a_samples_gradients_are_slopes_forwards_and_backwards(system):
+    """On one axis of samples or on two."""
+    policy, (theta, obs, actions), _, v = system
+    z = jax.random.normal(jax.random.key(7), (SAMPLES,))
+    log_prob, along = jax.jvp(lambda t: policy.distribution(t, obs).log_prob(actions), (theta,), (v,))
+    back = jax.vjp(lambda t: policy.distribution(t, obs).log_prob(actions), theta)[1](z)[0]
+    for shape in ((SAMPLES,), (3, SAMPLES // 3)):
+        scores = policy.scores(theta, *(x.reshape(*shape, *x.shape[1:]) for x in (obs, actions)))
+        jacobian = policy.jacobian(scores)
+        np.testing.assert_allclose(scores.log_prob, log_prob.reshape(shape), rtol=1e-5)
+        np.testing.assert_allclose(jacobian.along(v), along.reshape(shape), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(flat(jacobian.back(z.reshape(shape))), flat(back), rtol=1e-3, atol=1e-5)
+
+
 def test_what_a_policy_sees_changes_nothing_about_that(system):
     policy, (theta, obs, actions), _, _ = system
     seen = viewing(policy, View(EnvSpec("none", (3,), Discrete(2), 10), lambda phis, obs: phis[0] * obs), (2.0,))
-    for a, b in zip(seen.gradients(theta, obs, actions), policy.gradients(theta, 2.0 * obs, actions), strict=True):
+    here, there = seen.scores(theta, obs, actions), policy.scores(theta, 2.0 * obs, actions)
+    for a, b in zip(here.layers, there.layers, strict=True):
         np.testing.assert_allclose(a.slope, b.slope, rtol=1e-6)
 
 
@@ -80,7 +95,11 @@ def test_the_solution_is_the_same_in_both_spaces(system, solver):
         return here, there, space.lift(there.x)
 
     here, there, x = both(b)
-    assert len(jax.tree.leaves(there.x)) == 2  # c and z
+    assert len(jax.tree.leaves(there.x)) == 3  # c, z and G z
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
+        *(there.x, reduction(operator(weights), b, 100).operator.completed(there.x)),
+    )
     np.testing.assert_allclose(flat(x), flat(here.x), rtol=2e-3, atol=2e-3 * np.abs(flat(here.x)).max())
     np.testing.assert_allclose(there.residual_norm, here.residual_norm, rtol=1e-2, atol=2e-3)
     assert there.num_matvecs == here.num_matvecs or solver in ("conjugate_gradient", "cut")
@@ -90,7 +109,7 @@ def test_the_solution_is_the_same_in_both_spaces(system, solver):
 def test_lengths_and_products_are_those_of_the_vectors(system):
     _, _, operator, b = system
     space = reduction(operator(), b, 100)
-    x, y = (trees.normal_like(jax.random.key(i), space.b) for i in (5, 6))
+    x, y = (space.operator.completed(trees.normal_like(jax.random.key(i), space.b)) for i in (5, 6))
     np.testing.assert_allclose(space.operator.dot(x, y), trees.dot(space.lift(x), space.lift(y)), rtol=1e-4)
     np.testing.assert_allclose(
         flat(space.lift(space.operator(x))), flat(operator()(space.lift(x))), rtol=1e-3, atol=1e-4
