@@ -18,6 +18,8 @@ from llmrl.analysis.statistics import Scores, mean_interval, task_means, trimmed
 
 PALETTE = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f", "#4a4e69", "#c97b9b", "#6aa6a6", "#8a6d3b", "#7f7f7f")
 DASHES = ("-", "--", ":")
+LEGEND_LETTERS = 72
+"""About how many letters of a legend stand side by side."""
 
 
 Statistic: TypeAlias = Callable[[Float[np.ndarray, "samples tasks seeds"]], Float[np.ndarray, " samples"]]
@@ -235,8 +237,17 @@ def _plain(axes: Axes) -> None:
 def _legend(figure: Figure, axes: Axes, number: int) -> None:
     handles, labels = axes.get_legend_handles_labels()
     if handles and number > 1:
-        columns = 1 if max(map(len, labels)) > 45 else 2 if max(map(len, labels)) > 20 else 4
+        labels = [_shortened(label) for label in labels]
+        columns = min(4, max(1, LEGEND_LETTERS // (max(map(len, labels)) + 6)))  # six letters for a line and a gap
+        rows = -(-len(labels) // columns)
+        figure.set_figheight(figure.get_figheight() + 0.24 * (rows - 1))  # or the legend lies on the axes
         figure.legend(handles, labels, loc="outside upper left", ncols=columns, frameon=False, fontsize=11)
+
+
+def _shortened(label: str) -> str:
+    """A label that fits into the picture: its middle is left out."""
+    room = LEGEND_LETTERS - 6
+    return label if len(label) <= room else f"{label[: room // 2 - 1]}…{label[-room // 2 :]}"
 
 
 def _saved(figure: Figure, path: str | Path | None) -> Figure:

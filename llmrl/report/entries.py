@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmrl import metrics, runs
-from llmrl.config import Config
+from llmrl.config import AuxConfig, Config, LLMConfig
 
 IGNORES = "ppo"
 """The method that hears no source: it is the baseline of every source."""
@@ -29,8 +29,15 @@ MEASURES = {
 }
 """What shows progress where it is not the return."""
 
-NO_SETTING = ("run_dir", "resume", "progress", "devices", "seeds_per_batch", "num_chunks", "seed", "seeds")
+NO_SETTING = {"run_dir", "resume", "progress", "devices", "seeds_per_batch", "num_chunks", "seed", "seeds", "track"}
+NO_SETTING |= {"distributed", "coordinator", "num_processes", "process_id"}
 """Settings that do not make two runs different methods; runs that differ in seeds alone are put together."""
+
+ANSWERS = ("provider", "answers", "function", "model", "prompt", "score", "threshold", "embedding_model", "temperature")
+ANSWERS += ("noise", "noise_seed", "noise_unit", "adversarial", "neutral")
+"""Settings of ``llm`` that decide what is answered: with other ones it is another source, not another method."""
+
+USUAL = LLMConfig()
 
 
 class Entry(NamedTuple):
@@ -197,7 +204,13 @@ def describe_source(config: Config) -> str:
     names += [aux.function] if aux.function else []
     words = " + ".join(names) or "none"
     words += f" x {aux.scale:g}" if aux.scale != 1.0 else ""
-    return words + "".join(f", {key}={value}" for key, value in aux.options.items())
+    settings = dict(aux.options)
+    if {"language", "goals"} & set(aux.sources):
+        settings |= {
+            key: getattr(config.llm, key) for key in ANSWERS if getattr(config.llm, key) != getattr(USUAL, key)
+        }
+        settings |= {"center": aux.center} if aux.center != AuxConfig.center else {}
+    return words + "".join(f", {key}={value}" for key, value in settings.items())
 
 
 def _measure(entry: Entry) -> str:
@@ -239,9 +252,12 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
 
 def _settings(entry: Entry) -> dict[str, Any]:
     """What makes a run another method than its namesakes on the same task."""
-    values = {key: value for key, value in asdict(entry.config).items() if key not in (*NO_SETTING, "env", "aux")}
+    left_out = NO_SETTING | {"env", "aux"}
     if entry.config.method.name in (IGNORES, TRUSTS):
-        values = {key: value for key, value in values.items() if key not in ("method", "solver")}
+        left_out |= {"method", "solver"}
+    if entry.config.method.name == IGNORES:
+        left_out |= {"llm", "captioner"}
+    values = {key: value for key, value in asdict(entry.config).items() if key not in left_out}
     return flat(values)
 
 

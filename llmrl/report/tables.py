@@ -238,7 +238,7 @@ def answer_table(told: Sequence[Answer], most: int = 1000) -> Table:
     """Answers in words: what the model said, what became of it, and how often it was heard."""
     header = ("state", "event", "score", "weight", "of full trust", "visits")
     rows = [
-        [each.state, each.event, f"{each.score:.2f}", number(each.weight), f"{each.trust:+.2f}", f"{each.visits:,}"]
+        [each.state, each.event, f"{each.score:.2f}", number(each.weight), f"{each.trust:+z.2f}", f"{each.visits:,}"]
         for each in told[:most]
     ]
     note = f"{len(told) - most:,} more answers, about states that are visited less often." if len(told) > most else ""

@@ -319,6 +319,29 @@ def test_namesakes_are_told_apart_by_their_settings_and_seeds_are_put_together(t
     }
 
 
+def test_other_answers_are_another_source_and_ppo_hears_none_of_them(tmp_path):
+    tasks = sort_into_tasks(
+        entries(
+            tmp_path,
+            ("method=ppo", "aux=language", "llm.noise=0.5"),
+            ("method=ppo", "aux=none", "seed=1"),
+            ("method=implicit", "aux=language"),
+            ("method=implicit", "aux=language", "aux.center=0"),
+            ("method=implicit", "aux=language", "llm.noise=0.5", "llm.concurrency=1", "track=tensorboard"),
+            ("method=implicit", "aux=language", "llm.noise=0.5", "seed=1"),
+            ("method=add", "aux=language", "llm.noise=0.5"),
+        )
+    )
+    found = {
+        task.source: {label: len(method.curves["seed"]) for label, method in task.methods.items()} for task in tasks
+    }
+    assert found["language"] == {"ppo": 6, "implicit": 3}
+    assert found["language, center=0"] == {"ppo": 6, "implicit": 3}
+    noisy = found["language, noise=0.5"]
+    assert noisy.pop("ppo") == 6 and noisy.pop("add") == 3
+    assert noisy == {"implicit, llm.concurrency=1": 3, "implicit, llm.concurrency=8": 3}
+
+
 def test_words_for_environments_and_sources():
     config = llmrl.compose("env=gridworld", "env.size=5", "aux=[harmful,random]", "aux.sources.random=0.5")
     assert describe_env(config) == "gridworld, size=5"
