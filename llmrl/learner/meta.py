@@ -105,10 +105,9 @@ class Record(NamedTuple):
 
 def split_evidence(data: Evidence) -> Evidence:
     """What is known of each half of the environments, stacked on a new leading axis."""
+    values, advantage, scores = halves((data.values, data.advantage, data.scores), 1)
     return Evidence(
-        split_rollout(data.rollout),
-        *halves((data.values, data.advantage, data.scores), 1),
-        jnp.broadcast_to(data.least_deviation, (2,)),
+        split_rollout(data.rollout), values, advantage, scores, jnp.broadcast_to(data.least_deviation, (2,))
     )
 
 
