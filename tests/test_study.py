@@ -238,15 +238,15 @@ def test_wrong_goals_are_compared_with_ignoring_and_with_adding_them():
 
 def test_ablation_has_a_row_for_every_part_and_a_column_for_every_setting():
     results = {
-        "cartpole/harmful_x10/gate": length((100, 200), (100, 200)),
+        "cartpole_continuous/harmful/gate": length((100, 200), (100, 200)),
         "gridworld/helpful_hackable/nothing": found("success_rate", 0.5, 1.0),
     }
     header, rows = cells(study.ablation_table(results))
     assert len(rows) * (len(header) - 1) == len(study.STUDIES["ablation"].runs)
     by_part = {row[0]: dict(zip(header, row, strict=True)) for row in rows}
-    assert by_part["gate"]["cartpole/harmful_x10"] == "110.0 / 200.0"
+    assert by_part["gate"]["cartpole_continuous/harmful"] == "110.0 / 200.0"
     assert by_part["nothing"]["gridworld/helpful_hackable"] == "0.750 / 0.750"
-    assert by_part["nothing"]["cartpole/harmful_x10"] == ""
+    assert by_part["nothing"]["cartpole_continuous/harmful"] == ""
 
 
 def test_solvers_report_how_well_they_solved_and_what_it_cost():
