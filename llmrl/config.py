@@ -205,7 +205,7 @@ class TrustConfig:
     """Trust that asks for evidence: each part a switch (design, section 2).
 
     Attributes:
-        cross_fitting: estimate on two halves of the environments, each the other's evidence.
+        cross_fitting: estimate on two halves of the environments, each judged by the other's.
         gate: multiply each group's step by the agreement of its two estimates.
         evidence: shrink each learned weight as far as later rollouts have not confirmed that it helps.
         evidence_memory: what the record of that keeps per outer step.

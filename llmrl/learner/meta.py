@@ -210,7 +210,7 @@ def make_meta(
         inner: what defines L_aux.
         gradient: any of ``llmrl.hypergradients``.
         optimizer: of phi.
-        cross_fitting: estimate the hypergradient twice, on two halves of the environments, each the other's evidence.
+        cross_fitting: estimate the hypergradient twice, on two halves of the environments, each judged by the other's.
         gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
         evidence_memory: what the record of gains keeps per outer step.
         data: of the inner level: ``fresh``; ``previous`` (the rollout that trained theta: the paper's Remark 2);
