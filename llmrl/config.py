@@ -185,6 +185,8 @@ class WeightConfig:
         hidden: widths of the weight network.
         sees_action: whether the network sees the action, or the state alone.
         sees_aux: whether the network also sees the auxiliary values.
+        whiten: whether the network sees observations in deviations from their running mean, instead of as shares of
+            their limits.
         offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
         discount: whether gamma_eta = sigmoid(eta) is learned.
     """
@@ -196,6 +198,7 @@ class WeightConfig:
     hidden: tuple[int, ...] = (32,)
     sees_action: bool = True
     sees_aux: bool = False
+    whiten: bool = True
     offset: bool = False
     discount: bool = False
 
@@ -213,7 +216,8 @@ class TrustConfig:
         prior: weight of the sources' advice while the task stays silent; 0 never follows it.
         patience: silent iterations before it is followed.
         prior_decay: share of it lost per iteration from then on.
-        prior_discount: how far advice is summed over time; 0 because what pays each time is collected for ever
+        prior_rarity: a task that speaks on fewer than this share of the steps, over the first ``patience``
+            iterations, is sparse: from its first word on, advice is followed as far as its words bear it out
             (``llmrl.rewards.advice``).
         ceiling: lower the largest allowed weight while the task's return is below its best.
         ceiling_fall: share lost per iteration of a setback.
@@ -229,7 +233,7 @@ class TrustConfig:
     prior: float = 1.0
     patience: float = 10.0
     prior_decay: float = 0.02
-    prior_discount: float = 0.0
+    prior_rarity: float = 0.005
     ceiling: bool = True
     ceiling_fall: float = 0.3
     ceiling_rise: float = 0.002
@@ -636,7 +640,7 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
             "method.outer.gae_lambda": outer.gae_lambda,
             "method.outer.scale_decay": outer.scale_decay,
             "method.trust.prior_decay": trust.prior_decay,
-            "method.trust.prior_discount": trust.prior_discount,
+            "method.trust.prior_rarity": trust.prior_rarity,
             "method.trust.ceiling_fall": trust.ceiling_fall,
             "method.trust.ceiling_rise": trust.ceiling_rise,
             "method.trust.setback": trust.setback,

@@ -25,6 +25,7 @@ from llmrl.rewards import (
     beyond_task,
     dpba,
     evidence,
+    following,
     from_source,
     goals,
     icm,
@@ -162,6 +163,7 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
         hidden=weight.hidden,
         sees_action=weight.sees_action,
         sees_aux=weight.sees_aux,
+        whiten=weight.whiten,
         offset=weight.offset,
         discount=weight.discount,
         evidence=trust.evidence,
@@ -180,14 +182,23 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
         setback=trust.setback,
         gae_lambda=config.ppo.gae_lambda,
     )
-    blend = mixture(spec, _weights(config, spec), limits)
+    followed = None
+    if trust.prior:
+        followed = following(
+            len(spec.aux_names),
+            prior=trust.prior,
+            patience=trust.patience,
+            decay=trust.prior_decay,
+            rarity=trust.prior_rarity,
+            judged=trust.evidence,
+        )
+    blend = mixture(spec, _weights(config, spec), limits, followed)
     # Under a discount of its own the blend is no sum of the task and something else.
     learns_discount = weight.discount
     streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)
-    if not trust.prior:
+    if followed is None:
         return streams
-    advised = advice(trust.prior, trust.patience, trust.prior_decay, trust.prior_discount)
-    return (*streams, Stream(advised, 1.0))
+    return (*streams, *(Stream(advice(followed, m, name), 1.0) for m, name in enumerate(spec.aux_names)))
 
 
 def ppo(config: Config, spec: EnvSpec) -> Method:

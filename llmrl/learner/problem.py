@@ -94,11 +94,22 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
     return held_constant(jnp.std(x) + eps)
 
 
+def _blended_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
+    all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
+    return blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
+
+
 def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
     """The blended advantage as a function of phi, in PPO's units, held constant."""
-    all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
-    advantage = blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
+    advantage = _blended_advantage(inner, phis, states, data)
     return advantage / jnp.maximum(deviation(advantage), data.least_deviation)
+
+
+def as_one(inner: InnerProblem, phis, states, data: Evidence) -> Evidence:
+    """Data of which each part is to count in the units of the whole: in a sparse task a half without a success has
+    next to no deviation of its own."""
+    whole = deviation(_blended_advantage(inner, phis, states, data))
+    return data._replace(least_deviation=jnp.maximum(data.least_deviation, whole))
 
 
 def task_advantage(

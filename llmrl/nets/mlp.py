@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.ops.codes import decode, num_features
 from llmrl.ops.distributions import Categorical, DiagonalGaussian, normalized_logits
+from llmrl.ops.moments import Moments, whitened
 from llmrl.types import Box, Discrete, EnvSpec, Jacobian, SampleGradients, Scores
 
 
@@ -50,8 +51,8 @@ class Features(NamedTuple):
 
 
 class RewardNet(NamedTuple):
-    """``init(key) -> params``; ``apply(params, obs, action, aux) -> [..., outputs]``, 0 everywhere at the start;
-    ``aux`` may be left out where the network does not see it."""
+    """``init(key) -> params``; ``apply(params, obs, action, aux, moments) -> [..., outputs]``, 0 everywhere at the
+    start; ``aux`` may be left out where the network does not see it, ``moments`` where nothing is to be whitened."""
 
     init: Callable[[PRNGKeyArray], PyTree]
     apply: Callable[..., Float[Array, "... outputs"]]
@@ -225,9 +226,10 @@ def make_reward_net(
     num_inputs = _num_features(spec) + (num_actions if sees_action else 0) + (len(spec.aux_names) if sees_aux else 0)
     init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0), num_inputs)
 
-    def apply(params, obs, action, aux: Any = None):
+    def apply(params, obs, action, aux: Any = None, moments: Moments | None = None):
+        features = _features(spec, obs)
         parts = (
-            [_features(spec, obs)]
+            [features if moments is None else whitened(moments, features)]
             + ([encode_action(spec, action)] if sees_action else [])
             + ([aux] if sees_aux else [])
         )

@@ -1,7 +1,7 @@
 """Reward transforms, one per file: how the task's signal becomes the one an agent learns from."""
 
 from llmrl.rewards.add import add
-from llmrl.rewards.advice import advice
+from llmrl.rewards.advice import advice, following
 from llmrl.rewards.base import beyond_task, frozen, speaks, stateless, task_signal
 from llmrl.rewards.bonus import Bonus, Late, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
@@ -17,7 +17,7 @@ from llmrl.rewards.goals import (
 )
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.language import Heard, Language, language
-from llmrl.rewards.mixture import make_weights, mixture
+from llmrl.rewards.mixture import MixtureState, make_weights, mixture
 from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
 from llmrl.rewards.potential import dpba, pbrs, pies
@@ -34,6 +34,7 @@ __all__ = [
     "Suggested",
     "add",
     "advice",
+    "following",
     "apt",
     "beside_weights",
     "beyond_task",
@@ -50,6 +51,7 @@ __all__ = [
     "intrinsic_stream",
     "language",
     "make_weights",
+    "MixtureState",
     "mixture",
     "no_trust",
     "paid",

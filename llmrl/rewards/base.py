@@ -35,14 +35,19 @@ def beyond_task(transform: RewardTransform) -> RewardTransform:
     return transform._replace(apply=apply)
 
 
-def speaks(rollout: Rollout) -> Scalar:
-    """1 where the task said anything in a rollout, else 0.
+def words(rollout: Rollout) -> Scalar:
+    """On how many steps of a rollout the task said anything.
 
     A constant reward is silence. Where every step pays the same and not 0, the end of the pay is news.
     """
     steps = rollout.steps
     usual = steps.reward[0, 0]
-    return jnp.any((steps.reward != usual) | (steps.terminated & (usual != 0))).astype(jnp.float32)
+    return jnp.sum((steps.reward != usual) | (steps.terminated & (usual != 0))).astype(jnp.float32)
+
+
+def speaks(rollout: Rollout) -> Scalar:
+    """1 where the task said anything in a rollout, else 0."""
+    return (words(rollout) > 0).astype(jnp.float32)
 
 
 def frozen(transform: RewardTransform) -> RewardTransform:

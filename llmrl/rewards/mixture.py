@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from llmrl.nets import make_reward_net
+from llmrl.nets import make_features, make_reward_net
 from llmrl.ops.losses import held_constant
+from llmrl.ops.moments import Moments, no_moments, observed
+from llmrl.rewards.advice import AdviceState, Following
 from llmrl.rewards.trust import Trust, TrustState, no_trust
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights
 
@@ -28,17 +30,35 @@ class Weights(NamedTuple):
 
     Attributes:
         init: ``key -> phi``.
-        weight: ``(phi, rollout) -> w``, [t, n, m].
+        weight: ``(phi, rollout, seen) -> w``, [t, n, m].
         offset: ``(phi, rollout) -> eps``, [t, n].
         size: the largest |w|; 1 where it has no bound.
         of_state: ``(phi, obs [..., *obs]) -> w``, [..., m]; None where w looks at more than the state.
+        look: ``(seen, rollout) -> seen``; None where w does not ask what has been seen.
+        nothing_seen: before the first rollout.
     """
 
     init: Callable[[PRNGKeyArray], dict[str, PyTree]]
-    weight: Callable[[PyTree, Rollout], Float[Array, "t n m"]]
+    weight: Callable[..., Float[Array, "t n m"]]
     offset: Callable[[PyTree, Rollout], Float[Array, "t n"]]
     size: float = 1.0
     of_state: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... m"]] | None = None
+    look: Callable[..., Moments] | None = None
+    nothing_seen: Moments | None = None
+
+
+class MixtureState(NamedTuple):
+    """What a blend has noted; written only by ``observe``.
+
+    Attributes:
+        trust: what limits the weights.
+        seen: moments of the observations' features; None where nobody asks for them.
+        advice: how the task's advice stands; None where none is given.
+    """
+
+    trust: TrustState
+    seen: Moments | None = None
+    advice: AdviceState | None = None
 
 
 def make_weights(
@@ -51,6 +71,7 @@ def make_weights(
     hidden: Sequence[int] = (32,),
     sees_action: bool = True,
     sees_aux: bool = False,
+    whiten: bool = False,
     offset: bool = False,
     discount: bool = False,
     evidence: bool = False,
@@ -69,6 +90,9 @@ def make_weights(
         hidden: widths of the network.
         sees_action: whether the networks see the action, or the state alone.
         sees_aux: whether they see the auxiliary values too.
+        whiten: whether the network of the weights sees features in deviations from what has been seen on average.
+            Scaled by their limits alone, they hardly move while a task is solved, and the network has next to no way
+            to tell states apart. Codes are left as they are.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
         evidence: whether the outer level writes e into phi.
@@ -79,6 +103,8 @@ def make_weights(
     """
     num_aux = len(spec.aux_names)
     start = initial if bound is None else jnp.arctanh(jnp.asarray(initial / bound, jnp.float32))
+    features = make_features(spec)
+    whiten = whiten and network and not spec.encoding
     weight_net = make_reward_net(spec, hidden, num_aux, sees_aux, sees_action)
     offset_net = make_reward_net(spec, hidden, 1, sees_aux, sees_action)
 
@@ -100,13 +126,15 @@ def make_weights(
     def shrunk(phi, group, x):
         """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it.
 
-        The derivative in the evidence itself is that in the size of x: what more of it would be worth.
+        The derivative in the evidence itself is that in the size of x, in units of its present one: what more of it
+        would be worth, however much there is by now.
         """
-        if "evidence" not in phi:
+        if group not in phi.get("evidence", {}):
             return x
         known = phi["evidence"][group]
         share = jnp.maximum(known, LEAST_SHARE)
-        return x + held_constant(share * x - x) + held_constant(x) * (known - held_constant(known))
+        direction = held_constant(x / jnp.maximum(_size(x), 1e-8))
+        return x + held_constant(share * x - x) + direction * (known - held_constant(known))
 
     def bounded(phi, raw, *seen):
         raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
@@ -114,13 +142,16 @@ def make_weights(
             raw = raw + shrunk(phi, "network", weight_net.apply(phi["network"], *seen))
         return raw if bound is None else bound * jnp.tanh(raw)
 
-    def weight(phi, rollout):
+    def weight(phi, rollout, seen=None):
         steps = rollout.steps
-        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux)
+        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen)
+
+    def look(seen, rollout):
+        return observed(seen, features.of(rollout.steps.obs).reshape(-1, features.num))
 
     def of_state(phi, obs):
         batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
-        return bounded(phi, jnp.zeros((*batch, num_aux)), obs, None, None)
+        return bounded(phi, jnp.zeros((*batch, num_aux)), obs, None)
 
     def offset_of(phi, rollout):
         steps = rollout.steps
@@ -128,8 +159,15 @@ def make_weights(
             return jnp.zeros_like(steps.reward)
         return jnp.tanh(offset_net.apply(phi["offset"], steps.obs, steps.action, steps.aux)[..., 0])
 
-    state_only = None if sees_action or sees_aux else of_state
-    return Weights(init, weight, offset_of, 1.0 if bound is None else bound, state_only)
+    state_only = None if sees_action or sees_aux or whiten else of_state
+    size = 1.0 if bound is None else bound
+    if not whiten:
+        return Weights(init, weight, offset_of, size, state_only)
+    return Weights(init, weight, offset_of, size, state_only, look, no_moments((features.num,)))
+
+
+def _size(x: Float[Array, "*t m"]) -> Float[Array, " m"]:
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(x.ndim - 1))))
 
 
 def _active_mean(weight: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:
@@ -146,31 +184,48 @@ def _trust_shares(trusted: SourceWeights, aux: Float[Array, "t n m"], names: Seq
     return {f"trust_{kind}/{name}": of[i] for kind, of in kinds.items() for i, name in enumerate(names)}
 
 
-def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> RewardTransform:
+def mixture(
+    spec: EnvSpec, weights: Weights, trust: Trust | None = None, followed: Following | None = None
+) -> RewardTransform:
     """The blend with weights that are learned by somebody else's outer step.
 
     Args:
         spec: the environment; it must have at least one auxiliary source or the weights an offset.
         weights: the learned part.
         trust: what limits them (design: trust that asks for evidence); None applies them as they are.
+        followed: how far each source is followed beside, as advice: both together never give it more weight than its
+            author asked.
 
     Returns:
-        A transform; its phi is the weights', its state is trust's.
+        A transform; its phi is the weights' and, beside it, the evidence for advice.
 
     Reference: Place 2023, eq. 5.
     """
     limits = trust if trust is not None else no_trust(len(spec.aux_names))
 
-    def effective(phi, state: TrustState, rollout: Rollout) -> Float[Array, "t n m"]:
-        return limits.limit(state, weights.weight(phi, rollout))
+    def init(key):
+        phi, state = weights.init(key), MixtureState(limits.init(), weights.nothing_seen)
+        if followed is None:
+            return phi, state
+        if followed.judged:
+            phi = phi | {"evidence": phi.get("evidence", {}) | followed.evidence()}
+        return phi, state._replace(advice=followed.init())
 
-    def scale(phi, state: TrustState) -> Float[Array, " m"]:
-        evidence = phi.get("evidence", {}).get("scalar", jnp.ones(len(spec.aux_names)))
-        return limits.scale(state, held_constant(evidence))
+    def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:
+        return limits.limit(state.trust, weights.weight(phi, rollout, state.seen))
 
-    def trusted(phi, state: TrustState, rollout: Rollout) -> SourceWeights:
+    def scale(phi, state: MixtureState) -> Float[Array, " m"]:
+        # Whichever part of the weights has shown the most for itself speaks for the source.
+        shares = [share for group, share in phi.get("evidence", {}).items() if group in phi]
+        known = jnp.max(jnp.stack(shares), axis=0) if shares else jnp.ones(len(spec.aux_names))
+        return limits.scale(state.trust, held_constant(known))
+
+    def trusted(phi, state: MixtureState, rollout: Rollout) -> SourceWeights:
         factors = scale(phi, state)
-        return SourceWeights(effective(phi, state, rollout) * factors, weights.size * factors)
+        weight = effective(phi, state, rollout) * factors
+        if followed is not None:
+            weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - followed.share(phi, state.advice)))
+        return SourceWeights(weight, weights.size * factors)
 
     def apply(signal: Signal, phi, state, rollout):
         paid = jnp.sum(trusted(phi, state, rollout).weight * rollout.steps.aux, axis=-1)
@@ -178,6 +233,11 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
         if "discount" not in phi:
             return signal._replace(reward=reward)
         return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
+
+    def observe(state: MixtureState, phi, signal: Signal, rollout: Rollout) -> MixtureState:
+        seen = state.seen if weights.look is None else weights.look(state.seen, rollout)
+        noted = state.advice if followed is None else followed.observe(state.advice, rollout)
+        return MixtureState(limits.observe(state.trust, signal, rollout), seen, noted)
 
     def report(phi, state, rollout):
         learned = trusted(phi, state, rollout)
@@ -190,7 +250,7 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
             "trust_scale": jnp.mean(scale(phi, state)),
             **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
             **_trust_shares(learned, rollout.steps.aux, spec.aux_names),
-            **limits.report(state),
+            **limits.report(state.trust),
         }
         for group, share in phi.get("evidence", {}).items():
             metrics[f"evidence_{group}"] = jnp.mean(share)
@@ -199,9 +259,9 @@ def mixture(spec: EnvSpec, weights: Weights, trust: Trust | None = None) -> Rewa
         return metrics
 
     return RewardTransform(
-        init=lambda key: (weights.init(key), limits.init()),
+        init=init,
         apply=apply,
-        observe=lambda state, phi, signal, rollout: limits.observe(state, signal, rollout),
+        observe=observe,
         report=report,
         weights=trusted,
     )

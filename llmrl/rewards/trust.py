@@ -22,7 +22,8 @@ class TrustState(NamedTuple):
         informed: 0 while the task has only ever paid one constant, 1 once it has said anything else.
         task_peak, source_peak: largest deviation of a discounted sum from its mean, slowly forgotten, [] and [m].
         task_spread, source_spread: deviation of the discounted sums in the last rollout, [] and [m].
-        level, best, worst, noise: running mean of the task's reward per step, its extremes, its running deviation.
+        level, best, worst, noise: running mean of the task's reward per step, the most that it has surely been, the
+            least that it has been, its variance as an estimate.
         age: rollouts seen.
     """
 
@@ -83,9 +84,9 @@ def evidence(
     *,
     units: bool = True,
     ceiling: bool = False,
-    ceiling_fall: float | Scalar = 0.1,
+    ceiling_fall: float | Scalar = 0.3,
     ceiling_rise: float | Scalar = 0.002,
-    setback: float | Scalar = 0.1,
+    setback: float | Scalar = 0.05,
     gae_lambda: float | Scalar = 0.95,
     memory: float = 0.998,
 ) -> Trust:
@@ -99,7 +100,7 @@ def evidence(
         ceiling: lower the limit while the task's return is below its best.
         ceiling_fall: share lost per rollout of a setback.
         ceiling_rise: share regained per rollout otherwise.
-        setback: how far below its best, as a share of its range, the return must be (beside its noise).
+        setback: how far below its best, as a share of its range, the return must be, by two standard errors of both.
         gae_lambda: shortens the discounted sums that ``units`` compares, as it shortens the advantages.
         memory: what the peaks keep per rollout.
     """
@@ -154,11 +155,13 @@ def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda,
 
 
 def _note_level(state: TrustState, signal: Signal, fall, rise, setback) -> TrustState:
-    now = jnp.mean(signal.reward)
+    paid = jnp.mean(signal.reward, axis=0)
     rate = jnp.maximum(0.2, 1.0 / state.age)
-    noise = jnp.where(state.age > 1, state.noise + rate * (jnp.abs(now - state.level) - state.noise), 0.0)
-    level = state.level + rate * (now - state.level)
-    best, worst = jnp.maximum(state.best, level), jnp.minimum(state.worst, level)
-    fell = level < best - setback * (best - worst) - noise
+    level = state.level + rate * (jnp.mean(paid) - state.level)
+    # Environments are independent of each other, so that their spread says how far their mean can be believed.
+    noise = (1.0 - rate) ** 2 * state.noise + rate**2 * jnp.var(paid) / paid.size
+    doubt = 2.0 * jnp.sqrt(noise)
+    best, worst = jnp.maximum(state.best, level - doubt), jnp.minimum(state.worst, level)
+    fell = level + doubt < best - setback * jnp.maximum(best - worst, 0.0)
     moved = jnp.where(fell, state.ceiling * (1.0 - fall), state.ceiling * (1.0 + rise))
     return state._replace(level=level, best=best, worst=worst, noise=noise, ceiling=jnp.clip(moved, 0.0, 1.0))

@@ -12,14 +12,14 @@ from llmrl.hypergradients import explicit, incremental
 from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, inner_advantage, make_problem, viewing
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
-from llmrl.rewards import beside_weights, make_weights, mixture, no_trust, task
+from llmrl.rewards import MixtureState, beside_weights, make_weights, mixture, no_trust, task
 from llmrl.train import acting_policy, make_trainer
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
 T, N = 5, 4
 KEY = jax.random.key(0)
-STATES = ((), no_trust(2).init())
+STATES = ((), MixtureState(no_trust(2).init(), None))
 RATE = 0.3
 
 

@@ -16,12 +16,13 @@ from llmrl.learner.meta import (
     make_meta,
     outer_optimizer,
     split_rollout,
+    words_worth,
 )
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
-from llmrl.rewards import make_weights, mixture, no_trust, task
+from llmrl.rewards import MixtureState, make_weights, mixture, no_trust, task
 from llmrl.types import Discrete, EnvSpec, HypergradientInfo, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
@@ -58,7 +59,7 @@ TELLING_POLICY = Policy(
     lambda theta, obs: Categorical(jax.nn.log_softmax(jnp.stack([0 * obs[..., 0], theta[0] * obs[..., 0]], axis=-1))),
 )
 NO_CRITIC = Critic(lambda key: (), lambda params, obs: jnp.zeros((*obs.shape[:-1], 2)))
-TRANSFORM_STATES = ((), no_trust(2).init())
+TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
 TELLING = InnerProblem(streams(network=False, bound=None), TELLING_POLICY, NO_CRITIC, 0.9, 0.8, 1.0)
 PARAMS = Params(jnp.ones(1), ())
 START = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
@@ -245,6 +246,37 @@ def test_evidence_is_what_later_rollouts_confirm_again_and_again(rollout_of):
         assert np.all(np.diff(shares, axis=0) >= 0)
         np.testing.assert_allclose(shares[-1], expected, atol=1e-6)
         np.testing.assert_array_equal(phis[1]["scalar"], START[1]["scalar"])  # evidence itself moves no weight
+
+
+def test_the_worth_of_words_is_what_a_tabular_policy_gains_by_following_them():
+    """dJ / d epsilon where a softmax over a table of logits moves by epsilon r, the natural gradient of r itself."""
+    rng = np.random.default_rng(0)
+    played = rng.integers(1, 6, (4, 3))  # how often each action was taken in each state
+    value, words = rng.normal(size=(4, 3)), rng.normal(size=(4, 3))
+    often = jnp.asarray(played.sum(1) / played.sum())
+
+    def task_return(logits):
+        return jnp.sum(often * jnp.sum(jax.nn.softmax(logits) * value, axis=-1))
+
+    policy = played / played.sum(1, keepdims=True)
+    _, slope = jax.jvp(task_return, (jnp.log(policy),), (jnp.asarray(words),))
+    advantage = value - np.sum(policy * value, axis=1, keepdims=True)
+    surprise, said = (np.repeat(x.reshape(-1), played.reshape(-1))[:, None] for x in (advantage, words))
+    aux = jnp.asarray(np.stack([said, -2 * said], axis=-1), jnp.float32)
+    # A critic that is late everywhere by the same amount changes nothing.
+    for late in (0.0, 3.0):
+        worth = words_worth(aux, jnp.asarray(surprise + late, jnp.float32)) / float(played.sum())
+        np.testing.assert_allclose(worth, [slope, -2 * slope], rtol=1e-4)
+
+
+def test_advice_is_judged_by_the_worth_of_words_and_not_by_a_gradient(rollout_of):
+    """The first environments pay, task and sources alike, so that the task bears both sources out."""
+    start, rollout = ({}, START[1] | {"evidence": {"advice": jnp.zeros(2)}}), rollout_of(1, (0, 1))
+    init, update = telling_meta(lambda *_: jnp.zeros(()))
+    phis, state = start, init(start, rollout)
+    for _ in range(5):
+        phis, state, _ = update(state, phis, rollout)
+    np.testing.assert_allclose(phis[1]["evidence"]["advice"], 1.0)
 
 
 def test_noise_confirms_nothing():

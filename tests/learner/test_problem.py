@@ -10,7 +10,7 @@ from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.ops import trees
-from llmrl.rewards import make_weights, mixture, no_trust, task
+from llmrl.rewards import MixtureState, make_weights, mixture, no_trust, task
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
@@ -25,7 +25,7 @@ def streams(**weights):
 LEARNED = InnerProblem(
     streams(offset=True, discount=True), make_policy(SPEC, (4,)), make_critic(SPEC, (4,), 2), 0.9, 0.8, 0.05
 )
-TRANSFORM_STATES = ((), no_trust(2).init())
+TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
 THETA = jax.tree.map(lambda x: x + 0.3, LEARNED.policy.init(jax.random.key(1)))
 # A network whose last layer is 0 has no gradient in the layers before it.
 PHIS = jax.tree.map(lambda x: x + 0.1, ({}, LEARNED.streams[1].transform.init(KEY)[0]))

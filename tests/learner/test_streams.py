@@ -8,7 +8,7 @@ import pytest
 from llmrl.learner.streams import Values, blended, signals, stream_advantage, stream_advantages, value_rollout
 from llmrl.nets import make_critic
 from llmrl.ops.returns import generalized_advantage
-from llmrl.rewards import add, make_weights, mixture, no_trust, task, task_signal
+from llmrl.rewards import MixtureState, add, make_weights, mixture, no_trust, task, task_signal
 from llmrl.types import Discrete, EnvSpec, Signal, Stream
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))
@@ -18,7 +18,7 @@ STREAMS = (
     Stream(mixture(SPEC, make_weights(SPEC, network=False, bound=None)), -1.0),
 )
 PHIS = ({}, {}, {"scalar": jnp.asarray([0.3, -0.7], jnp.float32)})
-STATES = ((), (), no_trust(2).init())
+STATES = ((), (), MixtureState(no_trust(2).init(), None))
 CRITIC = make_critic(SPEC, (5,), 3)
 PARAMS = CRITIC.init(jax.random.key(0))
 

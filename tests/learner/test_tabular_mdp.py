@@ -23,7 +23,7 @@ from llmrl.learner.streams import blended, signals, stream_advantages, value_rol
 from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
 from llmrl.ops.surrogates import SURROGATES
-from llmrl.rewards import make_weights, mixture, no_trust, task
+from llmrl.rewards import MixtureState, make_weights, mixture, no_trust, task
 from llmrl.solvers import dense
 from llmrl.types import Discrete, Environment, EnvSpec, MetaProblem, Stream
 
@@ -160,7 +160,7 @@ STREAMS = (
     Stream(task(), 0.0),
     Stream(mixture(ENV.spec, make_weights(ENV.spec, network=False, bound=None), no_trust(2)), 1.0),
 )
-TRANSFORM_STATES = ((), no_trust(2).init())
+TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
 
 
 def critic_table(theta, phi):

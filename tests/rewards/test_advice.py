@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmrl.ops.returns import generalized_advantage
-from llmrl.rewards import add, advice, beyond_task, task_signal
+from llmrl.rewards import add, advice, beyond_task, following, make_weights, mixture, no_trust, task_signal
 from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 8, 2, 2
@@ -31,22 +31,24 @@ def paying(random_rollout):
     return make
 
 
-def followed(rollouts, **settings):
-    """The share of the sources that is paid after each rollout, and the last signal."""
-    transform = advice(**({"patience": PATIENCE} | settings))
+def followed(rollouts, evidence=None, **settings):
+    """How far the first source is followed after each rollout, and the last signal."""
+    transform = advice(following(M, **({"patience": PATIENCE} | settings)), 0, "first")
     phi, state = transform.init(jax.random.key(0))
+    if evidence is not None:
+        phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0])}}
     shares, signal = [], None
     for rollout in rollouts:
         bare = task_signal(rollout, 0.9)
         state = transform.observe(state, phi, bare, rollout)
         signal = transform.apply(bare, phi, state, rollout)
-        shares.append(float(transform.report(phi, state, rollout)["trust_prior"]))
-        np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux.sum(-1), rtol=1e-5, atol=1e-6)
+        shares.append(float(transform.report(phi, state, rollout)["trust_prior/first"]))
+        np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux[..., 0], rtol=1e-5, atol=1e-6)
     return np.array(shares), signal
 
 
 @pytest.mark.parametrize("constant", [0.0, -3.0])
-def test_while_the_task_stays_silent_the_sources_are_followed_for_a_time(paying, constant):
+def test_while_the_task_stays_silent_a_source_is_followed_for_a_time(paying, constant):
     """A constant is silence; exploring alone comes first, the prior is the most that is ever given, and it fades."""
     shares, _ = followed([paying(constant)] * 40, prior=0.8)
     np.testing.assert_array_equal(shares[: int(PATIENCE)], 0.0)
@@ -54,13 +56,32 @@ def test_while_the_task_stays_silent_the_sources_are_followed_for_a_time(paying,
     assert np.all(np.diff(shares[int(PATIENCE) :]) < 0) and shares[-1] < 0.5
 
 
-@pytest.mark.parametrize("when", [0, int(PATIENCE) + 2])
-def test_the_first_word_of_the_task_ends_it_for_good(paying, when):
+def spoken():
     said = np.zeros((T, N))
     said[2, 1] = 1.0
+    return said
+
+
+@pytest.mark.parametrize("when", [0, int(PATIENCE) + 2])
+@pytest.mark.parametrize("judged", [True, False])
+def test_from_its_first_word_on_a_task_that_bears_nothing_out_ends_it(paying, when, judged):
     silent = [paying(0.0)] * 12
-    shares, _ = followed([*silent[:when], paying(said), *silent])
+    shares, _ = followed([*silent[:when], paying(spoken()), *silent], judged=judged)
     np.testing.assert_array_equal(shares[when:], 0.0)
+
+
+def test_in_a_sparse_task_a_source_is_followed_as_far_as_it_is_borne_out(paying):
+    rarely = [paying(spoken()), *[paying(0.0)] * 6]
+    shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5)
+    np.testing.assert_allclose(shares, 0.35)
+
+
+def test_what_kind_of_task_it_is_is_decided_while_the_agent_explores_alone(paying):
+    rare, often = [paying(0.0)] * 2 + [paying(spoken())], [paying(np.arange(T * N).reshape(T, N))] * 20
+    dense, _ = followed([*often, *rare * 9], evidence=1.0, rarity=0.5)
+    sparse, _ = followed([*rare, *often], evidence=1.0, rarity=0.5)
+    np.testing.assert_array_equal(dense, 0.0)
+    np.testing.assert_array_equal(sparse[len(rare) - 1 :], 1.0)
 
 
 def test_the_end_of_a_constant_pay_is_a_word_and_the_end_of_none_is_silence(paying):
@@ -71,14 +92,22 @@ def test_the_end_of_a_constant_pay_is_a_word_and_the_end_of_none_is_silence(payi
     assert told.max() == 0 and untold.max() > 0
 
 
-def test_a_word_counts_for_its_own_step_alone(paying):
-    """With discount 0 and a critic that knows nothing, the advantage is the word itself: nothing can be collected."""
+def test_a_word_counts_for_the_steps_since_the_last_one_and_cannot_be_collected(paying):
+    """With a critic that knows nothing and lambda 1, the advantage is the next word, discounted, no more."""
     rollout = paying(0.0)
-    _, signal = followed([rollout] * (int(PATIENCE) + 1))
-    zeros = jnp.zeros((T, N))
-    ended = rollout.steps.terminated | rollout.steps.truncated
-    advantage = generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 0.95)
-    np.testing.assert_allclose(advantage, signal.reward, rtol=1e-6)
+    words = np.zeros((T, N), np.float32)
+    words[[1, 2, 5], [0, 0, 1]] = 0.5, 2.0, 3.0
+    aux = np.stack([words, np.ones_like(words)], axis=-1)
+    rollout = rollout._replace(
+        steps=rollout.steps._replace(aux=jnp.asarray(aux), truncated=jnp.zeros((T, N), bool)),
+    )
+    shares, signal = followed([rollout] * (int(PATIENCE) + 1))
+    zeros, ended = jnp.zeros((T, N)), jnp.zeros((T, N), bool)
+    advantage = generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 1.0)
+    expected = np.zeros((T, N))
+    expected[:3, 0] = 0.9 * 0.5, 0.5, 2.0
+    expected[:6, 1] = 3.0 * 0.9 ** np.arange(5, -1, -1)
+    np.testing.assert_allclose(advantage, shares[-1] * expected, rtol=1e-5, atol=1e-6)
 
 
 def test_what_a_transform_adds_to_the_task_is_what_is_left_without_it(paying):
@@ -87,3 +116,17 @@ def test_what_a_transform_adds_to_the_task_is_what_is_left_without_it(paying):
     whole, rest = (transform.apply(bare, {}, (), rollout) for transform in (add(0.5), beyond_task(add(0.5))))
     np.testing.assert_allclose(rest.reward + bare.reward, whole.reward, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(rest.discount, whole.discount)
+
+
+@pytest.mark.parametrize(("evidence", "largest"), [(0.0, 1.0), (0.7, 0.3), (1.0, 0.0)])
+@pytest.mark.parametrize("learned", [5.0, 0.2, -0.4])
+def test_advice_and_learned_weights_together_give_a_source_no_more_than_its_author_asked(
+    paying, evidence, largest, learned
+):
+    blend = mixture(SPEC, make_weights(SPEC, network=False, bound=None), no_trust(M), following(M, rarity=0.5))
+    phi, state = blend.init(jax.random.key(0))
+    rollout = paying(spoken())
+    phi = phi | {"scalar": jnp.full(M, learned), "evidence": {"advice": jnp.full(M, evidence)}}
+    state = blend.observe(state, phi, task_signal(rollout, 0.9), rollout)
+    weight = blend.weights(phi, state, rollout).weight
+    np.testing.assert_allclose(weight, min(learned, largest), rtol=1e-5, atol=1e-6)

@@ -284,7 +284,7 @@ def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
 
 
 @pytest.mark.parametrize("group", ["scalar", "network"])
-def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned(rollout, group):
+def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned_in_units_of_it(rollout, group):
     transform = blend(DISCRETE, bound=None, evidence=True)
     phi, state = transform.init(KEY)
     phi = phi | {name: jax.tree.map(lambda x: x + 0.3, phi[name]) for name in ("scalar", "network")}
@@ -296,7 +296,9 @@ def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned(rollout, 
     slope = jax.jit(jax.grad(total))(phi)
     # Whatever is learned enters by its last layer, linearly.
     larger = optax.tree.vdot(last(phi[group]), last(slope[group]))
-    np.testing.assert_allclose(jnp.sum(slope["evidence"][group]), larger, rtol=1e-3)
+    alone = make_weights(DISCRETE, hidden=(4,), bound=None, scalar=group == "scalar", network=group == "network")
+    size = jnp.sqrt(jnp.mean(jnp.square(alone.weight({group: phi[group]}, rollout)), axis=(0, 1)))
+    np.testing.assert_allclose(jnp.sum(slope["evidence"][group] * size), larger, rtol=1e-3)
 
 
 @pytest.mark.parametrize("group", ["scalar", "network", "offset", "discount"])
@@ -346,3 +348,20 @@ def test_a_source_is_used_ignored_or_turned_around_by_its_share_of_full_trust(ra
     shares = {name: float(report[f"trust_{name}/first"]) for name in ("used", "ignored", "turned")}
     assert shares == {name: float(name == kind) for name in shares}
     assert all(report[f"trust_{name}/second"] == 0 for name in shares)  # a source that says nothing
+
+
+def test_a_whitened_network_does_not_care_in_what_units_a_state_is_seen(rollout):
+    """Nor where their zero is; one that sees shares of the limits does."""
+
+    def weight_of(whiten, scale, shift):
+        steps = rollout.steps._replace(obs=rollout.steps.obs * scale + shift)
+        seen = rollout._replace(steps=steps)
+        weights = make_weights(DISCRETE, hidden=(4,), scalar=False, whiten=whiten)
+        phi = jax.tree.map(lambda x: x + 0.3, weights.init(KEY))
+        moments = weights.look(weights.nothing_seen, seen) if whiten else None
+        return weights.weight(phi, seen, moments)
+
+    ours, theirs = (weight_of(True, *units) for units in ((1.0, 0.0), (0.03, 2.0)))
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
+    assert np.std(ours) > 0.05
+    assert np.abs(weight_of(False, 1.0, 0.0) - weight_of(False, 0.03, 2.0)).max() > 0.05

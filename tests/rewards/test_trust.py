@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmrl.ops.returns import discounted_sum
-from llmrl.rewards import evidence, make_weights, mixture, no_trust, task_signal
+from llmrl.rewards import MixtureState, evidence, make_weights, mixture, no_trust, task_signal
 from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 16, 4, 2
@@ -58,7 +58,7 @@ def compiled(trust):
 
 def follow(trust, rollouts, state=None):
     """The states after each rollout."""
-    states = [trust.init() if state is None else state]
+    states = [MixtureState(trust.init(), None) if state is None else state]
     for rollout in rollouts:
         states.append(compiled(trust)[0](states[-1], rollout))
     return states[1:]
@@ -161,7 +161,7 @@ def test_every_part_can_be_switched_off(paying):
 
 def test_no_trust_limits_nothing_and_notes_nothing(paying):
     trust = no_trust(M)
-    before, after = trust.init(), follow(trust, [paying(noise(0))])[-1]
+    before, after = MixtureState(trust.init(), None), follow(trust, [paying(noise(0))])[-1]
     jax.tree.map(np.testing.assert_array_equal, before, after)
     np.testing.assert_allclose(paid_weight(trust, after, -7.0, paying(noise(0))), -7.0, rtol=1e-5)
-    assert trust.report(after) == {}
+    assert trust.report(after.trust) == {}
