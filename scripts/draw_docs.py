@@ -88,7 +88,7 @@ def trust() -> Figure:
     left.set_title("steps that the pole stays up, of 200", loc="left", fontsize=11)
     right.set_title("learned weight where the source speaks", loc="left", fontsize=11)
     right.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
-    right.legend(frameon=False, fontsize=9)
+    right.legend(frameon=False, fontsize=9, loc="center right", bbox_to_anchor=(1.0, 0.36))
     left.legend(frameon=False, fontsize=8, loc="center right", bbox_to_anchor=(1.0, 0.36))
     for axes in (left, right):
         axes.set_xlabel("environment steps of a seed")
