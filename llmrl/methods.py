@@ -70,7 +70,10 @@ def make_solver(config: SolverConfig) -> Solver:
         ),
         "conjugate_gradient": lambda: solvers.conjugate_gradient(config.num_terms, config.tolerance),
         "diagonal": lambda: solvers.diagonal(config.num_probes),
-        "sherman_morrison": lambda: solvers.sherman_morrison(),
+        # Where the operator is damped, updates start from the same damping: they solve that system and no other.
+        "sherman_morrison": lambda: solvers.sherman_morrison(
+            config.damping if isinstance(config.damping, (int, float)) and config.damping > 0.0 else 1e-3
+        ),
         "identity": solvers.identity,
         "dense": solvers.dense,
     }
