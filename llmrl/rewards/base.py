@@ -38,10 +38,10 @@ def beyond_task(transform: RewardTransform) -> RewardTransform:
 def words(rollout: Rollout) -> Scalar:
     """On how many steps of a rollout the task said anything.
 
-    A constant reward is silence. Where every step pays the same and not 0, the end of the pay is news.
+    What it usually pays is silence. Where that is not 0, the end of the pay is news.
     """
     steps = rollout.steps
-    usual = steps.reward[0, 0]
+    usual = jnp.sort(steps.reward.reshape(-1))[steps.reward.size // 2]
     return jnp.sum((steps.reward != usual) | (steps.terminated & (usual != 0))).astype(jnp.float32)
 
 

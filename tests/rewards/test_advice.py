@@ -7,6 +7,7 @@ import pytest
 
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, advice, beyond_task, following, make_weights, mixture, no_trust, task_signal
+from llmrl.rewards.base import speaks, words
 from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 8, 2, 2
@@ -74,6 +75,15 @@ def test_in_a_sparse_task_a_source_is_followed_as_far_as_it_is_borne_out(paying)
     rarely = [paying(spoken()), *[paying(0.0)] * 6]
     shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5)
     np.testing.assert_allclose(shares, 0.35)
+
+
+@pytest.mark.parametrize("step", [(0, 0), (3, 1), (T - 1, N - 1)])
+@pytest.mark.parametrize("usual", [0.0, -1.0])
+def test_a_rare_word_is_one_word_wherever_it_falls(paying, step, usual):
+    said = np.full((T, N), usual)
+    said[step] = 1.0
+    assert words(paying(said)) == 1 and speaks(paying(said)) == 1
+    assert words(paying(usual)) == 0 and speaks(paying(usual)) == 0
 
 
 def test_what_kind_of_task_it_is_is_decided_while_the_agent_explores_alone(paying):
