@@ -236,14 +236,17 @@ def active_weight(found: Found) -> str:
 
 
 def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> list[str]:
-    """Cells that compare success with trusting and with ignoring the source; none before both are finished."""
-    if ppo is None or add is None:
+    """Cells that compare success with trusting and with ignoring the source; none before those are finished, and no
+    comparison with trust where a source distracts and nobody has trusted it."""
+    if ppo is None or (add is None and source == HELPS):
         return []
-    ours, trusting, ignoring = (scores(one, "success_rate") for one in (found, add, ppo))
+    ours, ignoring = (scores(one, "success_rate") for one in (found, ppo))
+    trusting = ours if add is None else scores(add, "success_rate")
     ratios = [x.mean() / y.mean() if y.mean() > 0.0 else float("nan") for x, y in zip(ours, trusting, strict=True)]
     gains = [difference_interval(x, y) for x, y in zip(ours, ignoring, strict=True)]
     kept = all(ratio >= 0.95 for ratio in ratios) if source == HELPS else all(gain.high >= 0.0 for gain in gains)
-    return [*map(number, ratios), *map(estimate, gains), "yes" if kept else "no"]
+    told = ["", ""] if add is None else [*map(number, ratios)]
+    return [*told, *map(estimate, gains), "yes" if kept else "no"]
 
 
 def wrong_goals_table(results: Results) -> str:
