@@ -127,7 +127,7 @@ def figure(
 
     Args:
         which: its number in the paper.
-        seeds, quick, helpful, goals, methods, processes, shard, out: as in ``llmrl.overrides.Reproduction``.
+        seeds, quick, helpful, goals, methods, processes, shard, out: as in ``llmrl.requests.Reproduction``.
         command: what was typed, to be kept beside the table.
         train: how a run is trained, see ``llmrl.studies.carry_out``.
 

@@ -23,7 +23,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "method.outer.weight_penalty": (0.0, inf),
     "method.goals.threshold": (0.0, 1.0),
 }
-"""Dotted key -> smallest and largest value; ``config.validate`` has those that need more words."""
+"""Dotted key -> smallest and largest value; ``validation.validate`` has those that need more words."""
 
 
 def check_numbers(settings: Any, path: str = "") -> None:

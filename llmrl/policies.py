@@ -23,10 +23,11 @@ import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from llmrl import runs
-from llmrl.config import Config, from_dict
+from llmrl.config import Config
 from llmrl.ops.distributions import sampling_noise
 from llmrl.train import Result, acting_policy, any_environment, make_trainer, state_shapes
 from llmrl.types import EnvSpec
+from llmrl.validation import from_dict
 
 FORMAT = 1
 """Of the file; another one is refused by name."""

@@ -33,8 +33,9 @@ from jaxtyping import PyTree
 
 from llmrl import checkpoint, metrics
 from llmrl.analysis import plots
-from llmrl.config import Config, from_dict
+from llmrl.config import Config
 from llmrl.language import Table, load, save
+from llmrl.validation import from_dict
 
 FAILURE = "failed.txt"
 

@@ -24,7 +24,7 @@ import numpy as np
 from llmrl import checkpoint, runs
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
 from llmrl.analysis.tables import known, markdown, number
-from llmrl.config import Config, validate
+from llmrl.config import Config
 from llmrl.devices import Rows, opened_pieces, seed_keys, seed_mesh, state_shapes, use_compilation_cache, use_cores
 from llmrl.grids import names_of, points_of
 from llmrl.iteration import Trainer, TrainState, build, with_numbers
@@ -44,6 +44,7 @@ from llmrl.train import (
     train_chunks,
 )
 from llmrl.types import HostEnvironment
+from llmrl.validation import validate
 
 TABLE = "table.md"
 

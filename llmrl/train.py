@@ -15,7 +15,7 @@ import numpy as np
 
 from llmrl import hosts, runs, trackers, transfer
 from llmrl import metrics as metrics_file
-from llmrl.config import Config, validate
+from llmrl.config import Config
 from llmrl.devices import (
     Pieces,
     compiled_run,
@@ -46,6 +46,7 @@ from llmrl.language import Table
 from llmrl.progress import note, progress
 from llmrl.stopping import stop_requests
 from llmrl.types import Environment, HostEnvironment
+from llmrl.validation import validate
 
 __all__ = [
     "Result",

@@ -15,6 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from answer_studies import wrong_answers_pictures, wrong_answers_runs, wrong_answers_table
+from crafter_studies import crafter_no_regret_runs, crafter_no_regret_table, wrong_goals_runs, wrong_goals_table
+from measures import CARTPOLE, CARTPOLES, regretted, scores
 from trust_studies import (
     half_right_pictures,
     half_right_runs,
@@ -23,12 +26,9 @@ from trust_studies import (
     transfer_table,
 )
 
-from llmrl.analysis.comparison import difference_interval, regret
-from llmrl.analysis.comparison_plots import Curve, learning_curve_grid, score_lines
-from llmrl.analysis.plots import steps_of
-from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
+from llmrl.analysis.statistics import last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
-from llmrl.studies import Found, Results, Run, carry_out
+from llmrl.studies import Results, Run, carry_out
 
 
 class Study(NamedTuple):
@@ -49,16 +49,9 @@ class Study(NamedTuple):
 
 # --- what is run ------------------------------------------------------------------------------------------------------
 
-CARTPOLES = ("cartpole", "cartpole_continuous")
-CARTPOLE = ("total_steps=204800",)
-CRAFTER = ("env=craftax_classic", "env.horizon=400", "ppo=crafter", "total_steps=500000")
-"""As ELLM plays it: 400 steps an episode."""
 GRID = ("env=gridworld", "env.horizon=50", "total_steps=122880")
 QUICK = ("ppo=tiny", "total_steps=256", "num_chunks=2")
 """To see whether a study runs at all."""
-
-CRAFTER_TASKS = ("make_wood_sword", "place_table")
-HELPS, DISTRACTS = "hints", "distracting"
 
 SOURCES = {
     "harmful": ("aux=harmful",),
@@ -98,14 +91,6 @@ SOLVERS = {
 }
 CURVATURES = {"identity": ("none",), "neumann_finite_difference": ("hessian",)}
 """Of solvers that do not take both: one asks for no curvature, one differences the gradients of a loss."""
-
-
-WRONG = (0.0, 0.25, 0.5, 0.75, 1.0)
-"""Shares of a language model's answers that are made wrong."""
-
-WRONG_METHODS = ("add", "implicit", "dpba", "bipars_mgl")
-
-CENTRES = {"centred": ("aux.center=0.5",), "uncentred": ("aux.center=0",)}
 
 
 def no_regret_runs() -> Iterator[Run]:
@@ -151,35 +136,6 @@ def gridworld_runs() -> Iterator[Run]:
                 yield Run(f"{size}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
 
 
-def wrong_answers_runs() -> Iterator[Run]:
-    yield Run("any/any/ppo", ("env=cartpole", *CARTPOLE, "method=ppo"))
-    setting = ("env=cartpole", *CARTPOLE, "aux=language", "llm=recorded")
-    for centre, chosen in CENTRES.items():
-        for share in WRONG:
-            for method in WRONG_METHODS:
-                name = f"{centre}/{share:g}/{method}"
-                yield Run(name, (*setting, *chosen, f"llm.noise={share:g}", f"method={method}"))
-
-
-def crafter_no_regret_runs() -> Iterator[Run]:
-    for task in CRAFTER_TASKS:
-        setting = (*CRAFTER, f"env.task={task}")
-        yield Run(f"{task}/any/ppo", (*setting, "aux=none", "method=ppo"))
-        for source in (HELPS, DISTRACTS):
-            for method in ("add", "implicit"):
-                yield Run(f"{task}/{source}/{method}", (*setting, f"aux={source}", f"method={method}"))
-
-
-def wrong_goals_runs() -> Iterator[Run]:
-    for task in CRAFTER_TASKS:
-        setting = (*CRAFTER, f"env.task={task}")
-        yield Run(f"{task}/any/ppo", (*setting, "aux=none", "method=ppo"))
-        for share in WRONG:
-            for method in ("implicit", "ellm"):
-                goals = ("aux=goals", "llm=oracle", f"llm.noise={share:g}")
-                yield Run(f"{task}/{share:g}/{method}", (*setting, *goals, f"method={method}"))
-
-
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
@@ -200,125 +156,6 @@ def no_regret_table(results: Results) -> str:
         row += regretted(found, method, results, {"ppo": f"{env}/any/ppo", "add": f"{env}/{source}/add"})
         rows.append(row)
     return markdown((*header, *compared), rows)
-
-
-def regretted(found: Found, method: str, results: Results, simple: Mapping[str, str]) -> list[str]:
-    """Cells that compare a method with simple ones, of which the runs are named; none before these are finished."""
-    if method in simple or not set(simple.values()) <= results.keys():
-        return []
-    beside = regret(
-        found.curves["episode_length"],
-        {other: results[run].curves["episode_length"] for other, run in simple.items()},
-    )
-    return [estimate(beside.area), *map(estimate, beside.differences.values()), "yes" if beside.kept else "no"]
-
-
-def crafter_no_regret_table(results: Results) -> str:
-    """Success over training; what learns is to keep up with trust where a source helps, with ppo where it distracts."""
-    header = ("task", "source", "method", "success, area", "last tenth", "worst seed", "active weight")
-    compared = ("area / add", "end / add", "area - ppo", "end - ppo", "no regret")
-    rows = []
-    for name, found in results.items():
-        task, source, method = name.split("/")
-        area, end = scores(found, "success_rate")
-        row = [task, source, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
-        row.append(active_weight(found))
-        if method not in ("ppo", "add"):
-            row += kept_up(found, source, results.get(f"{task}/any/ppo"), results.get(f"{task}/{source}/add"))
-        rows.append(row)
-    return markdown((*header, *compared), rows)
-
-
-def active_weight(found: Found) -> str:
-    """The learned factor on the source where it speaks, at the end of training."""
-    curves = found.curves.get("weight_mean_active")
-    return "" if curves is None else number(last_tenth(curves).mean())
-
-
-def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> list[str]:
-    """Cells that compare success with trusting and with ignoring the source; none before those are finished, and no
-    comparison with trust where a source distracts and nobody has trusted it."""
-    if ppo is None or (add is None and source == HELPS):
-        return []
-    ours, ignoring = (scores(one, "success_rate") for one in (found, ppo))
-    trusting = ours if add is None else scores(add, "success_rate")
-    ratios = [x.mean() / y.mean() if y.mean() > 0.0 else float("nan") for x, y in zip(ours, trusting, strict=True)]
-    gains = [difference_interval(x, y) for x, y in zip(ours, ignoring, strict=True)]
-    kept = all(ratio >= 0.95 for ratio in ratios) if source == HELPS else all(gain.high >= 0.0 for gain in gains)
-    told = ["", ""] if add is None else [*map(number, ratios)]
-    return [*told, *map(estimate, gains), "yes" if kept else "no"]
-
-
-def wrong_goals_table(results: Results) -> str:
-    """Success over training; what learns is compared with ignoring the goals and with adding them."""
-    header = ("task", "wrong goals", "method", "success, area", "last tenth", "worst seed", "active weight")
-    rows = []
-    for name, found in results.items():
-        task, share, method = name.split("/")
-        area, end = scores(found, "success_rate")
-        row = [task, share, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
-        row.append(active_weight(found))
-        for simple in (f"{task}/any/ppo", f"{task}/{share}/ellm"):
-            compared = simple != name and simple in results
-            row.append(
-                estimate(difference_interval(end, scores(results[simple], "success_rate")[1])) if compared else ""
-            )
-        rows.append(row)
-    return markdown((*header, "end - ppo", "end - ellm"), rows)
-
-
-def wrong_answers_table(results: Results) -> str:
-    """What a share of wrong answers does to each method, compared with ignoring the model and with trusting it."""
-    header = ("score", "wrong answers", "method", "area", "last tenth", "worst seed", "active weight")
-    compared = ("area / better", "end - ppo", "end - add", "no regret")
-    rows = []
-    for name, found in results.items():
-        centre, share, method = name.split("/")
-        area, end = scores(found, "episode_length")
-        row = [centre, share, method, estimate(mean_interval(area)), number(end.mean()), number(end.min())]
-        if "weight_mean_active" in found.curves:
-            row.append(number(last_tenth(found.curves["weight_mean_active"]).mean()))
-        row += [""] * (len(header) - len(row))
-        row += regretted(found, method, results, {"ppo": "any/any/ppo", "add": f"{centre}/{share}/add"})
-        rows.append(row)
-    return markdown((*header, *compared), rows)
-
-
-def wrong_answers_pictures(results: Results, out: Path) -> None:
-    """Scores over the share of wrong answers, and the learning curves behind them."""
-    heard = {(centre, share): wrong_answers_cell(results, centre, share) for centre in CENTRES for share in WRONG}
-    measures = {"steps survived, whole training": area_under_curve, "steps survived, last tenth": last_tenth}
-    lines = {
-        measure: {centre: by_method({share: heard[centre, share] for share in WRONG}, score) for centre in CENTRES}
-        for measure, score in measures.items()
-    }
-    score_lines(lines, "share of the answers that are wrong", out / "wrong_answers.png")
-    curves = {
-        centre: {
-            f"{share:.0%} wrong": {
-                method: Curve(steps_of(found.curves), found.curves["episode_length"])
-                for method, found in heard[centre, share].items()
-            }
-            for share in WRONG
-        }
-        for centre in CENTRES
-    }
-    learning_curve_grid(curves, "steps survived", out / "curves.png")
-
-
-def wrong_answers_cell(results: Results, centre: str, share: float) -> dict[str, Found]:
-    """What has finished of one panel; plain PPO hears no answers and is in all of them."""
-    names = {"ppo": "any/any/ppo"} | {method: f"{centre}/{share:g}/{method}" for method in WRONG_METHODS}
-    return {method: results[name] for method, name in names.items() if name in results}
-
-
-def by_method(cells: Mapping[float, Mapping[str, Found]], score: Callable[[np.ndarray], np.ndarray]) -> dict:
-    """Method -> share of wrong answers -> scores."""
-    methods = dict.fromkeys(method for cell in cells.values() for method in cell)
-    return {
-        method: {share: score(cell[method].curves["episode_length"]) for share, cell in cells.items() if method in cell}
-        for method in methods
-    }
 
 
 def ablation_table(results: Results) -> str:
@@ -384,11 +221,6 @@ def fall(curves: np.ndarray, window: int = 5) -> float:
     window = min(window, len(mean))
     smooth = np.convolve(mean, np.full(window, 1.0 / window), mode="valid")
     return float(smooth.max() - smooth[-1])
-
-
-def scores(found: Found, measure: str) -> tuple[np.ndarray, np.ndarray]:
-    """Area and last tenth of a measure, [seeds] each."""
-    return area_under_curve(found.curves[measure]), last_tenth(found.curves[measure])
 
 
 STUDIES = {

@@ -7,6 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+from measures import CARTPOLE, CARTPOLES, scores
 
 import llmrl
 from llmrl.analysis.comparison import difference_interval
@@ -17,9 +18,6 @@ from llmrl.analysis.trust_plots import heat_maps, shares_over_training
 from llmrl.rewards.mixture import TRUSTED_FROM
 from llmrl.studies import Found, Results, Run
 
-SETTING = ("total_steps=204800",)
-
-
 # --- half right -------------------------------------------------------------------------------------------------------
 
 HALF_RIGHT = "half_right"
@@ -28,7 +26,7 @@ DIMS = ("cart position", "pole angle")
 
 
 def half_right_runs() -> Iterator[Run]:
-    yield Run("cartpole/half_right/implicit", ("env=cartpole", *SETTING, f"aux={HALF_RIGHT}", "method=implicit"))
+    yield Run("cartpole/half_right/implicit", ("env=cartpole", *CARTPOLE, f"aux={HALF_RIGHT}", "method=implicit"))
 
 
 def half_right_table(results: Results) -> str:
@@ -85,7 +83,6 @@ def half_right_pictures(results: Results, out: Path) -> None:
 
 # --- transfer ---------------------------------------------------------------------------------------------------------
 
-CARTPOLES = ("cartpole", "cartpole_continuous")
 LEARNERS = ("implicit", "bipars_mgl")
 FRESH = "seed=1000"
 """Agents under a frozen reward start from other random numbers than the one that has learned it."""
@@ -93,8 +90,8 @@ FRESH = "seed=1000"
 
 def transfer_runs() -> Iterator[Run]:
     for env in CARTPOLES:
-        setting = (f"env={env}", "aux=harmful", *SETTING)
-        yield Run(f"{env}/any/ppo", (f"env={env}", "aux=none", *SETTING, "method=ppo", FRESH))
+        setting = (f"env={env}", "aux=harmful", *CARTPOLE)
+        yield Run(f"{env}/any/ppo", (f"env={env}", "aux=none", *CARTPOLE, "method=ppo", FRESH))
         yield Run(f"{env}/harmful/add", (*setting, "method=add", FRESH))
         for method in LEARNERS:
             learner = f"{env}/learning/{method}"
@@ -109,7 +106,7 @@ def transfer_table(results: Results) -> str:
     rows = []
     for name, found in results.items():
         env, reward, method = name.split("/")
-        area, end = scores(found)
+        area, end = scores(found, "episode_length")
         row = [env, reward, method, known(mean_interval(area)), known(mean_interval(end)), number(end.min())]
         weight = found.curves.get("weight_mean_active")
         row.append("" if weight is None else number(area_under_curve(weight).mean()))
@@ -121,11 +118,6 @@ def transfer_table(results: Results) -> str:
 
 def beside(found: Found, ppo: Found) -> list[str]:
     """Differences to PPO, seed by seed, and whether the area is not significantly below PPO's."""
-    area, end = (difference_interval(ours, theirs) for ours, theirs in zip(scores(found), scores(ppo), strict=True))
+    pairs = zip(scores(found, "episode_length"), scores(ppo, "episode_length"), strict=True)
+    area, end = (difference_interval(ours, theirs) for ours, theirs in pairs)
     return [known(area), known(end), "yes" if area.high >= 0.0 else "no"]
-
-
-def scores(found: Found) -> tuple[np.ndarray, np.ndarray]:
-    """Area and last tenth of the steps survived, [seeds] each."""
-    curves = found.curves["episode_length"]
-    return area_under_curve(curves), last_tenth(curves)

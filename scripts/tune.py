@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from study import QUICK, scores
+from measures import scores
+from study import QUICK
 
 from llmrl.analysis.tables import markdown, number
 from llmrl.studies import Found, Run, carry_out, config_of, read_finished, train_anew

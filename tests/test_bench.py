@@ -16,8 +16,9 @@ from llmrl.bench.suites import SUITES, bench
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
 from llmrl.bench.worker import PROGRAMS
 from llmrl.cli import main
-from llmrl.config import Config, MethodConfig, PPOConfig, from_dict
-from llmrl.overrides import BENCH_RIVALS, BENCH_SUITES, Bench
+from llmrl.config import Config, MethodConfig, PPOConfig
+from llmrl.requests import BENCH_RIVALS, BENCH_SUITES, Bench
+from llmrl.validation import from_dict
 
 TINY = PPOConfig(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, hidden=(4,))
 NO_REJAX = "no/such/python"

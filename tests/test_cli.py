@@ -10,7 +10,8 @@ import pytest
 import llmrl
 from llmrl import overrides
 from llmrl.cli import main
-from llmrl.config import SOLVERS, AuxConfig, Config, from_dict, validate
+from llmrl.config import SOLVERS, AuxConfig, Config
+from llmrl.validation import from_dict, validate
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "llm", "launcher", "experiment", "track")
 CHOICES = [

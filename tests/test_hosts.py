@@ -11,25 +11,14 @@ import time
 import jax
 import numpy as np
 import pytest
+from small import RUN
 
 import llmrl
 from llmrl import hosts, runs
 from llmrl.devices import seed_mesh
 from llmrl.train import make_trainer, state_shapes, train
 
-TINY = (
-    "env=gridworld",
-    "env.size=3",
-    "env.horizon=8",
-    "aux=helpful_hackable",
-    "ppo=tiny",
-    "method=add",
-    "seeds=4",
-    "total_steps=768",
-    "num_chunks=6",
-    "progress=false",
-)
-"""Twelve iterations in six chunks."""
+TINY = (*RUN, "method=add", "seeds=4")
 
 SCRIPT = """
     import sys

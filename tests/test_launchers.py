@@ -5,18 +5,9 @@ import subprocess
 import sys
 
 import pytest
+from small import RUN
 
-TINY = (
-    "env=gridworld",
-    "env.size=3",
-    "env.horizon=8",
-    "aux=helpful_hackable",
-    "ppo=tiny",
-    "seeds=2",
-    "total_steps=256",
-    "num_chunks=2",
-    "progress=false",
-)
+TINY = (*RUN, "total_steps=256", "num_chunks=2")
 
 
 def llmrl(directory, *words):

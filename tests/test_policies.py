@@ -6,24 +6,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import RUN
 
 import llmrl
 from llmrl.policies import load_policy, save_policy
 from llmrl.train import acting_policy, train
 
-TINY = (
-    "env=gridworld",
-    "env.size=3",
-    "env.horizon=8",
-    "aux=helpful_hackable",
-    "ppo=tiny",
-    "method=add",
-    "seeds=2",
-    "total_steps=128",
-    "num_chunks=1",
-    "devices=1",
-    "progress=false",
-)
+TINY = (*RUN, "method=add", "total_steps=128", "num_chunks=1", "devices=1")
 
 
 @pytest.fixture(scope="module")

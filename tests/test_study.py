@@ -9,6 +9,7 @@ import pytest
 
 import llmrl
 from llmrl.analysis.trust import AS_ACTED, TrustMap
+from llmrl.studies import Found
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SPEC = importlib.util.spec_from_file_location("study_for_tests", SCRIPTS / "study.py")
@@ -17,6 +18,8 @@ sys.modules[SPEC.name] = study
 sys.path.insert(0, str(SCRIPTS))  # as for a script, whose folder Python puts there by itself
 try:
     SPEC.loader.exec_module(study)
+    import answer_studies  # pyright: ignore
+    import measures  # pyright: ignore
     import trust_studies  # pyright: ignore
 finally:
     sys.path.remove(str(SCRIPTS))
@@ -28,7 +31,7 @@ def found(measure, *levels, iterations=20, speed=None, **others):
     for curve, level in zip(curves, levels, strict=True):
         curve[:-2], curve[-2:] = level if isinstance(level, tuple) else (level, level)
     flat = {name: np.full(curves.shape, value, np.float32) for name, value in others.items()}
-    return study.Found({measure: curves, **flat}, speed)
+    return Found({measure: curves, **flat}, speed)
 
 
 def cells(table):
@@ -124,7 +127,7 @@ def test_wrong_answers_are_compared_with_ignoring_the_model_and_with_trusting_it
     assert by_name["uncentred/0.25/implicit"]["no regret"] == "yes"
     assert by_name["centred/1/implicit"]["no regret"] == ""  # its share's own baseline is not there yet
     wrong = [run for run in study.STUDIES["wrong_answers"].runs if "/implicit" in run.name]
-    assert len(wrong) == len(study.WRONG) * len(study.CENTRES)
+    assert len(wrong) == len(measures.WRONG) * len(answer_studies.CENTRES)
     config = llmrl.compose(*wrong[-1].overrides)
     assert (config.llm.noise, config.aux.center, config.aux.sources) == (1.0, 0, {"language": 1.0})
 
@@ -133,10 +136,10 @@ def test_wrong_answers_are_drawn_as_far_as_they_are_there(tmp_path):
     ppo = length(100, 110, env_steps=5)
     parts = {"any/any/ppo": ppo, "centred/0/add": ppo, "centred/1/implicit": ppo, "uncentred/0.5/bipars_mgl": ppo}
     for results in ({}, parts):
-        study.wrong_answers_pictures(results, tmp_path)
+        answer_studies.wrong_answers_pictures(results, tmp_path)
         assert {picture.name for picture in tmp_path.iterdir()} == {"wrong_answers.png", "curves.png"}
-    assert list(study.wrong_answers_cell(parts, "centred", 0.0)) == ["ppo", "add"]
-    lines = study.by_method({0.0: {"add": ppo}, 1.0: {"ppo": ppo}}, study.last_tenth)
+    assert list(answer_studies.wrong_answers_cell(parts, "centred", 0.0)) == ["ppo", "add"]
+    lines = answer_studies.by_method({0.0: {"add": ppo}, 1.0: {"ppo": ppo}}, measures.last_tenth)
     assert {method: list(shares) for method, shares in lines.items()} == {"add": [0.0], "ppo": [1.0]}
 
 

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import RUN
 
 import llmrl
 from llmrl import overrides, runs
@@ -17,19 +18,7 @@ from llmrl.devices import seed_bytes, seed_mesh, seeds_at_once
 from llmrl.envs import HOST_ENVIRONMENTS
 from llmrl.train import chunk_lengths, make_environment, make_trainer, train
 
-TINY = (
-    "env=gridworld",
-    "env.size=3",
-    "env.horizon=8",
-    "aux=helpful_hackable",
-    "ppo=tiny",
-    "seeds=2",
-    "total_steps=768",
-    "num_chunks=6",
-    "devices=1",
-    "progress=false",
-)
-"""Twelve iterations in six chunks."""
+TINY = (*RUN, "devices=1")
 
 LEARNED = (
     *TINY,

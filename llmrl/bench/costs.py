@@ -17,8 +17,8 @@ from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import AIDED, Contestant, compared, plural, sized
 from llmrl.bench.timing import ratios
 from llmrl.config import Config, MethodConfig
-from llmrl.overrides import Bench
 from llmrl.progress import note
+from llmrl.requests import Bench
 
 SEEDS = (1, 2, 4, 8, 16, 32, 64)
 PHASES = ("import", "initial state", "trace and compile", "first iteration")

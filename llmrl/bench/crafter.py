@@ -24,8 +24,8 @@ from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig
 from llmrl.iteration import build, iterate, learn_from
 from llmrl.learner.resets import Resets, make_resets, start_all
 from llmrl.learner.rollout import collect
-from llmrl.overrides import Bench
 from llmrl.progress import note
+from llmrl.requests import Bench
 from llmrl.train import initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
 from llmrl.types import Environment, HostEnvironment
 

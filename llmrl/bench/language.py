@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import Contestant, compared, plural, sized
 from llmrl.config import AuxConfig, Config, LLMConfig
-from llmrl.overrides import Bench
+from llmrl.requests import Bench
 
 OFFLINE = Config(aux=AuxConfig(sources={"language": 1.0}))
 """Every answer is in the table before training begins, and nobody is asked."""

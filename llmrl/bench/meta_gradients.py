@@ -27,7 +27,7 @@ from llmrl.methods import make_method
 from llmrl.nets import make_critic, make_policy
 from llmrl.ops import trees
 from llmrl.ops.surrogates import ratio
-from llmrl.overrides import Bench
+from llmrl.requests import Bench
 from llmrl.solvers import conjugate_gradient, fisher, hessian, neumann
 from llmrl.train import compiled_run, initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
 from llmrl.types import HypergradientInfo, MetaGradient, Scalar

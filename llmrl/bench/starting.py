@@ -27,8 +27,8 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from llmrl.config import from_dict
     from llmrl.train import compiled_run, initial_states, make_trainer, seed_mesh, use_compilation_cache, use_cores
+    from llmrl.validation import from_dict
 
     config = from_dict(settings)
     use_compilation_cache()

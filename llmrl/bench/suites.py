@@ -11,8 +11,8 @@ from llmrl.bench.language import language
 from llmrl.bench.meta_gradients import meta
 from llmrl.bench.report import Table, busy_warning, load_average, show, write
 from llmrl.bench.throughput import methods, ppo
-from llmrl.overrides import Bench
 from llmrl.progress import note
+from llmrl.requests import Bench
 
 SUITES: dict[str, Callable[[Bench], Table]] = {
     "ppo": ppo,

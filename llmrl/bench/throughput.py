@@ -11,9 +11,10 @@ from typing import NamedTuple
 from llmrl.bench.processes import Worker, missing, worker
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios
-from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig, validate
-from llmrl.overrides import Bench
+from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig
 from llmrl.progress import note
+from llmrl.requests import Bench
+from llmrl.validation import validate
 
 PLAIN = Config(
     env=EnvConfig(name="cartpole", horizon=500, reward="dense"),  # gymnax's own CartPole-v1, which rejax trains on

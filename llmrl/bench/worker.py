@@ -84,8 +84,8 @@ def llmrl_in_chunks(config: dict[str, Any], iterations: int) -> Program:
 
 def _llmrl(config: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Settings, trainer and devices."""
-    from llmrl.config import from_dict
     from llmrl.train import make_trainer, seed_mesh, use_compilation_cache, use_cores
+    from llmrl.validation import from_dict
 
     settings = from_dict(config)
     use_compilation_cache()

@@ -102,12 +102,8 @@ def make(
     chosen = (aux,) if isinstance(aux, str) else tuple(aux)
     env = _in_words(_build(name, kwargs), name, captioner, chosen, kwargs)
     factors = aux if isinstance(aux, Mapping) else {}
-    functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
-    if aux_function is not None:
-        function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
-        functions.append((dotted_name(function).rpartition(".")[2].strip("<>"), function))
     # One by one, since a mapping would silently lose the first of two equal names that ``with_aux`` complains of.
-    for source, function in functions:
+    for source, function in _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs):
         env = with_aux(env, {source: function}, aux_scale * factors.get(source, 1.0))
     return env
 
@@ -130,10 +126,7 @@ def make_host(
     _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(HOST_ENVIRONMENTS[name]).parameters)
     chosen, factors = (aux,) if isinstance(aux, str) else tuple(aux), aux if isinstance(aux, Mapping) else {}
     env = _in_words(HOST_ENVIRONMENTS[name](**kwargs), name, captioner, chosen, kwargs)
-    functions = _sources(name, chosen, dict(aux_options or {}), kwargs)
-    if aux_function is not None:
-        function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
-        functions.append((dotted_name(function).rpartition(".")[2].strip("<>"), function))
+    functions = _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs)
     names = tuple(source for source, _ in functions)
     sources = tuple(_scaled(function, aux_scale * factors.get(source, 1.0)) for source, function in functions)
     return env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
@@ -176,6 +169,21 @@ def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
 
 
 def _sources(
+    name: str,
+    chosen: Sequence[str],
+    aux_function: str | AuxFunction | None,
+    options: Mapping[str, Any],
+    kwargs: Mapping[str, Any],
+) -> list[tuple[str, AuxFunction]]:
+    """The environment's own sources that were chosen, and the user's last."""
+    functions = _own_sources(name, chosen, options, kwargs)
+    if aux_function is None:
+        return functions
+    function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
+    return [*functions, (dotted_name(function).rpartition(".")[2].strip("<>"), function)]
+
+
+def _own_sources(
     name: str, chosen: Sequence[str], options: Mapping[str, Any], kwargs: Mapping[str, Any]
 ) -> list[tuple[str, AuxFunction]]:
     own_ones = AUX_SOURCES.get(name, {})

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Callable, Hashable, Mapping
+from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import PyTree
 
-from llmrl.learner.memory import filled, halves, merge, remember, split_rollout
+from llmrl.learner.confirmation import (
+    Record,
+    exchanged,
+    gains_of,
+    gated_steps,
+    learned_alone,
+    recorded,
+    split_evidence,
+    with_evidence,
+    words_worth,
+)
+from llmrl.learner.memory import filled, merge, remember
 from llmrl.learner.problem import (
     Evidence,
     InnerProblem,
@@ -78,110 +89,6 @@ class Meta(NamedTuple):
 
 
 # --- the step ---------------------------------------------------------------------------------------------------------
-
-
-def agreement(first: PyTree, second: PyTree, group: str) -> PyTree:
-    """How far two estimates of one group's gradient agree, from 0 to 1, shaped to multiply the group's step.
-
-    For ``scalar`` each source by itself: 1 where the signs agree, else 0. Otherwise max(0, cosine).
-    """
-    if group == "scalar":
-        return (first * second > 0).astype(first.dtype)
-    product = optax.tree.vdot(first, second)
-    norms = optax.tree.norm(first) * optax.tree.norm(second)
-    return jnp.maximum(0.0, product / jnp.maximum(norms, 1e-12))
-
-
-class Record(NamedTuple):
-    """Running sums, for each source, of what more of a learned weight would have been worth on later rollouts.
-
-    Attributes:
-        gain: of the gains themselves, [m].
-        spread: of their squares, the variance of ``gain`` if they were noise, [m].
-    """
-
-    gain: Array
-    spread: Array
-
-
-def split_evidence(data: Evidence) -> Evidence:
-    """What is known of each half of the environments, stacked on a new leading axis."""
-    values, advantage, scores = halves((data.values, data.advantage, data.scores), 1)
-    return Evidence(
-        split_rollout(data.rollout), values, advantage, scores, jnp.broadcast_to(data.least_deviation, (2,))
-    )
-
-
-def _exchanged(tree: PyTree) -> PyTree:
-    """To each half what belongs to the other."""
-    return jax.tree.map(lambda x: x[::-1], tree)
-
-
-def _recorded(record: Record, gain: Array, memory: float | Scalar) -> Record:
-    return Record(memory * record.gain + gain, memory**2 * record.spread + jnp.square(gain))
-
-
-LEAST_SIGNIFICANCE, FULL_SIGNIFICANCE = 1.0, 2.0
-
-
-def confirmed(record: Record) -> Array:
-    """How far what was learned may be trusted: 0 where its gains so far are up to one standard error, 1 from two on.
-
-    Weights were learned from earlier rollouts, so the derivative of the task's return in their size is evidence of its
-    own: around 0 if they have learned noise, above 0 again and again if they have learned what is true of the source.
-    It is one number for each source, however many parameters were learned, and its sum outgrows its standard error
-    even where a single rollout says next to nothing.
-
-    Reference: Dawid (1984), Statistical theory: the prequential approach, for judging forecasts by what comes next.
-    """
-    significance = record.gain / jnp.sqrt(jnp.maximum(record.spread, 1e-20))
-    return jnp.clip((significance - LEAST_SIGNIFICANCE) / (FULL_SIGNIFICANCE - LEAST_SIGNIFICANCE), 0.0, 1.0)
-
-
-def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> Float[Array, " m"]:
-    """How far the task's own advantage bears out what each source says of a step: the sum over steps of r_m A, [m].
-
-    In a table of states with an action's probability in each, the natural gradient of one-step rewards r_m moves the
-    policy by r_m itself, and sum r_m A is what the task's return gains: the implicit gradient with the Fisher
-    information, where nothing has to be generalised and nothing to be solved for. A handful of successes suffices. A is
-    less its mean, which is the critic's being late. Where the critic errs state by state, so does this; sparse tasks,
-    for which it serves, have a critic that says next to nothing.
-
-    Reference: Kakade (2001), A natural policy gradient, for the tabular case.
-    """
-    surprise = advantage - jnp.mean(advantage)
-    return jnp.sum(aux * surprise[..., None], axis=(0, 1))
-
-
-def _gains(gradients: Sequence[PyTree], worth: Array) -> tuple[dict[str, Array], ...]:
-    """What more of each group would be worth: losses are minimised."""
-    slopes = tuple({group: -slope for group, slope in of.get("evidence", {}).items()} for of in gradients)
-    return tuple(of | {"advice": worth} if "advice" in of else of for of in slopes)
-
-
-def _learned_alone(gradients: Sequence[PyTree]) -> tuple[PyTree, ...]:
-    """Gradients without what they say of evidence, which follows its record and not a gradient."""
-    return tuple(
-        of | {"evidence": jax.tree.map(jnp.zeros_like, of["evidence"])} if "evidence" in of else of for of in gradients
-    )
-
-
-def _with_evidence(phis, records):
-    """phi with the evidence for each group in it, where phi has a place for it."""
-    return tuple(
-        phi | {"evidence": {group: confirmed(record[group]) for group in phi["evidence"]}} if "evidence" in phi else phi
-        for phi, record in zip(phis, records, strict=True)
-    )
-
-
-def _gated(steps: Any, first: Sequence[dict], second: Sequence[dict]):
-    """Every group's step times its agreement, and the mean agreement."""
-    gated, agreements = [], []
-    for step, a, b in zip(steps, first, second, strict=True):
-        gates = {group: agreement(a[group], b[group], group) for group in step}
-        gated.append({g: jax.tree.map(lambda s, gate=gates[g]: s * gate, step[g]) for g in step})
-        agreements += [jnp.mean(gate) for group, gate in gates.items() if group != "evidence"]
-    return tuple(gated), jnp.mean(jnp.stack(agreements))
 
 
 def outer_optimizer(
@@ -313,8 +220,8 @@ def make_meta(
         learned_from = split_evidence(as_one(inner, phis, states, inner_data)) if kept else mine
         # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
         # is compiled once.
-        known = _exchanged(jax.vmap(own_gradient)(mine, keys))
-        return jax.vmap(estimate)(learned_from, _exchanged(mine), keys, known)
+        known = exchanged(jax.vmap(own_gradient)(mine, keys))
+        return jax.vmap(estimate)(learned_from, exchanged(mine), keys, known)
 
     def step(state, phis, states, params, fresh, key):
         estimates, info = hypergradients(state, phis, states, params, fresh, key)
@@ -324,19 +231,19 @@ def make_meta(
         finite = jnp.isfinite(optax.tree.norm(mean))
         usable = finite & (state.told > 0)
         mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
-        gains = _gains(mean, words_worth(fresh.rollout.steps.aux, fresh.advantage))
-        mean, estimates = _learned_alone(mean), _learned_alone(estimates)
+        gains = gains_of(mean, words_worth(fresh.rollout.steps.aux, fresh.advantage))
+        mean, estimates = learned_alone(mean), learned_alone(estimates)
         steps, opt_state = optimizer.update(mean, state.opt_state, phis)
         agreed = jnp.ones(())
         if cross_fitting and gate:
-            steps, agreed = _gated(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2)))
+            steps, agreed = gated_steps(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2)))
         record = tuple(
-            {group: _recorded(kept[group], gain[group], evidence_memory) for group in kept}
+            {group: recorded(kept[group], gain[group], evidence_memory) for group in kept}
             for kept, gain in zip(state.record, gains, strict=True)
         )
         record = jax.tree.map(lambda new, old: jnp.where(usable, new, old), record, state.record)
         steps = jax.tree.map(lambda s: jnp.where(usable, s, 0.0), steps)
-        moved = _with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
+        moved = with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
         metrics = {
             "meta_residual": jnp.mean(info.residual_norm),
             "meta_matvecs": jnp.sum(info.num_matvecs).astype(jnp.float32),

@@ -42,7 +42,7 @@ class Following(NamedTuple):
         return AdviceState(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
 
     def evidence(self) -> dict[str, PyTree]:
-        """What phi holds for it, for the outer level to write; see ``learner.meta.confirmed``."""
+        """What phi holds for it, for the outer level to write; see ``learner.confirmation.confirmed``."""
         return {"advice": jnp.zeros(self.num_aux)} if self.judged else {}
 
 

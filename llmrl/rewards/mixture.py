@@ -78,7 +78,7 @@ def make_weights(
 ) -> Weights:
     """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
 
-    e is how far what a group has learned can be trusted (``learner.meta.confirmed``), for each source, from
+    e is how far what a group has learned can be trusted (``learner.confirmation.confirmed``), for each source, from
     ``LEAST_SHARE`` to 1; 1 where nobody keeps that record.
 
     Args:

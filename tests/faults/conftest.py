@@ -7,21 +7,10 @@ import textwrap
 
 import jax
 import pytest
+from small import RUN
 
-TINY = (
-    "env=gridworld",
-    "env.size=3",
-    "env.horizon=8",
-    "aux=helpful_hackable",
-    "ppo=tiny",
-    "method=add",
-    "seeds=2",
-    "total_steps=768",
-    "num_chunks=6",
-    "devices=1",
-    "progress=false",
-)
-"""Twelve iterations in six chunks; as in tests/test_train.py, so that what was compiled there serves here."""
+TINY = (*RUN, "method=add", "devices=1")
+"""As in tests/test_train.py, so that what was compiled there serves here."""
 
 
 @pytest.fixture(scope="session")

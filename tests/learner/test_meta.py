@@ -8,16 +8,9 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.meta import (
-    Record,
-    _recorded,
-    agreement,
-    confirmed,
-    make_meta,
-    outer_optimizer,
-    split_rollout,
-    words_worth,
-)
+from llmrl.learner.confirmation import Record, agreement, confirmed, recorded, words_worth
+from llmrl.learner.memory import split_rollout
+from llmrl.learner.meta import make_meta, outer_optimizer
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
@@ -286,7 +279,7 @@ def test_noise_confirms_nothing():
     def share(signal, steps=100, sources=400):
         record = Record(*jnp.zeros((2, sources)))
         for _ in range(steps):
-            record = _recorded(record, jnp.asarray(signal + rng.normal(size=sources), jnp.float32), 0.99)
+            record = recorded(record, jnp.asarray(signal + rng.normal(size=sources), jnp.float32), 0.99)
         return np.asarray(confirmed(record))
 
     assert share(0.0).mean() < 0.12 and share(-0.3).mean() < 0.01 and share(0.3).mean() > 0.6
