@@ -135,7 +135,7 @@ class Reproduction:
     Attributes:
         number: the figure of the paper; on the command line it needs no key.
         seeds: of each run; where not given 20, or 10 of figure 2, and 3 for ``quick``.
-        quick: few seeds and steps, and for figure 2 smaller networks: a look, not a result.
+        quick: few seeds and steps: a look, not a result.
         helpful: figure 1 with a column for a helpful source too.
         goals: who suggests the goals of figure 2, ``plausible`` or ``oracle``.
         methods: those to compare; all of the figure's where none is named.

@@ -92,8 +92,10 @@ def make_update(
         solved, what is left of them is noise, and should stay small.
     """
 
+    distribution_of = policy.in_updates or policy.distribution
+
     def loss(params: Params, minibatch: Batch, least_deviation):
-        distribution = policy.distribution(params.actor, minibatch.obs)
+        distribution = distribution_of(params.actor, minibatch.obs)
         log_prob = distribution.log_prob(minibatch.action)
         policy_term = clipped_policy_loss(
             log_prob, minibatch.log_prob, normalized(minibatch.advantage, least_deviation), clip

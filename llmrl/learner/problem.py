@@ -45,12 +45,13 @@ def viewing(policy: Policy, view: View | None, phis: Sequence[PyTree]) -> Policy
     """The policy as a function of the environment's own observations, at given parameters of the streams."""
     if view is None:
         return policy
-    scores = policy.scores
+    scores, in_updates = policy.scores, policy.in_updates
     return Policy(
         policy.init,
         lambda theta, obs: policy.distribution(theta, view.of(phis, obs)),
         scores and (lambda theta, obs, action: scores(theta, view.of(phis, obs), action)),
         policy.jacobian,
+        in_updates and (lambda theta, obs: in_updates(theta, view.of(phis, obs))),
     )
 
 
