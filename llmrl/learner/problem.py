@@ -16,7 +16,7 @@ from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
 from llmrl.rewards.base import task_signal
 from llmrl.solvers import fisher, hessian
-from llmrl.types import LinearOperator, MetaProblem, PastSteps, Rollout, Scalar, Scores, Stream, View
+from llmrl.types import Jacobian, LinearOperator, MetaProblem, PastSteps, Rollout, Scalar, Scores, Stream, View
 
 
 class InnerProblem(NamedTuple):
@@ -266,18 +266,23 @@ def make_problem(
     if past is not None:
         steps = PastSteps(past_step, past.theta, past.phis, (past.evidence, past.states), past.taken)
 
+    def scored(theta, phis, data) -> tuple[Scores, Jacobian]:
+        scores = scores_of(inner, theta, phis, data)
+        assert scores is not None and inner.policy.jacobian is not None
+        return scores, inner.policy.jacobian(scores)
+
     def from_scores(theta, phis):
         if outer_gradient is not None:
             return outer_gradient
-        scores = scores_of(inner, theta, phis, outer_data)
+        scores, jacobian = scored(theta, phis, outer_data)
         _, _, behaviour, advantage, ends = _arrays(outer_data, advantage_outer)
-        slopes = jax.grad(surrogates.ratio)(scores.log_prob, behaviour, advantage, ends, max_importance_ratio)  # pyright: ignore
-        return inner.policy.jacobian(scores).back(slopes), jax.grad(penalty)(phis)  # pyright: ignore
+        slopes = jax.grad(surrogates.ratio)(scores.log_prob, behaviour, advantage, ends, max_importance_ratio)
+        return jacobian.back(slopes), jax.grad(penalty)(phis)
 
     def mixed_product(theta, phis, x):
         """The entropy has no part in it, as phi is not in the policy."""
-        scores = scores_of(inner, theta, phis, inner_data)
-        slopes = inner.policy.jacobian(scores).along(x)  # pyright: ignore
+        scores, jacobian = scored(theta, phis, inner_data)
+        slopes = jacobian.along(x)
 
         def slope_along_x(p):
             _, _, behaviour, advantage, ends = _arrays(inner_data, inner_advantage(inner, p, states, inner_data))
@@ -285,7 +290,7 @@ def make_problem(
             def loss(log_prob):
                 return inner_surrogate(log_prob, behaviour, advantage, ends, max_importance_ratio)
 
-            return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]  # pyright: ignore
+            return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]
 
         return jax.grad(slope_along_x)(phis)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
+from operator import add
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -80,4 +82,4 @@ def stream_advantages(
 
 def blended(advantages: Float[Array, "t n k"], streams: Sequence[Stream]) -> Float[Array, "t n"]:
     """The advantage that the inner level follows: the streams' weighted sum."""
-    return sum(advantages[..., i] * stream.weight for i, stream in enumerate(streams))  # pyright: ignore
+    return reduce(add, [advantages[..., i] * stream.weight for i, stream in enumerate(streams)])

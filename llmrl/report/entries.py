@@ -14,6 +14,7 @@ import numpy as np
 
 from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, LLMConfig
+from llmrl.studies import FILLED_IN
 
 IGNORES = "ppo"
 """The method that hears no source: it is the baseline of every source."""
@@ -258,7 +259,9 @@ def _settings(entry: Entry) -> dict[str, Any]:
     if entry.config.method.name == IGNORES:
         left_out |= {"llm", "captioner"}
     values = {key: value for key, value in asdict(entry.config).items() if key not in left_out}
-    return flat(values)
+    # What the other run's reward looks like is said by its name.
+    filled_in = tuple(f"method.{key}." for key in FILLED_IN) if entry.config.reward_from is not None else ()
+    return {key: value for key, value in flat(values).items() if not f"{key}.".startswith(filled_in)}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
