@@ -14,7 +14,7 @@ from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interva
 from llmrl.analysis.tables import known, markdown, number
 from llmrl.metrics import replace_file
 from llmrl.overrides import compose
-from llmrl.progress import show_table
+from llmrl.progress import plural, show_table
 from llmrl.report.entries import IGNORES, MEASURES, TRUSTS
 from llmrl.studies import Results, Run, Train, carry_out
 
@@ -99,7 +99,8 @@ def _regretted(name: str, curves: Mapping[str, np.ndarray]) -> list[str]:
 def costs(results: Results) -> str:
     """How much was trained, and what a language model had to say to it."""
     first = next(iter(results.values())).curves
-    words = f"{len(first['seed'])} seeds x {int(first['env_steps'].max()):,} steps each; brackets: 95 % intervals"
+    seeds = plural(len(first["seed"]), "seed")
+    words = f"{seeds} x {int(first['env_steps'].max()):,} steps each; brackets: 95 % intervals"
     for name, found in results.items():
         if "language_coverage" in found.curves:
             share = float(last_tenth(found.curves["language_coverage"]).mean())

@@ -72,6 +72,11 @@ def progress(total: int, start: int = 0, enabled: bool = True, console: Console 
         yield _lines(console, total)
 
 
+def plural(count: int, thing: str) -> str:
+    """A number of things, as one says it."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
 def note(message: str) -> None:
     """Tells the user, in one line on standard error, what was decided for her."""
     _console(stderr=True).print(Text(message), soft_wrap=True)
@@ -221,13 +226,14 @@ def _number(value: float | None) -> str:
 def _costs(summary: Mapping[str, Any]) -> str:
     if "episodes" in summary:
         return (
-            f"{summary['seeds']} seeds x {summary['episodes']} episodes in {summary['env']['name']}, "
+            f"{plural(summary['seeds'], 'seed')} x {plural(summary['episodes'], 'episode')} "
+            f"in {summary['env']['name']}, "
             f"after {summary['iterations']} iterations of training"
         )
     if "seconds" not in summary:
         return ""
     seconds, speed = summary["seconds"], summary["steps_per_second"]
     trained = f"trained in {seconds['run']:.0f} s after {seconds['compile']:.0f} s of compilation"
-    return f"{summary['seeds']} seeds x {summary['env_steps']:,} steps, {trained}" + (
+    return f"{plural(summary['seeds'], 'seed')} x {summary['env_steps']:,} steps, {trained}" + (
         f", {speed:,.0f} steps/s on {summary['device']}" if speed else ""
     )

@@ -29,7 +29,7 @@ from llmrl.devices import Rows, opened_pieces, seed_keys, seed_mesh, state_shape
 from llmrl.grids import names_of, points_of
 from llmrl.iteration import Trainer, TrainState, build, with_numbers
 from llmrl.metrics import replace_file
-from llmrl.progress import note, show_table
+from llmrl.progress import note, plural, show_table
 from llmrl.report.entries import MEASURES
 from llmrl.train import (
     Result,
@@ -117,7 +117,8 @@ def tabulate(config: Config, grid: Mapping[str, Iterable[float | int]], command:
     path = Path(config.run_dir) / TABLE
     replace_file(path, (f"    {command}\n\n" if command else "") + markdown(header, rows))
     steps = int(points[0].result.metrics["env_steps"].max())
-    caption = f"{len(points)} points x {config.seeds} seeds x {steps:,} steps each; brackets: 95 % intervals"
+    trained = f"{plural(len(points), 'point')} x {plural(config.seeds, 'seed')}"
+    caption = f"{trained} x {steps:,} steps each; brackets: 95 % intervals"
     show_table(header, rows, title=str(config.run_dir), caption=caption)
     return path
 

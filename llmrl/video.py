@@ -43,6 +43,7 @@ class Shown(NamedTuple):
         rollout: the episode as a rollout of one environment, sources filled in.
         names: the sources' names.
         weight: how far each source was trusted; None where that is not learned.
+        followed: how far each is followed beside, as advice; 0 where nobody does.
         captions, events: the state acted in and what was done, in words; "" where there are none.
         goals: what was suggested in the state and not done yet in this episode, in words.
     """
@@ -50,6 +51,7 @@ class Shown(NamedTuple):
     rollout: Rollout
     names: tuple[str, ...]
     weight: Float[np.ndarray, "t m"] | None
+    followed: Float[np.ndarray, " m"]
     captions: Sequence[str]
     events: Sequence[str]
     goals: Sequence[Sequence[str]]
@@ -146,14 +148,15 @@ def told(
     memories = tuple(kept if new is None else new for new, kept in zip(fresh, state.late, strict=True))
     rollout, _, _ = parts.filled(rollout, memories, table)
     rollout = Rollout(jax.tree.map(lambda x: x[:, :1], rollout.steps), rollout.final_action[:1])
-    weight = _weights(parts, state, rollout)
+    names, weight = place.spec.aux_names, _weights(parts, state, rollout)
+    followed = _followed_share(parts, state, rollout, names)
     keys, happened = rollout.steps.state_key[:, 0].tolist(), rollout.steps.event[:, 0].tolist()
     words = place.captioner
     if words is None:
-        return Shown(rollout, place.spec.aux_names, weight, [""] * len(keys), [""] * len(keys), [()] * len(keys))
+        return Shown(rollout, names, weight, followed, [""] * len(keys), [""] * len(keys), [()] * len(keys))
     goals = list(_goals(config, parts, words.events, keys, happened, table))
     captions = [words.describe(key) for key in keys]
-    return Shown(rollout, place.spec.aux_names, weight, captions, [words.events[event] for event in happened], goals)
+    return Shown(rollout, names, weight, followed, captions, [words.events[event] for event in happened], goals)
 
 
 def _weights(parts: Parts, state: TrainState, rollout: Rollout) -> Float[np.ndarray, "t m"] | None:
@@ -161,6 +164,13 @@ def _weights(parts: Parts, state: TrainState, rollout: Rollout) -> Float[np.ndar
         if stream.transform.weights is not None:
             return np.asarray(stream.transform.weights(phi, noted, rollout).weight)[:, 0]
     return None
+
+
+def _followed_share(parts: Parts, state: TrainState, rollout: Rollout, names: Sequence[str]) -> Float[np.ndarray, " m"]:
+    streams = zip(parts.inner.streams, state.phis, state.transform_states, strict=True)
+    reports = [stream.transform.report(phi, noted, rollout) for stream, phi, noted in streams]
+    of = {name: value for report in reports for name, value in report.items()}
+    return np.array([float(of.get(f"trust_prior/{name}", 0.0)) for name in names])
 
 
 def _goals(
@@ -211,7 +221,8 @@ def _lines(shown: Shown, steps: Any, paid: np.ndarray, t: int) -> list[tuple[str
     said.append(("task reward", f"{steps.reward[t]:g}   (sum {paid[t]:g})"))
     for m, name in enumerate(shown.names):
         weight = "" if shown.weight is None else f"   x weight {shown.weight[t, m]:.3f}"
-        said.append((f"auxiliary reward: {name}", f"{steps.aux[t, m]:.3g}{weight}"))
+        advice = f", as advice x {shown.followed[m]:.3f}" if shown.followed[m] else ""
+        said.append((f"auxiliary reward: {name}", f"{steps.aux[t, m]:.3g}{weight}{advice}"))
     return said
 
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from llmrl.bench.processes import child_environment
 from llmrl.bench.report import Row, Table
-from llmrl.bench.throughput import AIDED, Contestant, compared, plural, sized
+from llmrl.bench.throughput import AIDED, Contestant, compared, sized
 from llmrl.bench.timing import ratios
 from llmrl.config import Config, MethodConfig
-from llmrl.progress import note
+from llmrl.progress import note, plural
 from llmrl.requests import Bench
 
 SEEDS = (1, 2, 4, 8, 16, 32, 64)

@@ -13,8 +13,9 @@ from math import log
 from typing import Any, NamedTuple
 
 from llmrl.bench.report import Row, Table
-from llmrl.bench.throughput import Contestant, compared, plural, sized
+from llmrl.bench.throughput import Contestant, compared, sized
 from llmrl.config import AuxConfig, Config, LLMConfig
+from llmrl.progress import plural
 from llmrl.requests import Bench
 
 OFFLINE = Config(aux=AuxConfig(sources={"language": 1.0}))

@@ -12,7 +12,7 @@ from llmrl.bench.processes import Worker, missing, worker
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios
 from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig
-from llmrl.progress import note
+from llmrl.progress import note, plural
 from llmrl.requests import Bench
 from llmrl.validation import validate
 
@@ -149,7 +149,3 @@ def _about(it: Worker) -> str:
 def _sizes(ppo: PPOConfig) -> str:
     widths = " x ".join(str(width) for width in ppo.hidden)
     return f"{ppo.num_steps} steps, {ppo.num_epochs} epochs x {ppo.num_minibatches} minibatches, nets {widths}"
-
-
-def plural(count: int, thing: str) -> str:
-    return f"{count} {thing}{'' if count == 1 else 's'}"
