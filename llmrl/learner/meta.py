@@ -36,7 +36,7 @@ from llmrl.learner.streams import value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards.base import speaks
-from llmrl.types import MetaGradient, Scalar
+from llmrl.types import HypergradientInfo, MetaGradient, Rollout, Scalar
 
 
 class MetaState(NamedTuple):
@@ -109,6 +109,64 @@ def outer_optimizer(
     )
 
 
+def evidence_of(inner: InnerProblem, params, rollout: Rollout, least_deviation: float | Scalar) -> Evidence:
+    values = value_rollout(inner.critic, params.critic, rollout)
+    return Evidence(rollout, values, least_deviation=jnp.asarray(least_deviation, jnp.float32))
+
+
+def make_estimates(
+    inner: InnerProblem, gradient: MetaGradient, cross_fitting: bool, data: str, follows_updates: bool, **problem
+) -> Callable[..., tuple[PyTree, HypergradientInfo]]:
+    """``(state, phis, states, params, fresh, key) -> (gradients, info)``: estimates of the hypergradient on a leading
+    axis, one, or two where each half of the environments is judged by the other. Arguments as for ``make_meta``."""
+    from_memory = data != "fresh" and not follows_updates
+
+    def hypergradients(state, phis, states, params, fresh, key):
+        """One estimate, or two stacked ones."""
+
+        def problem_of(inner_data, outer_data, key, known=None):
+            return make_problem(
+                inner,
+                inner_data,
+                outer_data,
+                states,
+                state.outer_scale,
+                key,
+                past=past,
+                outer_gradient=known,
+                **problem,
+            )
+
+        def estimate(inner_data, outer_data, key, known=None):
+            problem_key, solve_key = jax.random.split(key)
+            return gradient(problem_of(inner_data, outer_data, problem_key, known), params.actor, phis, solve_key)
+
+        def own_gradient(data, key):
+            problem = problem_of(data, data, key)
+            return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(params.actor, phis)
+
+        def with_scores(data):
+            return data._replace(scores=scores_of(inner, params.actor, phis, data))
+
+        past = state.memory if follows_updates else None
+        inner_data = fresh
+        if from_memory:
+            inner_data = evidence_of(inner, params, merge(state.memory), fresh.least_deviation)
+        if not cross_fitting:
+            fresh = with_scores(fresh)
+            inner_data = inner_data if from_memory else fresh
+            return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
+        whole = as_one(inner, phis, states, fresh)
+        mine, keys = jax.vmap(with_scores)(split_evidence(whole)), jax.random.split(key)
+        learned_from = split_evidence(as_one(inner, phis, states, inner_data)) if from_memory else mine
+        # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
+        # is compiled once.
+        known = exchanged(jax.vmap(own_gradient)(mine, keys))
+        return jax.vmap(estimate)(learned_from, exchanged(mine), keys, known)
+
+    return hypergradients
+
+
 def make_meta(
     inner: InnerProblem,
     gradient: MetaGradient,
@@ -158,15 +216,11 @@ def make_meta(
             f"got data={data!r} and cross_fitting={cross_fitting}"
         )
 
-    def evidence(params, rollout, least_deviation):
-        values = value_rollout(inner.critic, params.critic, rollout)
-        return Evidence(rollout, values, least_deviation=jnp.asarray(least_deviation, jnp.float32))
-
     def entry(phis, states, params, rollout, least_deviation, taken):
         """What is remembered of an iteration."""
         if not follows_updates:
             return rollout
-        known = evidence(params, rollout, least_deviation)
+        known = evidence_of(inner, params, rollout, least_deviation)
         return InnerUpdate(params.actor, phis, states, known, jnp.asarray(taken, jnp.float32))
 
     def init(phis, states, params, rollout):
@@ -180,48 +234,7 @@ def make_meta(
         )
         return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
 
-    def hypergradients(state, phis, states, params, fresh, key):
-        """One estimate, or two stacked ones."""
-
-        def problem_of(inner_data, outer_data, key, known=None):
-            return make_problem(
-                inner,
-                inner_data,
-                outer_data,
-                states,
-                state.outer_scale,
-                key,
-                past=past,
-                outer_gradient=known,
-                **problem,
-            )
-
-        def estimate(inner_data, outer_data, key, known=None):
-            problem_key, solve_key = jax.random.split(key)
-            return gradient(problem_of(inner_data, outer_data, problem_key, known), params.actor, phis, solve_key)
-
-        def own_gradient(data, key):
-            problem = problem_of(data, data, key)
-            return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(params.actor, phis)
-
-        def with_scores(data):
-            return data._replace(scores=scores_of(inner, params.actor, phis, data))
-
-        past = state.memory if follows_updates else None
-        inner_data = fresh
-        if kept and not follows_updates:
-            inner_data = evidence(params, merge(state.memory), fresh.least_deviation)
-        if not cross_fitting:
-            fresh = with_scores(fresh)
-            inner_data = inner_data if kept and not follows_updates else fresh
-            return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
-        whole = as_one(inner, phis, states, fresh)
-        mine, keys = jax.vmap(with_scores)(split_evidence(whole)), jax.random.split(key)
-        learned_from = split_evidence(as_one(inner, phis, states, inner_data)) if kept else mine
-        # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
-        # is compiled once.
-        known = exchanged(jax.vmap(own_gradient)(mine, keys))
-        return jax.vmap(estimate)(learned_from, exchanged(mine), keys, known)
+    hypergradients = make_estimates(inner, gradient, cross_fitting, data, follows_updates, **problem)
 
     def step(state, phis, states, params, fresh, key):
         estimates, info = hypergradients(state, phis, states, params, fresh, key)
@@ -261,7 +274,7 @@ def make_meta(
         if data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
             state = state._replace(memory=remember(state.memory, rollout))
         # The critic is asked once, about the whole rollout; halves are taken of its answers.
-        fresh = evidence(params, rollout, least_deviation)
+        fresh = evidence_of(inner, params, rollout, least_deviation)
         advantage = task_advantage(inner, fresh, gae_lambda)
         fresh, now = fresh._replace(advantage=advantage), deviation(advantage)
         state = state._replace(
