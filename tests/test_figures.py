@@ -145,7 +145,7 @@ def test_every_run_of_figure_2_composes_and_only_the_guided_hear_goals(goals):
         assert (config.env.task, config.env.horizon, config.method.name) == (task, 400, method)
         assert list(config.aux.sources) == (["goals"] if method in figure_2.GUIDED else [])
         assert method not in figure_2.GUIDED or config.llm.provider == goals
-        assert (config.num_iterations, config.ppo.hidden) == (30, (64, 64))
+        assert (config.num_iterations, config.ppo.hidden) == (75, (128, 128))
 
 
 def test_figure_2_compares_ours_with_the_best_other():
