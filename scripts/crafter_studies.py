@@ -39,26 +39,29 @@ def wrong_goals_runs() -> Iterator[Run]:
 # --- tables -----------------------------------------------------------------------------------------------------------
 
 
+MEASURED = ("success, area", "last tenth", "worst seed", "active weight")
+
+
+def measured(found: Found) -> list[str]:
+    """A run's own cells; the active weight is the learned factor on the source where it speaks, at the end."""
+    area, end = scores(found, "success_rate")
+    curves = found.curves.get("weight_mean_active")
+    weight = "" if curves is None else number(last_tenth(curves).mean())
+    return [*(estimate(mean_interval(score)) for score in (area, end)), number(end.min()), weight]
+
+
 def crafter_no_regret_table(results: Results) -> str:
     """Success over training; what learns is to keep up with trust where a source helps, with ppo where it distracts."""
-    header = ("task", "source", "method", "success, area", "last tenth", "worst seed", "active weight")
+    header = ("task", "source", "method", *MEASURED)
     compared = ("area / add", "end / add", "area - ppo", "end - ppo", "no regret")
     rows = []
     for name, found in results.items():
         task, source, method = name.split("/")
-        area, end = scores(found, "success_rate")
-        row = [task, source, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
-        row.append(active_weight(found))
+        row = [task, source, method, *measured(found)]
         if method not in ("ppo", "add"):
             row += kept_up(found, source, results.get(f"{task}/any/ppo"), results.get(f"{task}/{source}/add"))
         rows.append(row)
     return markdown((*header, *compared), rows)
-
-
-def active_weight(found: Found) -> str:
-    """The learned factor on the source where it speaks, at the end of training."""
-    curves = found.curves.get("weight_mean_active")
-    return "" if curves is None else number(last_tenth(curves).mean())
 
 
 def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> list[str]:
@@ -77,17 +80,14 @@ def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> 
 
 def wrong_goals_table(results: Results) -> str:
     """Success over training; what learns is compared with ignoring the goals and with adding them."""
-    header = ("task", "wrong goals", "method", "success, area", "last tenth", "worst seed", "active weight")
+    header = ("task", "wrong goals", "method", *MEASURED)
     rows = []
     for name, found in results.items():
         task, share, method = name.split("/")
-        area, end = scores(found, "success_rate")
-        row = [task, share, method, *(estimate(mean_interval(score)) for score in (area, end)), number(end.min())]
-        row.append(active_weight(found))
+        row = [task, share, method, *measured(found)]
         for simple in (f"{task}/any/ppo", f"{task}/{share}/ellm"):
             compared = simple != name and simple in results
-            row.append(
-                estimate(difference_interval(end, scores(results[simple], "success_rate")[1])) if compared else ""
-            )
+            ends = (scores(results[run], "success_rate")[1] for run in (name, simple)) if compared else ()
+            row.append(estimate(difference_interval(*ends)) if compared else "")
         rows.append(row)
     return markdown((*header, "end - ppo", "end - ellm"), rows)

@@ -11,14 +11,14 @@ import time
 import jax
 import numpy as np
 import pytest
-from small import RUN
+from small import RUN, TWELVE
 
 import llmrl
 from llmrl import hosts, runs
 from llmrl.devices import seed_mesh
 from llmrl.train import make_trainer, state_shapes, train
 
-TINY = (*RUN, "method=add", "seeds=4")
+TINY = (*RUN, *TWELVE, "seeds=4", "method=add")
 
 SCRIPT = """
     import sys

@@ -7,7 +7,7 @@ import sys
 import pytest
 from small import RUN
 
-TINY = (*RUN, "total_steps=256", "num_chunks=2")
+TINY = (*RUN, "seeds=2", "total_steps=256", "num_chunks=2")
 
 
 def llmrl(directory, *words):

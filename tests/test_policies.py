@@ -12,7 +12,7 @@ import llmrl
 from llmrl.policies import load_policy, save_policy
 from llmrl.train import acting_policy, train
 
-TINY = (*RUN, "method=add", "total_steps=128", "num_chunks=1", "devices=1")
+TINY = (*RUN, "method=add", "seeds=2", "total_steps=128", "num_chunks=1", "devices=1")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import RUN
+from small import RUN, TWELVE
 
 import llmrl
 from llmrl import overrides, runs
@@ -18,7 +18,7 @@ from llmrl.devices import seed_bytes, seed_mesh, seeds_at_once
 from llmrl.envs import HOST_ENVIRONMENTS
 from llmrl.train import chunk_lengths, make_environment, make_trainer, train
 
-TINY = (*RUN, "devices=1")
+TINY = (*RUN, *TWELVE, "seeds=2", "devices=1")
 
 LEARNED = (
     *TINY,

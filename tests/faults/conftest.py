@@ -7,9 +7,9 @@ import textwrap
 
 import jax
 import pytest
-from small import RUN
+from small import RUN, TWELVE
 
-TINY = (*RUN, "method=add", "devices=1")
+TINY = (*RUN, *TWELVE, "seeds=2", "method=add", "devices=1")
 """As in tests/test_train.py, so that what was compiled there serves here."""
 
 
