@@ -150,16 +150,16 @@ def implicit(
     return meta_gradient
 
 
-def unrolled(num_steps: int = 1) -> MetaGradient:
+def unrolled(num_steps: int = 1, recompute: bool = True) -> MetaGradient:
     """d outer(theta_n(phi), phi) / d phi for theta_n reached from theta by n inner steps, by backpropagation through
     them.
 
-    With n = 1 the meta-gradient of LIRPG. As n grows, and the steps converge, it goes to the implicit gradient. Each
-    step is computed again on the way back, which keeps one theta per step instead of all of a step's intermediate
-    values.
+    With n = 1 the meta-gradient of LIRPG. As n grows, and the steps converge, it goes to the implicit gradient.
 
     Args:
         num_steps: n, at least 1.
+        recompute: compute each step again on the way back, which keeps one theta per step; else all of every step's
+            intermediate values are kept, which is faster and takes n times the memory.
 
     Returns:
         A ``MetaGradient`` that ignores its key; of its info only the outer gradient, that at theta_n, applies.
@@ -177,9 +177,12 @@ def unrolled(num_steps: int = 1) -> MetaGradient:
         del key
 
         def solve_inner(p: PyTree) -> PyTree:
+            def step(t, _):
+                return problem.inner_step(t, p), None
+
             # Inside a scan nothing can be merged across the recomputation, so no barrier is needed against that.
-            step = jax.checkpoint(lambda t, _: (problem.inner_step(t, p), None), prevent_cse=False)
-            return jax.lax.scan(step, theta, None, length=num_steps)[0]
+            kept = jax.checkpoint(step, prevent_cse=False) if recompute else step
+            return jax.lax.scan(kept, theta, None, length=num_steps)[0]
 
         theta_n, pull = jax.vjp(solve_inner, phi)
         g, direct = jax.grad(problem.outer_loss, argnums=(0, 1))(theta_n, phi)

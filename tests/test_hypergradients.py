@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
+from llmrl.bench.peers import root_vjp
 from llmrl.hypergradients import AUTO_DAMPING_PRODUCTS, explicit, implicit, implicit_gradient, incremental, unrolled
 from llmrl.solvers import conjugate_gradient, dense, fisher, identity, neumann, neumann_finite_difference
 from llmrl.types import LinearOperator, MetaProblem, PastSteps
@@ -266,6 +267,20 @@ def test_unrolling_from_the_optimum_is_the_truncated_series(num_steps):
     by_unrolling, _ = meta_gradient(unrolled(num_steps), problem, step=0.3)
     by_series, _ = meta_gradient(implicit(neumann(num_steps - 1, step_size=0.3)), problem)
     np.testing.assert_allclose(by_unrolling, by_series, rtol=1e-4, atol=1e-5)
+
+
+def test_unrolling_is_the_same_whether_steps_are_kept_or_computed_again():
+    problem, theta = quadratic(), np.linspace(-1, 1, 6)
+    kept, again = (meta_gradient(unrolled(5, recompute=r), problem, theta=theta)[0] for r in (False, True))
+    np.testing.assert_allclose(kept, again, rtol=1e-5)
+
+
+def test_what_ours_is_measured_beside_is_the_same_hypergradient():
+    pytest.importorskip("jaxopt")
+    problem = quadratic()
+    theirs, _ = meta_gradient(root_vjp(10, damping=0.1), problem)
+    ours, _ = meta_gradient(implicit(conjugate_gradient(10), damping=0.1), problem)
+    np.testing.assert_allclose(theirs, ours, rtol=1e-4)
 
 
 def test_one_unrolled_step_away_from_the_optimum_has_its_closed_form():

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from llmrl.bench.peers import root_vjp
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
 from llmrl.config import AuxConfig, Config
@@ -27,6 +29,7 @@ from llmrl.methods import make_method
 from llmrl.nets import make_critic, make_policy
 from llmrl.ops import trees
 from llmrl.ops.surrogates import ratio
+from llmrl.progress import note
 from llmrl.requests import Bench
 from llmrl.solvers import conjugate_gradient, fisher, hessian, neumann
 from llmrl.train import compiled_run, initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
@@ -35,6 +38,7 @@ from llmrl.types import HypergradientInfo, MetaGradient, Scalar
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}), devices=1)
 MAX_IMPORTANCE_RATIO = AIDED.method.outer.max_importance_ratio
 UNIT = "policy gradient"
+DAMPING = 0.1
 
 Call = Callable[["Sample"], Any]
 """What is compiled and measured, a function of a sample."""
@@ -91,19 +95,26 @@ def _pair(name: str, gradient: MetaGradient, curvature: str) -> list[Variant]:
 
 
 VARIANTS = (
-    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=0.1), "hessian"),
-    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=0.1), "fisher"),
-    *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=0.1), "hessian"),
-    *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=0.1), "fisher"),
-    Variant("conjugate_gradient 10, fisher", implicit(conjugate_gradient(10), damping=0.1), "fisher"),
-    Variant("unrolled 10", unrolled(10)),
+    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=DAMPING), "hessian"),
+    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=DAMPING), "fisher"),
+    *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=DAMPING), "hessian"),
+    *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=DAMPING), "fisher"),
+    Variant("conjugate_gradient 10, hessian", implicit(conjugate_gradient(10), damping=DAMPING)),
+    Variant("conjugate_gradient 10, fisher", implicit(conjugate_gradient(10), damping=DAMPING), "fisher"),
+    Variant("unrolled 10", unrolled(10, recompute=False)),
+    Variant("unrolled 10, each step computed again on the way back", unrolled(10)),
 )
 
 
 def meta(request: Bench) -> Table:
     """Curvature products and hypergradients on 4-64-64-2 policies and batches of 2048 steps."""
     rollouts, seconds = (2, 0.05) if request.quick else (8, 0.25)
-    return measured(AIDED, VARIANTS, request.rounds, rollouts=rollouts, iterations=20, seconds=seconds)
+    variants = list(VARIANTS)
+    if find_spec("jaxopt") is None:
+        note("jaxopt is left out: it is not installed; `pip install jaxopt`")
+    else:
+        variants.append(Variant("jaxopt's root_vjp, conjugate gradients 10", root_vjp(10, DAMPING)))
+    return measured(AIDED, variants, request.rounds, rollouts=rollouts, iterations=20, seconds=seconds)
 
 
 def measured(
