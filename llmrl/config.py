@@ -48,7 +48,7 @@ class EnvConfig:
         first_hit: whether the first hit on a cow counts as eating it, there.
         damage: of a bare hand, 1 or 5, there.
         table_wood: wood that a table costs, 2 or 1, there.
-        steps_per_reset: one world is made per so many steps, for ``craftax_classic``.
+        steps_per_reset: a pool holds one fresh world per so many steps of a rollout, for ``craftax_classic``.
         params: parameters by name, for ``name=gymnax``: gymnax's, or those of your own function.
     """
 

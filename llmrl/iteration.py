@@ -282,7 +282,7 @@ def first_state(
     if isinstance(env, HostEnvironment):
         acting = unplayed((), jnp.zeros((config.ppo.num_envs, *env.spec.obs_shape), jnp.uint8))
     else:
-        acting = reset_all(env, env_key, config.ppo.num_envs)
+        acting = reset_all(env, env_key, config.ppo.num_envs, config.ppo.num_steps)
     heard = parts.language.init() if parts.language is not None else None
     late_keys = jax.random.split(jax.random.fold_in(rollout_key, 1), len(parts.late))
     late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))

@@ -103,8 +103,9 @@ def visited(config: Config, env: Environment, steps: int) -> list[int]:
     """Keys of the states that an untrained policy meets, most frequent first."""
     policy = policy_of(config, env.spec)
     actor_key, env_key, act_key = jax.random.split(jax.random.key(config.seed), 3)
-    acting = reset_all(env, env_key, EXPLORERS)
-    play = jax.jit(lambda actor: collect(env, policy, actor, acting, act_key, -(-steps // EXPLORERS))[1])
+    num_steps = -(-steps // EXPLORERS)
+    acting = reset_all(env, env_key, EXPLORERS, num_steps)
+    play = jax.jit(lambda actor: collect(env, policy, actor, acting, act_key, num_steps)[1])
     keys, counts = np.unique(np.asarray(play(policy.init(actor_key)).steps.state_key), return_counts=True)
     return [int(key) for key in keys[np.argsort(-counts, kind="stable")]]
 

@@ -65,7 +65,7 @@ def trust_map(
 
     def of_seed(actor, phi, noted, heard, key):
         reset_key, collect_key = jax.random.split(key)
-        acting = reset_all(probing, reset_key, num_envs)
+        acting = reset_all(probing, reset_key, num_envs, num_steps)
         _, rollout = collect(probing, policy, actor, acting, collect_key, num_steps)
         asked = [parts.told(each, heard, known)[0] for each in _one_per_probe(env, rollout, list(probes.values()))]
         found = [weights_of(phi, noted, each) for each in asked]

@@ -166,8 +166,8 @@ class Environment(NamedTuple):
         spec: the static description.
         reset: ``key -> (state, obs)``.
         step: ``(key, state, action) -> (state, TimeStep)``; never resets.
-        steps_per_reset: where ``reset`` is dear: a rollout makes one fresh start per so many steps, and episodes that
-            end share them. None makes one for every step, which is cheap where ``reset`` is.
+        steps_per_reset: where ``reset`` is dear: a pool holds one fresh start per so many steps of a rollout, and is
+            filled up after it. None makes one for every step, which is cheap where ``reset`` is.
         captioner: words for its states and steps, where there are any; without them the captions stay as ``step`` gave
             them.
     """

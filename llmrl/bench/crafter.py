@@ -2,7 +2,7 @@
 
 Three ways to go on after an episode: a world of its own for every environment in every step, of which nearly all are
 thrown away (Craftax's auto-reset); one for sixteen environments in every step, shared by those that need one (the
-usual remedy, "optimistic" resets); and a pool that is made per rollout (``learner.resets``).
+usual remedy, "optimistic" resets); and a pool that is filled up after each rollout (``learner.resets``).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios, spread
 from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig
 from llmrl.iteration import build, iterate, learn_from
-from llmrl.learner.resets import Resets, make_resets, start_all
-from llmrl.learner.rollout import collect
+from llmrl.learner.resets import Resets, Worlds, make_resets
+from llmrl.learner.rollout import collect, reset_all
 from llmrl.progress import note
 from llmrl.requests import Bench
 from llmrl.train import initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
@@ -137,11 +137,11 @@ def ours_alone(config: Config) -> tuple[Program, PyTree]:
 
     @jax.jit
     def run(state):
-        env_state, total, key = state
+        env_state, worlds, total, key = state
         key, action_key, step_key, reset_key = jax.random.split(key, 4)
         actions = jax.random.randint(action_key, (ppo.num_steps, ppo.num_envs), 0, 17)
         keys = jax.random.split(step_key, actions.shape)
-        resets = make_resets(env, reset_key, ppo.num_steps, ppo.num_envs)
+        resets = make_resets(env, reset_key, ppo.num_steps, ppo.num_envs, worlds)
 
         def step(carry, now):
             env_state, carried, total = carry
@@ -149,11 +149,12 @@ def ours_alone(config: Config) -> tuple[Program, PyTree]:
             env_state, obs, result, carried = resets.advance(keys, env_state, action, draw, carried)
             return (env_state, carried, total + jnp.sum(obs.astype(jnp.float32)) + jnp.sum(result.reward)), None
 
-        (env_state, _, total), _ = jax.lax.scan(step, (env_state, resets.start, total), (keys, actions, resets.draws))
-        return env_state, total, key
+        start = env_state, resets.start, total
+        (env_state, carried, total), _ = jax.lax.scan(step, start, (keys, actions, resets.draws))
+        return env_state, resets.finish(carried)[0], total, key
 
-    env_state, _ = jax.jit(lambda key: start_all(env, key, ppo.num_envs))(jax.random.key(0))
-    return run, (env_state, jnp.zeros(()), jax.random.key(1))
+    standing = jax.jit(lambda key: reset_all(env, key, ppo.num_envs, ppo.num_steps))(jax.random.key(0))
+    return run, (standing.env_state, standing.worlds, jnp.zeros(()), jax.random.key(1))
 
 
 def _scanned(step: Callable, start: Callable, num_steps: int) -> tuple[Program, PyTree]:
@@ -189,17 +190,19 @@ def training(config: Config, resets: Callable[..., Resets] | None = None) -> tup
     return run, jax.tree.map(lambda x: x[0], states)
 
 
-def own_worlds(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int) -> Resets:
+def own_worlds(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int, pool: Worlds | None) -> Resets:
     """A world for every environment in every step, as Craftax's auto-reset makes them."""
-    return _made_in_steps(env, key, num_steps, num_envs)
+    return _made_in_steps(env, key, num_steps, num_envs, pool)
 
 
-def shared_worlds(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int) -> Resets:
+def shared_worlds(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int, pool: Worlds | None) -> Resets:
     """One for ``SHARED_BY`` environments in every step; those that end together may get the same."""
-    return _made_in_steps(env, key, num_steps, _num_worlds(num_envs))
+    return _made_in_steps(env, key, num_steps, _num_worlds(num_envs), pool)
 
 
-def _made_in_steps(env: Environment, key: PRNGKeyArray, num_steps: int, worlds: int) -> Resets:
+def _made_in_steps(env: Environment, key: PRNGKeyArray, num_steps: int, worlds: int, pool: Worlds | None) -> Resets:
+    """The pool that the environment would take from is left as it is."""
+
     def advance(keys, env_state, action, draw, carried):
         env_state, step = jax.vmap(env.step)(keys, env_state, action)
         fresh = jax.vmap(env.reset)(jax.random.split(draw, worlds))
@@ -207,7 +210,7 @@ def _made_in_steps(env: Environment, key: PRNGKeyArray, num_steps: int, worlds: 
         env_state, obs = jax.tree.map(partial(_instead, done), fresh, (env_state, step.obs))
         return env_state, obs, step, carried
 
-    return Resets(jax.random.split(key, num_steps), (), advance, lambda carried: None)
+    return Resets(jax.random.split(key, num_steps), (), advance, lambda carried: (pool, None))
 
 
 def _num_worlds(envs: int) -> int:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import require_positive_int, strongly_typed, time_step
 from llmrl.envs.crafter_captions import event, state_key
 from llmrl.errors import unknown
+from llmrl.ops.choices import choice
 from llmrl.ops.codes import decode, num_features
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
@@ -54,7 +56,7 @@ def craftax_classic(
     first_hit: bool = False,
     damage: int = 1,
     table_wood: int = 2,
-    steps_per_reset: int = 64,
+    steps_per_reset: int = 32,
 ) -> Environment:
     """Craftax-Classic with achievements as tasks: 1 for each of them when an episode unlocks it, and nothing else.
 
@@ -70,7 +72,7 @@ def craftax_classic(
         first_hit: whether the first hit on a cow counts as ``eat_cow``, as ELLM counts attacks.
         damage: of a bare hand: 1, or ELLM's 5, which nothing survives.
         table_wood: wood that a table costs: 2, or ELLM's 1.
-        steps_per_reset: see ``Environment``; making a world costs as much as 30 to 40 steps.
+        steps_per_reset: see ``Environment``; making a world costs as much as 30 to 40 steps, keeping one 30 kB.
 
     Returns:
         The environment; its state is a ``CraftaxState``.
@@ -95,13 +97,13 @@ def craftax_classic(
         return seen if compact else decode(codes.ENCODING, seen)
 
     def reset(key: PRNGKeyArray) -> tuple[CraftaxState, Shaped[Array, " obs"]]:
-        with _their_promotion():
+        with _their_code():
             _, world = game.reset_env(key, params)
             state = _state(world)
         return state, shown(state.seen)
 
     def step(key: PRNGKeyArray, state: CraftaxState, action: Int[Array, ""]) -> tuple[CraftaxState, TimeStep]:
-        with _their_promotion():
+        with _their_code():
             world = _with_gift(state.world, action) if table_wood == 1 else state.world
             _, world, *_ = game.step_env(key, world, action, params)
             world = _without_gift(world, state.world, action) if table_wood == 1 else world
@@ -218,6 +220,28 @@ def _import_craftax() -> None:
     constants.TEXTURE_CACHE_FILE = str(home / "craftax_classic_textures.pbz2")
 
 
-def _their_promotion() -> contextlib.AbstractContextManager[None]:
-    """Craftax mixes booleans, integers and floats; a caller who asked for strict promotion need not answer for that."""
-    return jax.numpy_dtype_promotion("standard")
+_CHOICE = jax.random.choice
+MANY = 256
+"""Entries from which on a choice by probabilities is made in two steps."""
+
+
+def _quick_choice(key: PRNGKeyArray, a: Any, shape: Sequence[int] = (), replace: bool = True, p: Any = None, **others):
+    """``jax.random.choice``, quick where one of many places is drawn."""
+    if p is None or not replace or others or math.prod(shape) != 1 or p.size < MANY:
+        return _CHOICE(key, a, shape, replace, p, **others)
+    return jnp.asarray(a)[choice(key, p)].reshape(shape)
+
+
+@contextlib.contextmanager
+def _their_code() -> Iterator[None]:
+    """Around Craftax's own code, while it is traced.
+
+    It mixes booleans, integers and floats; a caller who asked for strict promotion need not answer for that. And where
+    creatures may appear it asks ``jax.random.choice``, half of the time that a step takes on a CPU.
+    """
+    with jax.numpy_dtype_promotion("standard"):
+        jax.random.choice = _quick_choice
+        try:
+            yield
+        finally:
+            jax.random.choice = _CHOICE

@@ -1,17 +1,17 @@
 """Where ended episodes go on from: a start of their own for every step, or a few worlds that are handed out.
 
-A reset costs nothing in most environments and as much as dozens of steps in some. Then one is made per so many steps,
-one after the other (vmapped wide, making worlds is dearer still), and every episode that ends takes the next.
+A reset costs nothing in most environments and as much as dozens of steps in some. Then there is a pool of worlds, every
+episode that ends takes the next, and between two rollouts as many are made as were taken.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import step_with_reset
 from llmrl.types import Environment, EnvState, Scalar, TimeStep
@@ -21,7 +21,7 @@ class PoolStatistics(NamedTuple):
     """What became of a rollout's worlds.
 
     Attributes:
-        worlds_made: fresh worlds of this rollout.
+        worlds_made: fresh worlds, in place of those that the rollout took.
         worlds_shared: episodes that had to start in a world which another one of the same rollout had started in,
             because all were gone; where that is no exception, ``steps_per_reset`` is too large.
     """
@@ -37,26 +37,73 @@ class Resets(NamedTuple):
         draws: scanned along with the steps, leading axis [t] or empty.
         start: carried from step to step.
         advance: ``(keys [n], env_state, action, draw, carried) -> (env_state, obs, TimeStep, carried)``.
-        statistics: ``carried -> PoolStatistics``, where there is a pool.
+        finish: ``carried -> (worlds, PoolStatistics)``, the pool full again; Nones where there is none.
     """
 
     draws: PyTree
     start: PyTree
     advance: Callable[..., tuple[EnvState, Shaped[Array, "n *obs"], TimeStep, Any]]
-    statistics: Callable[[Any], PoolStatistics | None]
+    finish: Callable[[Any], tuple[Worlds | None, PoolStatistics | None]]
 
 
-def make_resets(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int) -> Resets:
-    """The fresh starts of one rollout."""
-    if env.steps_per_reset is None:
+Worlds: TypeAlias = tuple[EnvState, Shaped[Array, "k *obs"]]
+"""A pool: fresh states and their observations, [k]."""
+
+
+def make_resets(
+    env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int, worlds: Worlds | None = None
+) -> Resets:
+    """The fresh starts of one rollout; ``worlds``: the pool, where the environment asks for one."""
+    if worlds is None:
         return _own_starts(env, key, num_steps, num_envs)
-    return _pooled(env, key, -(-num_steps * num_envs // env.steps_per_reset))
+    return _pooled(env, key, worlds)
 
 
 def start_all(env: Environment, key: PRNGKeyArray, num_envs: int) -> tuple[EnvState, Shaped[Array, "n *obs"]]:
     """A fresh episode in every environment."""
     keys = jax.random.split(key, num_envs)
-    return jax.vmap(env.reset)(keys) if env.steps_per_reset is None else jax.lax.map(env.reset, keys)
+    return jax.vmap(env.reset)(keys) if env.steps_per_reset is None else _many_worlds(env, keys)
+
+
+def full_pool(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int) -> Worlds | None:
+    """Worlds for rollouts of so many steps in so many environments; None where the environment needs no pool."""
+    if env.steps_per_reset is None:
+        return None
+    return _many_worlds(env, jax.random.split(key, -(-num_steps * num_envs // env.steps_per_reset)))
+
+
+def worlds_at_once() -> int:
+    """How many worlds are made side by side: on a CPU, wider is dearer."""
+    return 1 if jax.default_backend() == "cpu" else 64
+
+
+def _many_worlds(env: Environment, keys: Key[Array, " k"]) -> Worlds:
+    at_once = worlds_at_once()
+    # A width of 1 would be a vmap all the same, and three times as slow as none.
+    return jax.lax.map(env.reset, keys, batch_size=None if at_once == 1 else at_once)
+
+
+def refilled(env: Environment, worlds: Worlds, taken: Int[Array, ""], key: PRNGKeyArray, at_once: int) -> Worlds:
+    """A pool whose first worlds, ``taken`` of them, have been replaced by fresh ones, ``at_once`` at a time."""
+    size = jax.tree.leaves(worlds)[0].shape[0]
+
+    # Seeds take turns: side by side, each would go on until the last had what it needs, and copy its pool every time.
+    @jax.custom_batching.sequential_vmap
+    def made(worlds, taken, key):
+        def one(place, worlds):
+            fresh = env.reset(jax.random.fold_in(key, place))
+            return jax.tree.map(lambda x, y: x.at[place].set(y), worlds, fresh)
+
+        def several(i, worlds):
+            places = i * at_once + jnp.arange(at_once)
+            fresh = jax.vmap(env.reset)(jax.vmap(lambda place: jax.random.fold_in(key, place))(places))
+            places = jnp.where(places < taken, places, size)  # beyond that, nobody's
+            return jax.tree.map(lambda x, y: x.at[places].set(y, mode="drop"), worlds, fresh)
+
+        make = one if at_once == 1 else several
+        return jax.lax.fori_loop(0, -(-jnp.minimum(taken, size) // at_once), make, worlds)
+
+    return made(worlds, taken, key)
 
 
 def _own_starts(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int) -> Resets:
@@ -65,11 +112,11 @@ def _own_starts(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: i
         return *step(env, keys, env_state, action, *draw), carried
 
     fresh = jax.vmap(jax.vmap(env.reset))(jax.random.split(key, (num_steps, num_envs)))
-    return Resets(fresh, (), advance, lambda carried: None)
+    return Resets(fresh, (), advance, lambda carried: (None, None))
 
 
-def _pooled(env: Environment, key: PRNGKeyArray, size: int) -> Resets:
-    worlds = jax.lax.map(env.reset, jax.random.split(key, size))
+def _pooled(env: Environment, key: PRNGKeyArray, worlds: Worlds) -> Resets:
+    size = jax.tree.leaves(worlds)[0].shape[0]
 
     def advance(keys, env_state, action, draw, taken):
         del draw
@@ -79,11 +126,12 @@ def _pooled(env: Environment, key: PRNGKeyArray, size: int) -> Resets:
         env_state, obs = jax.tree.map(lambda fresh, reached: _where(done, fresh, reached), given, (env_state, step.obs))
         return env_state, obs, step, taken + jnp.sum(done, dtype=jnp.int32)
 
-    def statistics(taken):
-        shared = jnp.maximum(taken - size, 0).astype(jnp.float32)
-        return PoolStatistics(jnp.asarray(size, jnp.float32), shared)
+    def finish(taken):
+        made, shared = jnp.minimum(taken, size), jnp.maximum(taken - size, 0)
+        statistics = PoolStatistics(made.astype(jnp.float32), shared.astype(jnp.float32))
+        return refilled(env, worlds, made, key, worlds_at_once()), statistics
 
-    return Resets((), jnp.zeros((), jnp.int32), advance, statistics)
+    return Resets((), jnp.zeros((), jnp.int32), advance, finish)
 
 
 def _turns(done: Bool[Array, " n"], taken: Int[Array, ""]) -> Int[Array, " n"]:

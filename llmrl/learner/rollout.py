@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import clip_action
-from llmrl.learner.resets import PoolStatistics, Resets, make_resets, start_all
+from llmrl.learner.resets import PoolStatistics, Resets, Worlds, full_pool, make_resets, start_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.ops.packing import packing
@@ -26,7 +26,8 @@ class ActingState(NamedTuple):
         length: steps of the running episodes so far, [n].
         returned: task return of the running episodes so far, [n].
         episodes: statistics of the episodes that ended last.
-        pool: of the last rollout's fresh worlds, where the environment has too few for everybody.
+        pool: of the last rollout's fresh worlds, where they come from a pool.
+        worlds: that pool, [k].
     """
 
     env_state: EnvState
@@ -35,6 +36,7 @@ class ActingState(NamedTuple):
     returned: Float[Array, " n"]
     episodes: EpisodeStatistics
     pool: PoolStatistics | None = None
+    worlds: Worlds | None = None
 
 
 class EpisodeStatistics(NamedTuple):
@@ -53,10 +55,13 @@ class EpisodeStatistics(NamedTuple):
     episodes: Scalar
 
 
-def reset_all(env: Environment, key: PRNGKeyArray, num_envs: int) -> ActingState:
-    """Fresh episodes in every environment."""
-    pool = None if env.steps_per_reset is None else PoolStatistics(jnp.zeros(()), jnp.zeros(()))
-    return unplayed(*start_all(env, key, num_envs))._replace(pool=pool)
+def reset_all(env: Environment, key: PRNGKeyArray, num_envs: int, num_steps: int) -> ActingState:
+    """Fresh episodes in every environment, to play rollouts of so many steps from."""
+    started = unplayed(*start_all(env, key, num_envs))
+    if env.steps_per_reset is None:
+        return started
+    worlds = full_pool(env, jax.random.fold_in(key, 1), num_steps, num_envs)
+    return started._replace(pool=PoolStatistics(jnp.zeros(()), jnp.zeros(())), worlds=worlds)
 
 
 def unplayed(env_state: EnvState, obs: Shaped[Array, "n *obs"]) -> ActingState:
@@ -77,7 +82,7 @@ def collect(
 ) -> tuple[ActingState, Rollout]:
     """Act for ``num_steps`` steps in every environment.
 
-    All randomness and all fresh episodes are drawn before the loop: one wide draw is far cheaper than many narrow ones.
+    All randomness and all fresh episodes are there before the loop: one wide draw is far cheaper than many narrow ones.
 
     Args:
         env: the environment.
@@ -86,7 +91,7 @@ def collect(
         acting: where the environments stand, n of them.
         key: a key.
         num_steps: T.
-        fresh_starts: how ended episodes go on, ``(env, key, num_steps, num_envs) -> Resets``.
+        fresh_starts: how ended episodes go on, ``(env, key, num_steps, num_envs, worlds) -> Resets``.
 
     Returns:
         Where the environments stand afterwards, and the rollout, [t, n].
@@ -94,7 +99,7 @@ def collect(
     num_envs = acting.obs.shape[0]
     noise_key, reset_key, step_key = jax.random.split(key, 3)
     noise = sampling_noise(noise_key, env.spec.action, (num_steps + 1, num_envs))
-    resets = fresh_starts(env, reset_key, num_steps, num_envs)
+    resets = fresh_starts(env, reset_key, num_steps, num_envs, acting.worlds)
     step_keys = jax.random.split(step_key, (num_steps, num_envs))
 
     start = acting.env_state, acting.obs, resets.start
@@ -127,8 +132,8 @@ def collect(
     steps = with_captions(env, steps)
     final_action = policy.distribution(params, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)
-    pool = resets.statistics(carried)
-    return ActingState(env_state, obs, length, returned, episodes, pool), Rollout(steps, final_action)
+    worlds, pool = resets.finish(carried)
+    return ActingState(env_state, obs, length, returned, episodes, pool, worlds), Rollout(steps, final_action)
 
 
 def with_captions(env: Environment | HostEnvironment, steps: Transition) -> Transition:

@@ -13,7 +13,7 @@ pytest.importorskip("craftax")
 
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs import make
-from llmrl.learner.resets import make_resets, start_all
+from llmrl.learner.resets import full_pool, make_resets, refilled, start_all
 
 pytestmark = pytest.mark.slow
 
@@ -30,9 +30,10 @@ def pooled():
     """States and observations that episodes began with, [T N, ...]."""
 
     def play(key):
-        start_key, pool_key, step_key = jax.random.split(key, 3)
+        start_key, first_key, pool_key, step_key = jax.random.split(key, 4)
         env_state, _ = start_all(ENV, start_key, N)
-        resets = make_resets(ENV, pool_key, T, N)
+        worlds = refilled(ENV, full_pool(ENV, first_key, T, N), jax.numpy.int32(T * N), pool_key, at_once=1)
+        resets = make_resets(ENV, pool_key, T, N, worlds)
 
         def step(carry, keys):
             env_state, carried = carry
@@ -42,7 +43,7 @@ def pooled():
 
         keys = jax.random.split(step_key, (T, N))
         (_, carried), began = jax.lax.scan(step, (env_state, resets.start), keys)
-        return began, resets.statistics(carried)
+        return began, resets.finish(carried)[1]
 
     began, statistics = jax.jit(play)(jax.random.key(0))
     assert statistics.worlds_made == T * N and statistics.worlds_shared == 0

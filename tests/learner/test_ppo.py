@@ -200,7 +200,7 @@ def trained(make_env, iterations=150):
     def run(key):
         actor_key, critic_key, env_key, key = jax.random.split(key, 4)
         params = Params(policy.init(actor_key), critic.init(critic_key))
-        carry = params, optimizer.init(params), reset_all(env, env_key, 48)
+        carry = params, optimizer.init(params), reset_all(env, env_key, 48, 4)
         return jax.lax.scan(iteration, carry, jax.random.split(key, iterations))[0][0]
 
     params = run(jax.random.key(0))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmrl.envs.base import time_step
+from llmrl.learner.resets import full_pool, refilled
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import Categorical
@@ -41,7 +42,7 @@ POLICY = Policy(lambda key: (), lambda params, obs: Categorical(jnp.full((*obs.s
 def run(length, steps_per_reset):
     env = named_worlds(length, steps_per_reset)
     once = jax.jit(lambda acting, key: collect(env, POLICY, (), acting, key, T))
-    standings, rollouts = [reset_all(env, jax.random.key(0), N)], []
+    standings, rollouts = [reset_all(env, jax.random.key(0), N, T)], []
     for key in jax.random.split(jax.random.key(1), ROLLOUTS):
         standing, rollout = once(standings[-1], key)
         standings.append(standing)
@@ -63,7 +64,7 @@ def test_while_there_are_worlds_nobody_shares_one(steps_per_reset):
     standings, rollouts = run(20, steps_per_reset)
     seen: set[float] = set()
     for names, standing in zip(starts(standings, rollouts), standings[1:], strict=True):
-        assert standing.pool.worlds_made == T * N / steps_per_reset
+        assert standing.pool.worlds_made == len(names)  # as many as were taken, and no more
         assert standing.pool.worlds_shared == 0
         assert len(set(names.tolist())) == len(names)
         assert not seen & set(names.tolist())  # and the next rollout has new ones
@@ -79,6 +80,21 @@ def test_a_pool_that_runs_dry_says_how_often():
         assert standing.pool.worlds_shared == len(names) - 4 > 0
         counts = np.unique(names, return_counts=True)[1]
         assert counts.max() - counts.min() <= 1  # shared evenly
+
+
+@pytest.mark.parametrize("taken", [0, 3, 8])
+@pytest.mark.parametrize("at_once", [1, 3, 16])
+def test_worlds_that_were_taken_are_replaced_however_many_are_made_at_once(taken, at_once):
+    env = named_worlds(3, 4)
+    pool = full_pool(env, jax.random.key(0), 4, 8)
+    key = jax.random.key(1)
+    (names, *_), obs = refilled(env, pool, jnp.int32(taken), key, at_once)
+    expected = [float(env.reset(jax.random.fold_in(key, place))[0][0]) for place in range(taken)]
+    np.testing.assert_allclose(names, [*expected, *np.asarray(pool[0][0])[taken:]])
+    np.testing.assert_array_equal(obs[:, 0], names)
+    seeds = jax.vmap(lambda taken: refilled(env, pool, taken, key, at_once)[0][0])(jnp.int32([taken, 1, 0]))
+    np.testing.assert_array_equal(seeds[0], names)
+    np.testing.assert_array_equal(seeds[2], pool[0][0])
 
 
 def test_worlds_are_drawn_as_a_reset_draws_them():

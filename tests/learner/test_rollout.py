@@ -59,7 +59,7 @@ def collecting(space):
 def run(space):
     """Rollouts one after the other, and where the environments stood before, between and after."""
     env, policy, once = collecting(space)
-    standings, rollouts = [reset_all(env, jax.random.key(2), N)], []
+    standings, rollouts = [reset_all(env, jax.random.key(2), N, T)], []
     for key in jax.random.split(jax.random.key(3), ROLLOUTS):
         standing, rollout = once(policy.init(jax.random.key(1)), standings[-1], key)
         standings.append(standing)

@@ -177,7 +177,7 @@ def phis(phi):
 @jax.jit
 def sampled_rollout(theta, key):
     reset_key, key = jax.random.split(key)
-    acting = reset_all(ENV, reset_key, BATCHES * EPISODES)
+    acting = reset_all(ENV, reset_key, BATCHES * EPISODES, HORIZON)
     return collect(ENV, POLICY, theta, acting, key, HORIZON)[1]
 
 
