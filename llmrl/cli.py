@@ -114,9 +114,30 @@ def _run_application(command: str, arguments: list[str]) -> None:
         arguments, grid = without_grid(arguments)
         # A grid is no setting of a run, so Hydra has no place for it; and it takes nothing but a function.
         task = _with(task, grid=grid) if grid else task
+    _refuse_two_modes(arguments)
     sys.argv = [f"llmrl {command}", *keyed(command, arguments)]
     register_schemas()
+    if {"launcher=submitit", "launcher=slurm"} & set(arguments) and {"-m", "--multirun"} & set(arguments):
+        _tell_of_jobs()
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)()
+
+
+def _tell_of_jobs() -> None:
+    from llmrl.progress import note
+
+    note("every run is a job of its own, with its log below runs/.sweeps; `llmrl status runs` says how they stand")
+
+
+_MODES = {"-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info"}
+
+
+def _refuse_two_modes(arguments: Sequence[str]) -> None:
+    """Hydra does one thing at a time, and says so with a traceback."""
+    modes = {"--run", "--multirun", "--cfg", "--info"}
+    words = [_MODES.get(word, word.partition("=")[0]) for word in arguments]
+    given = list(dict.fromkeys(word for word in words if word in modes))
+    if len(given) > 1:
+        raise Refused(f"{' and '.join(given)} exclude each other; for the settings of one run leave {given[0]} out")
 
 
 def _with(task: Callable[..., None], **options: Any) -> Callable[[Any], None]:

@@ -32,9 +32,12 @@ SHARE_OF_MEMORY = 0.5
 def use_cores(config: Config) -> None:
     """On a plain CPU machine, one simulated device per core when there are several seeds.
 
-    XLA runs programs as small as these on one core; two devices are two programs. Nothing happens once jax has
-    started, or where the number of devices was chosen by hand.
+    XLA runs programs as small as these on one core; two devices are two programs. Where there is one device and next to
+    nothing to compute in a step, XLA is given one thread: to share so little takes longer than to do it. Nothing
+    happens once jax has started, or where the number of devices, or of threads, was chosen by hand.
     """
+    if 1 in (config.seeds, config.devices) and work_of_an_update(config) < WORTH_SHARING and not config.distributed:
+        _start_with_one_thread()
     cores = min(os.cpu_count() or 1, config.seeds)
     by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if config.devices != "auto" or cores < 2 or by_hand or jax.config.values["jax_num_cpu_devices"] > 1:
@@ -42,6 +45,31 @@ def use_cores(config: Config) -> None:
     # Too late once a backend is up: then there are the devices that there are.
     with contextlib.suppress(RuntimeError):
         jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _start_with_one_thread() -> None:
+    """Starts XLA's client for CPUs, which looks at this variable once; processes started later do not inherit it."""
+    if {"NPROC", "PJRT_NPROC"} & os.environ.keys():
+        return
+    os.environ["PJRT_NPROC"] = "1"
+    try:
+        jax.devices()
+    finally:
+        del os.environ["PJRT_NPROC"]
+
+
+WORTH_SHARING = 4e6
+"""Multiplications in a layer, from which on a second thread pays: 1024 samples through 64 x 64 weights; with half as
+many one thread is a twentieth faster, with an eighth an eighth."""
+
+
+def work_of_an_update(config: Config) -> float:
+    """Multiplications in the widest layer of a minibatch, all seeds side by side; infinite where the game itself is
+    more work than that."""
+    if config.env.name in ("craftax_classic", "crafter"):
+        return math.inf
+    ppo = config.ppo
+    return config.seeds * ppo.batch_size / ppo.num_minibatches * max(ppo.hidden) ** 2
 
 
 def use_compilation_cache() -> None:

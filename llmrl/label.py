@@ -19,6 +19,7 @@ from llmrl.language.question import questions
 from llmrl.language.table import as_dict
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.metrics import replace_file
+from llmrl.progress import plural
 from llmrl.train import any_environment, policy_of
 from llmrl.types import Captioner, Environment, HostEnvironment
 
@@ -75,12 +76,15 @@ def label(
     table = fill_table(llm, captioner, keys[:1], None, name)
     show(_scores(captioner, table, keys[0]))
     if dry_run:
-        show(f"{len(keys)} states at {len(first)} questions each; nothing more was asked (dry_run=true)")
+        asked = plural(len(first) * len(keys), "question")
+        each = plural(len(first), "question")
+        show(f"{len(keys):,} states at {each} each, {asked} in all; nothing more was asked (dry_run=true)")
         return table
     table = fill_table(llm, captioner, keys, None, name, _now_and_then(show, len(keys)))
-    show(f"{size(table)} of {len(keys)} states are answered")
+    where = "" if out is None else f"; answers in {out}"
     if out is not None:
         _write(Path(out), captioner, provider, config, table)
+    show(f"{size(table):,} of {len(keys):,} states are answered{where}")
     return table
 
 
@@ -129,8 +133,9 @@ def _now_and_then(show: Show, states: int, seconds: float = 5.0) -> Callable[[di
         if time.monotonic() - shown[0] < seconds:
             return
         shown[0] = time.monotonic()
-        told = {"from cache": "cache_hits", "failures": "failures", "tokens": "tokens", "cost": "cost"}
-        rest = "".join(f", {stats[name]:g} {word}" for word, name in told.items() if stats[name])
+        told = {"from cache": "cache_hits", "failures": "failures", "tokens": "tokens"}
+        rest = "".join(f", {stats[name]:,.0f} {word}" for word, name in told.items() if stats[name])
+        rest += f", cost {stats['cost']:.3g}" if stats["cost"] else ""
         show(f"{stats['answered']:.0f} of {states} states{rest}")
 
     return progress

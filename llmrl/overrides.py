@@ -42,6 +42,15 @@ GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracke
 """What a config group's choices are called in errors, where its own name does not say it."""
 
 
+LAUNCHERS = {
+    "joblib": "'llmrl[cluster]'",
+    "submitit_local": "'llmrl[cluster]'",
+    "submitit_slurm": "'llmrl[cluster]'",
+    "ray": "hydra-ray-launcher, in an environment of its own",
+}
+"""What to install for Hydra's launchers, by Hydra's names."""
+
+
 def config_dir() -> Path:
     """The config files: inside an installed package, beside it in a checkout."""
     package = Path(__file__).resolve().parent
@@ -239,6 +248,8 @@ def explain(error: BaseException) -> str:
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
+        if group == "hydra/launcher":
+            return f"this launcher is not installed: pip install {LAUNCHERS.get(choice, 'its plugin')}"
         # Of a choice among several, Hydra does not say what there was to choose from.
         options = error.options or sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
         return str(unknown(GROUP_KINDS.get(group, group), choice, options))

@@ -33,6 +33,8 @@ SHOWN_IF_ANY = {
 }
 """Metrics beside the bar where they are not 0."""
 
+COUNTS = ("failures", "from cache", "updates skipped")
+
 TABLED = (
     "episode_return",
     "episode_length",
@@ -205,7 +207,7 @@ def _shown(metrics: Mapping[str, np.ndarray]) -> str:
     ]
     if skipped := float(np.sum(metrics.get("skipped_update", 0.0))):
         shown.append(("updates skipped", skipped))
-    return "  ".join(f"{label} {_number(latest)}" for label, latest in shown)
+    return "  ".join(f"{label} {_number(latest, whole=label in COUNTS)}" for label, latest in shown)
 
 
 def _latest(curves: np.ndarray) -> float | None:
@@ -217,9 +219,11 @@ def _latest(curves: np.ndarray) -> float | None:
     return None
 
 
-def _number(value: float | None) -> str:
+def _number(value: float | None, whole: bool = False) -> str:
     if value is None:
         return "-"
+    if whole and value == round(value):
+        return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 100 else f"{value:.3g}"
 
 

@@ -266,6 +266,10 @@ def _claim(path: Path, config: Config) -> None:
     metrics.replace_file(path / "config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
 
 
+def _set(settings: Mapping[str, Any], key: str) -> str:
+    return f"{key}={settings[key]}" if key in settings else f"no {key}"
+
+
 def _refuse_another_config(path: Path, config: Config) -> None:
     if not config.resume:
         raise ValueError(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
@@ -273,7 +277,7 @@ def _refuse_another_config(path: Path, config: Config) -> None:
     for key in sorted({*stored, *given}):
         if key.partition(".")[0] not in NOT_COMPARED and stored.get(key) != given.get(key):
             raise ValueError(
-                f"run_dir={path} holds a run with {key}={stored.get(key)}, got {key}={given.get(key)}; "
+                f"run_dir={path} holds a run with {_set(stored, key)}, got {_set(given, key)}; "
                 "choose another run_dir or remove it"
             )
 

@@ -162,7 +162,7 @@ def _wandb(path: Path, seeds: int, sent: int, track: TrackConfig, settings: Mapp
             for seed in range(seeds)
         ]
     except wandb.Error as error:
-        said = str(error).strip().partition("\n")[0]
+        said = str(error).strip().partition("\n")[0].rstrip(".")
         raise ValueError(
             f"track=wandb: {said}; export WANDB_API_KEY=..., or keep everything here with track.mode=offline"
         ) from error

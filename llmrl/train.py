@@ -227,6 +227,7 @@ def train(config: Config) -> Result:
     config = replace(config, progress=config.progress and hosts.first())
     config = transfer.resolved(config, lambda other: any_environment(other).spec)
     trainer = make_trainer(config)
+    build(config, trainer.env)  # what a method refuses is refused before anything is written
     mesh = seed_mesh(config)
     with opened_store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
         if config.progress and mesh.size > 1:
@@ -234,6 +235,8 @@ def train(config: Config) -> Result:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices{among}")
         restored = store.restore(state_shapes(trainer, config))
         states, start = restored or (None, 0)
+        if config.progress and start == config.num_iterations:
+            note(f"run_dir={config.run_dir} is finished already; nothing was trained again")
         with listener_of(config, trainer.env, store, start) as listener:
             if states is None:
                 states = transfer.with_reward(config, pieces.initial(listener.table))

@@ -16,6 +16,7 @@ from llmrl.config import Config
 from llmrl.evaluate import STYLES
 from llmrl.grids import points_of
 from llmrl.hints import COUNTERS
+from llmrl.iteration import build
 from llmrl.learner import meta
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
@@ -103,7 +104,22 @@ def logged(random_rollout):
     spec = make_environment(config).spec
     table = jax.numpy.zeros(1, jax.numpy.uint32), jax.numpy.zeros((1, 2))
     found |= set(jax.eval_shape(heard.fill, random_rollout(spec), heard.init(), *table)[2])
+    found |= _said_by_late_sources(random_rollout)
     return {name.replace("/harmful", "/<source>") for name in found}
+
+
+def _said_by_late_sources(random_rollout):
+    config = llmrl.compose(
+        "env=craftax_classic", "env.task=place_table", "aux=[goals,novelty]", "llm=oracle", "ppo=tiny"
+    )
+    env = make_environment(config)
+
+    def filled(key):
+        parts = build(config, env)
+        memories = tuple(each.source.init(key) for each in parts.late)
+        return parts.filled(random_rollout(env.spec, config.ppo.num_steps, config.ppo.num_envs), memories, None)[2]
+
+    return set(jax.eval_shape(filled, jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")

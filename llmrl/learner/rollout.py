@@ -40,7 +40,8 @@ class ActingState(NamedTuple):
 
 
 class EpisodeStatistics(NamedTuple):
-    """Means over the episodes that ended in a rollout; the previous rollout's where none did.
+    """Means over the episodes that ended in a rollout; the previous rollout's where none did, and of return and length
+    NaN while none has.
 
     Attributes:
         episode_return: undiscounted sum of the task's own reward.
@@ -66,9 +67,8 @@ def reset_all(env: Environment, key: PRNGKeyArray, num_envs: int, num_steps: int
 
 def unplayed(env_state: EnvState, obs: Shaped[Array, "n *obs"]) -> ActingState:
     """Environments in which no episode has ended yet."""
-    zeros = jnp.zeros(obs.shape[0])
-    nothing = EpisodeStatistics(*(jnp.zeros(()) for _ in EpisodeStatistics._fields))
-    return ActingState(env_state, obs, zeros, zeros, nothing)
+    zeros, zero, unknown = jnp.zeros(obs.shape[0]), jnp.zeros(()), jnp.full((), jnp.nan)
+    return ActingState(env_state, obs, zeros, zeros, EpisodeStatistics(unknown, unknown, zero, zero))
 
 
 def collect(

@@ -13,8 +13,8 @@ def choice(key: PRNGKeyArray, probability: Float[Array, " n"]) -> Int[Array, ""]
     """The index that ``jax.random.choice(key, n, p=probability)`` draws, found in two steps.
 
     That one adds up all n probabilities, of which a CPU's compiler makes one window per sum. Here about sqrt(n) blocks
-    are added up, and then the entries of a single one. The sums are rounded differently: where the two disagree, once in
-    some hundred thousand draws of 4096, they are neighbours among the entries that are not 0.
+    are added up, and then the entries of a single one. The sums are rounded differently: once in a while the two draw
+    neighbours among the entries that are not 0.
 
     Args:
         key: a key.

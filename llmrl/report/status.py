@@ -50,17 +50,23 @@ def status(paths: Iterable[str]) -> list[Status]:
 
 
 def show(statuses: list[Status], console: Console | None = None) -> None:
-    """Prints a line for each run, and how many there are of each kind."""
+    """Prints a line for each run, what there is to say of some, and how many there are of each kind."""
     console = console or Console()
+    if not console.is_terminal:  # a file has room
+        console.width = max([console.width, *(len(str(one.path)) + 60 for one in statuses)])
     table = Table(box=SIMPLE_HEAD)
-    for heading in ("run", "state", "iterations", "goes on from", ""):
-        table.add_column(heading, justify="right" if heading in ("iterations", "goes on from") else "left")
+    for heading in ("state", "iterations", "goes on from"):
+        table.add_column(heading, justify="left" if heading == "state" else "right", no_wrap=True)
+    table.add_column("run", overflow="fold")  # whole, as its end is what tells it from others
     for one in statuses:
         goes_on = ("the start" if not one.done else f"{one.done:,}") if one.can_go_on else ""
         iterations = f"{one.done:,} / {one.of:,}" if one.of else ""
         # As text: a path may look like markup.
-        table.add_row(Text(str(one.path)), one.state, iterations, goes_on, Text(one.note))
+        table.add_row(one.state, iterations, goes_on, Text(str(one.path)))
     console.print(table)
+    for one in statuses:
+        if one.note:
+            console.print(Text(f"{one.path}: {one.note}"), soft_wrap=True)
     states = [one.state for one in statuses]
     counts = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     going = "; the command that started a run lets it go on" if any(one.can_go_on for one in statuses) else ""

@@ -46,7 +46,7 @@ def corridor(length: int = 12, horizon: int = 60) -> Environment:
 
 
 def to_the_right(state, action, next_state):
-    """A good hint: 0.1 for every step to the right."""
+    """A hint that means well: 0.1 for every step to the right, as often as one likes."""
     return jnp.where(action == 1, 0.1, 0.0)
 
 

@@ -127,7 +127,7 @@ def test_every_episode_starts_fresh(space):
 
 def test_statistics_are_those_of_the_episodes_that_ended():
     standings, rollouts = run("discrete")
-    running_return, running_length, expected = np.zeros(N), np.zeros(N), np.zeros(3)
+    running_return, running_length, expected = np.zeros(N), np.zeros(N), np.array([np.nan, np.nan, 0.0])
     for rollout, standing in zip(rollouts, standings[1:], strict=True):
         steps, ended = jax.tree.map(np.asarray, rollout.steps), []
         for t in range(T):
