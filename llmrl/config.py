@@ -494,7 +494,7 @@ class Config:
         seed: base seed; run i of ``seeds`` folds i into it.
         seeds: independent runs, vmapped.
         seeds_per_batch: seeds that a device computes at the same time, the others after them; None takes as many as its
-            memory should hold.
+            memory should hold, on a CPU its cache.
         total_steps: environment steps of one seed.
         num_chunks: about how many compiled pieces the run is cut into; between two, metrics and checkpoints are
             written.

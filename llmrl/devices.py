@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -17,8 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key, PyTree
 
 from llmrl import hosts
+from llmrl.building import build, with_numbers
 from llmrl.config import Config
-from llmrl.iteration import Trainer, TrainState, build, learn_from, with_numbers
+from llmrl.iteration import Trainer, TrainState, learn_from
 from llmrl.language import Table
 from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
 from llmrl.learner.rollout_host import collect_host, restarted
@@ -28,61 +28,9 @@ from llmrl.types import EnvSpec, HostEnvironment, HostWorlds
 SHARE_OF_MEMORY = 0.5
 """Of a device's memory, what all seeds together may be expected to need."""
 
-
-def use_cores(config: Config) -> None:
-    """On a plain CPU machine, one simulated device per core when there are several seeds.
-
-    XLA runs programs as small as these on one core; two devices are two programs. Where there is one device and next to
-    nothing to compute in a step, XLA is given one thread: to share so little takes longer than to do it. Nothing
-    happens once jax has started, or where the number of devices, or of threads, was chosen by hand.
-    """
-    if 1 in (config.seeds, config.devices) and work_of_an_update(config) < WORTH_SHARING and not config.distributed:
-        _start_with_one_thread()
-    cores = min(os.cpu_count() or 1, config.seeds)
-    by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
-    if config.devices != "auto" or cores < 2 or by_hand or jax.config.values["jax_num_cpu_devices"] > 1:
-        return
-    # Too late once a backend is up: then there are the devices that there are.
-    with contextlib.suppress(RuntimeError):
-        jax.config.update("jax_num_cpu_devices", cores)
-
-
-def _start_with_one_thread() -> None:
-    """Starts XLA's client for CPUs, which looks at this variable once; processes started later do not inherit it."""
-    if {"NPROC", "PJRT_NPROC"} & os.environ.keys():
-        return
-    os.environ["PJRT_NPROC"] = "1"
-    try:
-        jax.devices()
-    finally:
-        del os.environ["PJRT_NPROC"]
-
-
-WORTH_SHARING = 4e6
-"""Multiplications in a layer, from which on a second thread pays: 1024 samples through 64 x 64 weights; with half as
-many one thread is a twentieth faster, with an eighth an eighth."""
-
-
-def work_of_an_update(config: Config) -> float:
-    """Multiplications in the widest layer of a minibatch, all seeds side by side; infinite where the game itself is
-    more work than that."""
-    if config.env.name in ("craftax_classic", "crafter"):
-        return math.inf
-    ppo = config.ppo
-    return config.seeds * ppo.batch_size / ppo.num_minibatches * max(ppo.hidden) ** 2
-
-
-def use_compilation_cache() -> None:
-    """Keep compiled programs from one run to the next, in ``~/.cache/llmrl/xla``, or where ``XDG_CACHE_HOME`` and
-    ``JAX_COMPILATION_CACHE_DIR`` say; ``JAX_ENABLE_COMPILATION_CACHE=0`` switches that off.
-
-    However quickly they were compiled: a start is made of dozens of small programs beside the large one.
-    """
-    if jax.config.values["jax_compilation_cache_dir"] is None:
-        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        jax.config.update("jax_compilation_cache_dir", str(home / "llmrl" / "xla"))
-        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
-            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+CACHE = 2e7
+"""Bytes, by the same estimate, that a core computes fastest with: two seeds of 16 environments. With 15 side by side on
+each of two cores, `implicit` is a third slower; one at a time is a tenth slower than two."""
 
 
 def seed_mesh(config: Config) -> Mesh:
@@ -121,14 +69,18 @@ def seed_keys(config: Config) -> Key[Array, " seeds"]:
 
 
 def seeds_at_once(config: Config, spec: EnvSpec, mesh: Mesh) -> int:
-    """How many of its seeds a device computes side by side: as many as were asked for, or as its memory should hold.
+    """How many of its seeds a device computes side by side: as many as were asked for, or as its memory should hold, on
+    a CPU its cache.
 
     In the second case a divisor of its seeds, as each other number of seeds would be a program of its own.
     """
     own = config.seeds // mesh.size
     if config.seeds_per_batch is not None:
         return min(own, config.seeds_per_batch)
-    fitting = max(1, int(SHARE_OF_MEMORY * _memory(mesh) / seed_bytes(config, spec)))
+    room = SHARE_OF_MEMORY * _memory(mesh)
+    if mesh.local_devices[0].platform == "cpu":
+        room = min(room, CACHE)
+    fitting = max(1, int(room / seed_bytes(config, spec)))
     return max(n for n in range(1, own + 1) if own % n == 0 and n <= fitting)
 
 
@@ -335,7 +287,7 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
 
     def program(states, length, table):
         def run(states, first, table):
-            rows, states = [], parts.attentive(states)
+            rows, states = [], states._replace(heard=parts.attentive(states.heard))
             for index in range(first, first + length):
                 obs, rollouts = play(states)
                 states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32), table)

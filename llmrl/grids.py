@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from llmrl.building import numbers_of
 from llmrl.config import Config
 from llmrl.errors import unknown
-from llmrl.iteration import numbers_of
 
 OUTSIDE = ("llm", "track", "run_dir", "resume", "progress", "devices", "num_chunks", "seeds_per_batch")
 OUTSIDE += ("distributed", "coordinator", "num_processes", "process_id")

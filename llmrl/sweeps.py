@@ -24,10 +24,12 @@ import numpy as np
 from llmrl import checkpoint, runs
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
 from llmrl.analysis.tables import known, markdown, number
+from llmrl.building import build, with_numbers
 from llmrl.config import Config
-from llmrl.devices import Rows, opened_pieces, seed_keys, seed_mesh, state_shapes, use_compilation_cache, use_cores
+from llmrl.cores import use_compilation_cache, use_cores
+from llmrl.devices import Rows, opened_pieces, seed_keys, seed_mesh, state_shapes
 from llmrl.grids import names_of, points_of
-from llmrl.iteration import Trainer, TrainState, build, with_numbers
+from llmrl.iteration import Trainer, TrainState
 from llmrl.metrics import replace_file
 from llmrl.progress import note, plural, show_table
 from llmrl.report.entries import MEASURES

@@ -15,7 +15,17 @@ import numpy as np
 
 from llmrl import hosts, runs, trackers, transfer
 from llmrl import metrics as metrics_file
+from llmrl.building import (
+    acting_policy,
+    any_environment,
+    build,
+    make_environment,
+    numbers_of,
+    policy_of,
+    with_numbers,
+)
 from llmrl.config import Config
+from llmrl.cores import use_compilation_cache, use_cores
 from llmrl.devices import (
     Pieces,
     compiled_run,
@@ -25,23 +35,9 @@ from llmrl.devices import (
     seed_keys,
     seed_mesh,
     state_shapes,
-    use_compilation_cache,
-    use_cores,
 )
 from llmrl.hints import Listener, hearing, misses_of
-from llmrl.iteration import (
-    Trainer,
-    TrainState,
-    acting_policy,
-    any_environment,
-    build,
-    first_state,
-    iterate,
-    make_environment,
-    numbers_of,
-    policy_of,
-    with_numbers,
-)
+from llmrl.iteration import Trainer, TrainState, first_state, iterate
 from llmrl.language import Table
 from llmrl.progress import note, progress
 from llmrl.stopping import stop_requests
@@ -97,7 +93,7 @@ def make_trainer(config: Config) -> Trainer:
             raise ValueError(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
         parts = build(live, compiled)
-        state = parts.attentive(state)
+        state = state._replace(heard=parts.attentive(state.heard))
 
         def body(state, offset):
             return iterate(live, compiled, parts, state, offset, table)

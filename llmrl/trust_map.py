@@ -14,9 +14,9 @@ from jaxtyping import Array, PyTree, Shaped
 from llmrl import runs
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
+from llmrl.building import build
 from llmrl.config import Config
 from llmrl.envs import LANGUAGE
-from llmrl.iteration import build
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.rewards.mixture import TRUSTED_FROM

@@ -16,11 +16,11 @@ from jaxtyping import Array, Float, PyTree
 from PIL import Image, ImageDraw, ImageFont
 
 from llmrl import runs
+from llmrl.building import Parts, build
 from llmrl.config import Config, EnvConfig
 from llmrl.envs import GOALS
 from llmrl.errors import unknown
 from llmrl.evaluate import same_task, trained_states
-from llmrl.iteration import Parts, build
 from llmrl.language import Table
 from llmrl.learner.rollout import with_captions
 from llmrl.nets import Policy

@@ -123,8 +123,8 @@ def programs(methods: Sequence[str], envs: Sequence[str], sources: Sequence[str]
 
 def points(program: Program, config: Config) -> list[Point]:
     """The runs that a program trains, where it leaves them."""
+    from llmrl.building import with_numbers
     from llmrl.grids import names_of, points_of
-    from llmrl.iteration import with_numbers
 
     env, source, method, *_ = program.run.name.split("/")
     inside = BASELINES[method].inside

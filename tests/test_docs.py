@@ -7,16 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 from hydra import compose as compose_with_hydra
 
 import llmrl
 from llmrl import cli, metrics, overrides
+from llmrl.building import build
 from llmrl.config import Config
 from llmrl.evaluate import STYLES
 from llmrl.grids import points_of
 from llmrl.hints import COUNTERS
-from llmrl.iteration import build
 from llmrl.learner import meta
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
@@ -114,10 +115,14 @@ def _said_by_late_sources(random_rollout):
     )
     env = make_environment(config)
 
+    shape = config.ppo.num_steps, config.ppo.num_envs
+    codes = np.zeros((*shape, *env.spec.obs_shape), np.uint8)
+    rollout = random_rollout(env.spec, *shape, obs=codes, next_obs=codes)
+
     def filled(key):
         parts = build(config, env)
         memories = tuple(each.source.init(key) for each in parts.late)
-        return parts.filled(random_rollout(env.spec, config.ppo.num_steps, config.ppo.num_envs), memories, None)[2]
+        return parts.filled(rollout, memories, None)[2]
 
     return set(jax.eval_shape(filled, jax.random.key(0)))
 

@@ -2,9 +2,9 @@
 
 import pytest
 
+from llmrl.building import numbers_of
 from llmrl.config import Config
 from llmrl.grids import names_of, points_of
-from llmrl.iteration import numbers_of
 from llmrl.overrides import _dotted_keys
 
 EVERY = list(_dotted_keys(Config()))

@@ -16,9 +16,9 @@ import pytest
 
 import llmrl
 from llmrl import hints, runs
+from llmrl.building import build
 from llmrl.envs import captions
 from llmrl.hints import misses_of
-from llmrl.iteration import build
 from llmrl.language import Labeller, Provider, load
 from llmrl.language.providers.recorded import SHIPPED
 from llmrl.learner.rollout import collect

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 import llmrl
+from llmrl.building import build
 from llmrl.envs import captions
 from llmrl.hints import listening
-from llmrl.iteration import build
 from llmrl.methods import make_method
 from llmrl.rewards import task_signal
 from llmrl.rewards.goals import goal_bonus

@@ -30,15 +30,18 @@ class Program(NamedTuple):
 
 
 def llmrl_program(config: dict[str, Any], iterations: int, table: Any = None) -> Program:
-    """Training as ``llmrl train`` compiles it: seeds vmapped, and sharded over the devices that there are."""
+    """Training as ``llmrl train`` compiles it: seeds sharded over the devices that there are, and so many of each side
+    by side."""
     import numpy as np
 
+    from llmrl.devices import seeds_at_once
     from llmrl.train import compiled_run, initial_states, on_devices
 
     settings, trainer, mesh = _llmrl(config)
     table = on_devices(table, mesh)
     states = initial_states(trainer, settings, mesh, table)
-    program = compiled_run(trainer, states, mesh, iterations, table)
+    at_once = seeds_at_once(settings, trainer.env.spec, mesh)
+    program = compiled_run(trainer, states, mesh, iterations, table, at_once)
     return Program(_timed(lambda states: program(states, np.int32(0), table)[0]), states, mesh.size)
 
 

@@ -225,7 +225,7 @@ MANY = 256
 """Entries from which on a choice by probabilities is made in two steps."""
 
 
-def _quick_choice(key: PRNGKeyArray, a: Any, shape: Sequence[int] = (), replace: bool = True, p: Any = None, **others):
+def quick_choice(key: PRNGKeyArray, a: Any, shape: Sequence[int] = (), replace: bool = True, p: Any = None, **others):
     """``jax.random.choice``, quick where one of many places is drawn."""
     if p is None or not replace or others or math.prod(shape) != 1 or p.size < MANY:
         return _CHOICE(key, a, shape, replace, p, **others)
@@ -240,7 +240,7 @@ def _their_code() -> Iterator[None]:
     creatures may appear it asks ``jax.random.choice``, half of the time that a step takes on a CPU.
     """
     with jax.numpy_dtype_promotion("standard"):
-        jax.random.choice = _quick_choice
+        jax.random.choice = quick_choice
         try:
             yield
         finally:

@@ -1,0 +1,71 @@
+"""How XLA is started on a CPU: with how many devices, how many threads, and what it has compiled before."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import sys
+from pathlib import Path
+
+import jax
+
+from llmrl.config import Config
+
+
+def use_cores(config: Config) -> None:
+    """On a plain CPU machine, one simulated device per core when there are several seeds.
+
+    XLA runs programs as small as these on one core; two devices are two programs. Where there is one device and next to
+    nothing to compute in a step, XLA is given one thread: to share so little takes longer than to do it. Nothing
+    happens once jax has started, or where the number of devices, or of threads, was chosen by hand.
+    """
+    small = 1 in (config.seeds, config.devices) and work_of_an_update(config) < WORTH_SHARING
+    # A person at a prompt may go on to something larger, in the same process.
+    if small and not config.distributed and "IPython" not in sys.modules and not hasattr(sys, "ps1"):
+        _start_with_one_thread()
+    cores = min(os.cpu_count() or 1, config.seeds)
+    by_hand = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if config.devices != "auto" or cores < 2 or by_hand or jax.config.values["jax_num_cpu_devices"] > 1:
+        return
+    # Too late once a backend is up: then there are the devices that there are.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", cores)
+
+
+def _start_with_one_thread() -> None:
+    """Starts XLA's client for CPUs, which looks at this variable once; processes started later do not inherit it."""
+    if {"NPROC", "PJRT_NPROC"} & os.environ.keys():
+        return
+    os.environ["PJRT_NPROC"] = "1"
+    try:
+        jax.devices()
+    finally:
+        del os.environ["PJRT_NPROC"]
+
+
+WORTH_SHARING = 4e6
+"""Multiplications in a layer, from which on a second thread pays: 1024 samples through 64 x 64 weights; with half as
+many one thread is a twentieth faster, with an eighth an eighth."""
+
+
+def work_of_an_update(config: Config) -> float:
+    """Multiplications in the widest layer of a minibatch, all seeds side by side; infinite where the game itself is
+    more work than that."""
+    if config.env.name in ("craftax_classic", "crafter"):
+        return math.inf
+    ppo = config.ppo
+    return config.seeds * ppo.batch_size / ppo.num_minibatches * max(ppo.hidden) ** 2
+
+
+def use_compilation_cache() -> None:
+    """Keep compiled programs from one run to the next, in ``~/.cache/llmrl/xla``, or where ``XDG_CACHE_HOME`` and
+    ``JAX_COMPILATION_CACHE_DIR`` say; ``JAX_ENABLE_COMPILATION_CACHE=0`` switches that off.
+
+    However quickly they were compiled: a start is made of dozens of small programs beside the large one.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        jax.config.update("jax_compilation_cache_dir", str(home / "llmrl" / "xla"))
+        if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
