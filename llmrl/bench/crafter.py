@@ -25,7 +25,7 @@ from llmrl.building import build
 from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig
 from llmrl.envs import craftax_classic
 from llmrl.iteration import iterate, learn_from
-from llmrl.learner.resets import Resets, Worlds, make_resets
+from llmrl.learner.resets import PoolStatistics, Resets, Worlds, make_resets
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.progress import note
 from llmrl.requests import Bench
@@ -223,6 +223,7 @@ def shared_worlds(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs:
 
 def _made_in_steps(env: Environment, key: PRNGKeyArray, num_steps: int, worlds: int, pool: Worlds | None) -> Resets:
     """The pool that the environment would take from is left as it is."""
+    nothing = PoolStatistics(jnp.zeros(()), jnp.zeros(()))
 
     def advance(keys, env_state, action, draw, carried):
         env_state, step = jax.vmap(env.step)(keys, env_state, action)
@@ -231,7 +232,7 @@ def _made_in_steps(env: Environment, key: PRNGKeyArray, num_steps: int, worlds: 
         env_state, obs = jax.tree.map(partial(_instead, done), fresh, (env_state, step.obs))
         return env_state, obs, step, carried
 
-    return Resets(jax.random.split(key, num_steps), (), advance, lambda carried: (pool, None))
+    return Resets(jax.random.split(key, num_steps), (), advance, lambda carried: (pool, nothing))
 
 
 def _num_worlds(envs: int) -> int:
