@@ -6,6 +6,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from hydra.errors import MissingConfigException
 
 import llmrl
 from llmrl import overrides
@@ -470,3 +471,17 @@ def test_importing_the_package_is_free_and_its_functions_are_not_hidden_by_modul
         "assert set(llmrl.__all__) <= set(dir(llmrl))\n"
     )
     subprocess.run([sys.executable, "-c", script], check=True)
+
+
+@pytest.mark.parametrize("modes", [("--multirun", "--cfg", "job"), ("-m", "-c", "job"), ("--cfg=job", "--multirun")])
+def test_two_modes_of_hydra_are_refused_in_one_line(modes, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        main(["train", *modes])
+    assert exit_.value.code == 2
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1 and "exclude each other" in told
+
+
+def test_a_launcher_that_is_missing_says_what_to_install():
+    missing = MissingConfigException("", "hydra/launcher/submitit_local", ["basic"])
+    assert overrides.explain(missing) == "this launcher is not installed: pip install 'llmrl[cluster]'"

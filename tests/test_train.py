@@ -203,6 +203,12 @@ def test_as_many_seeds_at_once_as_memory_should_hold(monkeypatch):
         assert seeds_at_once(asking, spec, mesh) == expected
 
 
+def test_a_cpu_computes_as_many_seeds_at_once_as_its_cache_holds():
+    config = llmrl.compose("seeds=12", "aux=harmful", "method=implicit")
+    spec, mesh = make_environment(config).spec, seed_mesh(config)
+    assert mesh.local_devices[0].platform != "cpu" or seeds_at_once(config, spec, mesh) == 2
+
+
 def test_two_devices_train_what_one_trains():
     script = """
         import sys

@@ -72,7 +72,7 @@ def craftax_classic(
         first_hit: whether the first hit on a cow counts as ``eat_cow``, as ELLM counts attacks.
         damage: of a bare hand: 1, or ELLM's 5, which nothing survives.
         table_wood: wood that a table costs: 2, or ELLM's 1.
-        steps_per_reset: see ``Environment``; making a world costs as much as 30 to 40 steps, keeping one 30 kB.
+        steps_per_reset: see ``Environment``; making a world costs as much as 30 to 40 steps, keeping one 21 kB.
 
     Returns:
         The environment; its state is a ``CraftaxState``.
