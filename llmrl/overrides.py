@@ -179,7 +179,7 @@ def to_evaluation(node: DictConfig) -> Evaluation:
 def to_bench(node: DictConfig) -> Bench:
     """A ``Bench`` from what Hydra composed."""
     values = _container(node)
-    for name in ("suites", "seeds", "envs", "crafter_envs"):
+    for name in ("suites", "seeds", "envs", "crafter_envs", "scale_seeds", "scale_envs"):
         values[name] = tuple(values[name])
     bench = Bench(**values)
     for suite in bench.suites:
@@ -187,7 +187,7 @@ def to_bench(node: DictConfig) -> Bench:
             raise unknown("suite", suite, BENCH_SUITES)
     if bench.against is not None and bench.against not in BENCH_RIVALS:
         raise unknown("library to bench against", bench.against, BENCH_RIVALS)
-    for name in ("rounds", "steps", "seeds", "envs", "crafter_envs"):
+    for name in ("rounds", "steps", "seeds", "envs", "crafter_envs", "scale_seeds", "scale_envs"):
         value = getattr(bench, name)
         if min(value if isinstance(value, tuple) else [value], default=1) < 1:
             raise ValueError(f"{name} must be positive, got {value}")

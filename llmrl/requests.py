@@ -39,7 +39,7 @@ class Comparison(Config):
     beside: tuple[str, ...] = ("ppo", "add")
 
 
-BENCH_SUITES = ("ppo", "methods", "meta", "seeds", "start", "memory", "language", "crafter")
+BENCH_SUITES = ("ppo", "methods", "meta", "seeds", "start", "memory", "language", "crafter", "scale")
 BENCH_RIVALS = ("rejax",)
 
 
@@ -48,13 +48,16 @@ class Bench:
     """What ``llmrl bench`` is asked.
 
     Attributes:
-        suites: which of ``BENCH_SUITES``; ``crafter`` takes minutes to compile and has to be asked for.
+        suites: which of ``BENCH_SUITES``; ``crafter`` and ``scale`` take minutes to compile and have to be
+            asked for.
         against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
         rejax_python: the Python of an environment that has rejax.
         rounds: measurements of each program; programs take turns.
         seeds: numbers of seeds to try, for ``ppo`` and ``methods``.
         envs: numbers of environments to try, for ``ppo``.
         crafter_envs: the same, for ``crafter``.
+        scale_seeds: numbers of seeds to try in ``scale``, of CartPole.
+        scale_envs: numbers of environments to try in ``scale``, of Craftax-Classic.
         steps: environment steps of one seed in one measurement; for ``crafter`` a sixteenth of them.
         quick: less of everything: a look, not a result.
         out: file for all measurements, JSON; None keeps none.
@@ -67,6 +70,8 @@ class Bench:
     seeds: tuple[int, ...] = (1, 8)
     envs: tuple[int, ...] = (4, 16)
     crafter_envs: tuple[int, ...] = (64,)
+    scale_seeds: tuple[int, ...] = (1, 64, 1024)
+    scale_envs: tuple[int, ...] = (1024, 4096)
     steps: int = 131_072
     quick: bool = False
     out: str | None = "bench.json"

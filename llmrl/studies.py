@@ -224,8 +224,9 @@ def _attempt(train: Train, config: Config) -> Found | Exception:
 
 
 def _share_cores(cores: int) -> None:
-    """Leaves the other processes their cores: this one simulates so many devices. Said by flag and not by
-    ``config.devices``, so that a run may go on under another number of processes."""
+    """Leaves the other processes their cores, and memory where they share a GPU: this one simulates so many devices.
+    Said by flag and not by ``config.devices``, so that a run may go on under another number of processes."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_force_host_platform_device_count" not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()

@@ -52,6 +52,8 @@ install_import_hook([f"llmrl.{room}" for room in CHECKED], "beartype.beartype")
 
 def pytest_configure(config):
     jax.config.update("jax_numpy_dtype_promotion", "strict")
+    # Where the suite runs on a GPU, what it compares with is not to be rounded to 10 bits either.
+    jax.config.update("jax_default_matmul_precision", "highest")
     # Most of the suite's time is compilation; what the last run compiled is kept with pytest's own cache.
     if hasattr(config, "cache"):
         jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("jax")))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
-from llmrl.bench import costs, crafter, meta_gradients, report, throughput
+from llmrl.bench import costs, crafter, meta_gradients, report, scale, throughput
 from llmrl.bench import language as bench_language
 from llmrl.bench.processes import missing, worker
 from llmrl.bench.suites import SUITES, bench
@@ -205,9 +205,19 @@ def test_crafter_in_all_its_ways(monkeypatch):
     assert [row.name.partition(", ")[2] for row in table.rows][:3] == [
         f"game alone, {way}" for way in (crafter.OWN, crafter.SHARED, crafter.POOLED)
     ]
-    assert len(table.rows) == 7 and all(row.values[0] > 0 for row in table.rows)
+    assert len(table.rows) == 8 and all(row.values[0] > 0 for row in table.rows)
     assert table.rows[0].ratios == table.rows[3].ratios == [1.0]
     assert "MB" in table.rows[3].note and "of sharing" in table.rows[2].note
+    report.show(table, Console(width=200, record=True, quiet=True))
+
+
+def test_scale_says_how_much_of_the_time_the_outer_step_takes(monkeypatch):
+    monkeypatch.setattr(scale, "AIDED", replace(scale.AIDED, ppo=TINY))
+    monkeypatch.setattr(scale, "QUICK_SECONDS", 1e-3)
+    table = scale.scale(Bench(("scale",), rounds=1, scale_seeds=(2,), scale_envs=(), quick=True))
+    assert [row.name.rpartition(", ")[2] for row in table.rows] == [scale.PPO, scale.TRUSTED, scale.LEARNING]
+    assert "2 seeds x" in table.rows[0].name and all(row.values[0] > 0 for row in table.rows)
+    assert "% of the time in the outer step" in table.rows[2].note and table.rows[0].ratios == [1.0]
     report.show(table, Console(width=200, record=True, quiet=True))
 
 

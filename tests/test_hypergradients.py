@@ -206,6 +206,31 @@ def test_each_part_of_the_formula_is_there():
     assert relative_error(gradient, problem.direct(PHI) + problem.b.T @ problem.outer_gradient(PHI)) < 1e-4
 
 
+def products(jaxpr):
+    """Precision of every product of matrices in a program, its loops included."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "dot_general":
+            yield eqn.params["precision"]
+        for inner in jax.tree.leaves(eqn.params, is_leaf=lambda x: hasattr(x, "eqns") or hasattr(x, "jaxpr")):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from products(inner)
+
+
+@pytest.mark.parametrize("solver", ["neumann", "conjugate_gradient"])
+def test_products_of_a_series_are_full_float32_where_a_device_would_round_them(solver):
+    problem = quadratic()
+
+    def solved(theta, phi):
+        return implicit_gradient(problem.inner, problem.outer, theta, phi, solver=CONVERGING[solver], key=KEY)[0]
+
+    with jax.default_matmul_precision("default"):
+        program = jax.make_jaxpr(solved)(jnp.zeros(6), jnp.zeros(3))
+    loops = [eqn.params["jaxpr"].jaxpr for eqn in program.jaxpr.eqns if eqn.primitive.name == "scan"]
+    found = [precision for loop in loops for precision in products(loop)]
+    assert found and set(found) == {(jax.lax.Precision.HIGHEST,) * 2}
+
+
 def test_an_indefinite_problem_is_guarded_or_damped_and_says_which():
     problem = quadratic(seed=3, low=-1.0, high=2.0)
     long_series = neumann(num_terms=10_000)

@@ -202,13 +202,13 @@ def training(
 
 @contextlib.contextmanager
 def their_game() -> Iterator[None]:
-    """Craftax's game as it is published, which draws places by ``jax.random.choice``."""
-    quick = craftax_classic.quick_choice
-    craftax_classic.quick_choice = jax.random.choice
+    """Craftax's game as it is published."""
+    instead = dict(craftax_classic.INSTEAD)
+    craftax_classic.INSTEAD.clear()
     try:
         yield
     finally:
-        craftax_classic.quick_choice = quick
+        craftax_classic.INSTEAD.update(instead)
 
 
 def own_worlds(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int, pool: Worlds | None) -> Resets:

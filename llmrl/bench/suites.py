@@ -10,6 +10,7 @@ from llmrl.bench.crafter import crafter
 from llmrl.bench.language import language
 from llmrl.bench.meta_gradients import meta
 from llmrl.bench.report import Table, busy_warning, load_average, show, write
+from llmrl.bench.scale import scale
 from llmrl.bench.throughput import methods, ppo
 from llmrl.progress import note
 from llmrl.requests import Bench
@@ -23,6 +24,7 @@ SUITES: dict[str, Callable[[Bench], Table]] = {
     "memory": memory,
     "language": language,
     "crafter": crafter,
+    "scale": scale,
 }
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import jax
@@ -220,7 +222,7 @@ def _import_craftax() -> None:
     constants.TEXTURE_CACHE_FILE = str(home / "craftax_classic_textures.pbz2")
 
 
-_CHOICE = jax.random.choice
+_CHOICE, _SCAN = jax.random.choice, jax.lax.scan
 MANY = 256
 """Entries from which on a choice by probabilities is made in two steps."""
 
@@ -232,16 +234,36 @@ def quick_choice(key: PRNGKeyArray, a: Any, shape: Sequence[int] = (), replace: 
     return jnp.asarray(a)[choice(key, p)].reshape(shape)
 
 
+def quick_scan(f: Callable, init: Any, xs: Any = None, **others):
+    """``jax.lax.scan``; what carries nothing from one round to the next is done side by side."""
+    if init is not None or xs is None or others:
+        return _SCAN(f, init, xs, **others)
+    return None, jax.vmap(lambda x: f(None, x)[1])(xs)
+
+
+INSTEAD: dict[tuple[ModuleType, str], Callable] = {
+    (jax.random, "choice"): quick_choice,
+    (jax.lax, "scan"): quick_scan,
+}
+"""What Craftax's own code finds in jax while it is traced, with the results of what has that name."""
+_ONE_AT_A_TIME = threading.RLock()
+
+
 @contextlib.contextmanager
 def _their_code() -> Iterator[None]:
     """Around Craftax's own code, while it is traced.
 
-    It mixes booleans, integers and floats; a caller who asked for strict promotion need not answer for that. And where
-    creatures may appear it asks ``jax.random.choice``, half of the time that a step takes on a CPU.
+    It mixes booleans, integers and floats; a caller who asked for strict promotion need not answer for that. Where
+    creatures may appear it asks ``jax.random.choice``, half of the time that a step takes on a CPU, and it looks at ten
+    kinds of blocks or plants in ten rounds, a third of what a GPU is told to do in a step. Threads take turns, as both
+    are replaced for all of them.
     """
-    with jax.numpy_dtype_promotion("standard"):
-        jax.random.choice = quick_choice
+    with _ONE_AT_A_TIME, jax.numpy_dtype_promotion("standard"):
+        found = {(module, name): getattr(module, name) for module, name in INSTEAD}
+        for (module, name), quick in INSTEAD.items():
+            setattr(module, name, quick)
         try:
             yield
         finally:
-            jax.random.choice = _CHOICE
+            for (module, name), own in found.items():
+                setattr(module, name, own)

@@ -105,6 +105,32 @@ def test_bytes_are_craftaxs_own_observation():
     np.testing.assert_allclose(ours[:, 63 * 21 :], theirs[:, 63 * 21 :], atol=0.5 / 255 + 1e-5)
 
 
+def test_a_scan_that_carries_nothing_is_done_side_by_side_and_every_other_as_ever():
+    xs = jnp.arange(12.0).reshape(4, 3)
+
+    def seen(nothing, x):
+        return None, (jnp.sum(x), x > 4)
+
+    def carried(total, x):
+        return total + x, total
+
+    def loops(*args):
+        return str(jax.make_jaxpr(lambda xs: module.quick_scan(*args, xs))(xs)).count("scan[")
+
+    assert loops(seen, None) == 0 and loops(carried, jnp.zeros(3)) == 1
+    for args in ((seen, None, xs), (carried, jnp.zeros(3), xs)):
+        jax.tree.map(np.testing.assert_array_equal, module.quick_scan(*args), jax.lax.scan(*args))
+
+
+def test_what_is_replaced_while_craftax_is_traced_does_not_change_the_game(monkeypatch):
+    before, after, _, actions = walk()
+    monkeypatch.setattr(module, "INSTEAD", {})
+    plain, states = make("craftax_classic", task=TASKS, horizon=T - 20), jax.tree.map(lambda x: x[0], before)
+    for t in range(T):
+        states, _ = step(plain, states, actions[t])
+        jax.tree.map(np.testing.assert_array_equal, states, jax.tree.map(lambda x, t=t: x[t], after))
+
+
 def test_every_creature_in_view_is_seen():
     _, after, results, _ = walk()
     for bit, kind in enumerate((after.world.zombies, after.world.cows, after.world.skeletons, after.world.arrows)):
