@@ -152,6 +152,8 @@ class SolverConfig:
         max_ratio: the solution is cut back to this many times the right-hand side's norm.
         curvature: ``hessian`` of L_aux, or the policy's ``fisher`` information.
         curvature_fraction: share of the batch, drawn at random, on which curvature is computed.
+        curvature_samples: steps of which that share has at most so many: how exact a curvature is depends on their
+            number, whatever the batch's, and up to 4096 products with it are cheapest.
     """
 
     name: str = "neumann"
@@ -166,6 +168,7 @@ class SolverConfig:
     max_ratio: float = 10.0
     curvature: str = "fisher"
     curvature_fraction: float = 0.25
+    curvature_samples: int = 4096
 
 
 @dataclass(frozen=True)
@@ -212,8 +215,9 @@ class TrustConfig:
         patience: silent iterations before it is followed.
         prior_decay: share of it lost per iteration from then on.
         prior_rarity: a task that speaks on fewer than this share of the steps, over the first ``patience``
-            iterations, is sparse: from its first word on, advice is followed as far as its words bear it out
+            iterations, is sparse: once it speaks, advice is followed as far as its words bear it out
             (``llmrl.rewards.advice``).
+        prior_words: words of a sparse task from which on they alone decide that; up to then silence fades.
         ceiling: lower the largest allowed weight while the task's return is below its best.
         ceiling_fall: share lost per iteration of a setback.
         ceiling_rise: share regained per iteration otherwise.
@@ -229,6 +233,7 @@ class TrustConfig:
     patience: float = 10.0
     prior_decay: float = 0.02
     prior_rarity: float = 0.005
+    prior_words: float = 8.0
     ceiling: bool = True
     ceiling_fall: float = 0.3
     ceiling_rise: float = 0.002

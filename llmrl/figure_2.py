@@ -35,7 +35,7 @@ METHODS = (OURS, "ellm", "rnd", "apt", IGNORES)
 GUIDED = (OURS, "ellm")
 """Those that hear goals."""
 GOALS = ("plausible", "oracle")
-SETTING = ("env=craftax_classic", "env.horizon=400", "ppo=crafter", "total_steps=1000000")
+SETTING = ("env=craftax_classic", "env.horizon=400", "ppo=crafter", "total_steps=1024000")
 QUICK = ("total_steps=307200", "num_chunks=5")
 """A third of the steps: half an hour on two cores."""
 SEEDS, QUICK_SEEDS = 10, 3

@@ -140,6 +140,7 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         max_importance_ratio=outer.max_importance_ratio,
         curvature=solver.curvature,
         curvature_fraction=solver.curvature_fraction,
+        curvature_samples=solver.curvature_samples,
         unroll_learning_rate=outer.unroll_learning_rate,
         penalty=_penalty(outer),
     )
@@ -193,6 +194,7 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
             patience=trust.patience,
             decay=trust.prior_decay,
             rarity=trust.prior_rarity,
+            enough=trust.prior_words,
             judged=trust.evidence,
         )
     blend = mixture(spec, _weights(config, spec), limits, followed)

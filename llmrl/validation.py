@@ -99,6 +99,7 @@ def _validate_solver(solver: SolverConfig) -> None:
         )
     _between(0, 100_000, **{"solver.num_terms": solver.num_terms, "solver.power_iterations": solver.power_iterations})
     _between(1e-3, 1.0, **{"solver.curvature_fraction": solver.curvature_fraction})
+    _positive(**{"solver.curvature_samples": solver.curvature_samples})
     _positive(**{"solver.max_ratio": solver.max_ratio, "solver.num_probes": solver.num_probes})
     for name in ("step_size", "damping"):
         value = getattr(solver, name)
@@ -126,6 +127,7 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
             "method.outer.every": outer.every,
             "method.outer.max_gradient_norm": outer.max_gradient_norm,
             "method.outer.max_importance_ratio": outer.max_importance_ratio,
+            "method.trust.prior_words": trust.prior_words,
         }
     )
     _between(

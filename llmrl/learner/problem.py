@@ -123,15 +123,27 @@ def task_advantage(
     return stream_advantage(task_signal(data.rollout, inner.discount), data.values, 0, data.rollout, gae_lambda)
 
 
-def _subset(data, fraction: float, key: PRNGKeyArray, whole_episodes: bool):
+class Part(NamedTuple):
+    """Of a batch, what curvature is computed on: a share of it, and at most so many steps."""
+
+    fraction: float = 1.0
+    samples: int | None = None
+
+    def of(self, size: int) -> int:
+        """How many of so many steps."""
+        share = max(1, round(size * self.fraction)) if self.fraction < 1.0 else size
+        return share if self.samples is None else min(share, self.samples)
+
+
+def _subset(data, part: Part, key: PRNGKeyArray, whole_episodes: bool):
     """A random part of [t, n] arrays: steps, or whole environments where a surrogate follows episodes."""
     t, n = jax.tree.leaves(data)[0].shape[:2]
-    if fraction >= 1.0:
+    size = part.of(t * n)
+    if size == t * n:
         return data
     if whole_episodes:
-        chosen = jax.random.permutation(key, n)[: max(1, round(n * fraction))]
+        chosen = jax.random.permutation(key, n)[: max(1, round(size / t))]
         return jax.tree.map(lambda x: x[:, chosen], data)
-    size = max(1, round(t * n * fraction))
     # With replacement: as unbiased as without, and it needs no sort.
     chosen = jax.random.randint(key, (size,), 0, t * n)
     return jax.tree.map(lambda x: x.reshape(t * n, *x.shape[2:])[chosen][:, None], data)
@@ -178,6 +190,7 @@ def make_problem(
     max_importance_ratio: float | Scalar = 2.0,
     curvature: str = "hessian",
     curvature_fraction: float = 1.0,
+    curvature_samples: int | None = None,
     unroll_learning_rate: float | Scalar = 0.1,
     penalty: Callable[[Sequence[PyTree]], Scalar] = lambda phis: jnp.zeros(()),
     past: InnerUpdate | None = None,
@@ -197,6 +210,7 @@ def make_problem(
         max_importance_ratio: truncation for old data.
         curvature: ``hessian`` or ``fisher``.
         curvature_fraction: see ``key``.
+        curvature_samples: steps of that part at most; None sets no bound.
         unroll_learning_rate: step size of ``inner_step``, and of the past updates.
         penalty: regulariser of phi, part of L_prim.
         past: remembered inner updates, oldest first, [b, ...].
@@ -207,6 +221,7 @@ def make_problem(
         The problem; its losses are minimised.
     """
     inner_surrogate = surrogates.SURROGATES[surrogate]
+    computed_on = Part(curvature_fraction, curvature_samples)
     inner_objective = policy_objective(inner, inner_surrogate, max_importance_ratio, True)
     outer_objective = policy_objective(inner, surrogates.ratio, max_importance_ratio, False)
     advantage_outer = task_advantage(inner, outer_data) / outer_scale
@@ -233,7 +248,7 @@ def make_problem(
 
     def operator(theta, phis) -> LinearOperator:
         advantage = held_constant(inner_advantage(inner, phis, states, inner_data))
-        part = _subset(_arrays(inner_data, advantage), curvature_fraction, key, surrogate == "dice")
+        part = _subset(_arrays(inner_data, advantage), computed_on, key, surrogate == "dice")
         obs, action, _, advantage_part, _ = part
         policy = viewing(inner.policy, inner.view, phis)
 
@@ -252,7 +267,7 @@ def make_problem(
             known = scores_of(inner, theta, phis, inner_data)
             jacobian = None
             if known is not None and policy.jacobian is not None:
-                chosen = _subset(known, curvature_fraction, key, surrogate == "dice")
+                chosen = _subset(known, computed_on, key, surrogate == "dice")
                 jacobian = policy.jacobian(_on_one_axis(chosen))
             return fisher(log_likelihood, theta, scores=scores, jacobian=jacobian)
         # Score outer products alone make the diagonal and the factors (the paper's A.1); the products know the whole

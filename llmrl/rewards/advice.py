@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from llmrl.ops.losses import held_constant
+from llmrl.ops.moments import running_peak
 from llmrl.rewards.base import words
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal
 
@@ -21,12 +22,14 @@ class AdviceState(NamedTuple):
         seen: steps seen.
         age: rollouts seen.
         sparse: 1 where the task hardly spoke at first, else 0.
+        talk: share of a rollout's steps on which each source speaks, the largest so far, slowly forgotten, [m].
     """
 
     heard: Scalar
     seen: Scalar
     age: Scalar
     sparse: Scalar
+    talk: Float[Array, " m"]
 
 
 class Following(NamedTuple):
@@ -39,7 +42,8 @@ class Following(NamedTuple):
 
     def init(self) -> AdviceState:
         """Before the first rollout."""
-        return AdviceState(jnp.zeros(()), jnp.zeros(()), jnp.zeros(()), jnp.ones(()))
+        nothing = jnp.zeros(())
+        return AdviceState(nothing, nothing, nothing, jnp.ones(()), jnp.zeros(self.num_aux))
 
     def evidence(self) -> dict[str, PyTree]:
         """What phi holds for it, for the outer level to write; see ``learner.confirmation.confirmed``."""
@@ -53,15 +57,18 @@ def following(
     patience: float | Scalar = 10.0,
     decay: float | Scalar = 0.02,
     rarity: float | Scalar = 0.005,
+    enough: float | Scalar = 8.0,
     judged: bool = True,
 ) -> Following:
     """f, from 0 to ``prior``, for each source.
 
     In a sparse task nothing can be learned about a source before the first success, and without a source there may
     never be one. While the task is silent, exploring alone comes first, for ``patience`` rollouts; then f = prior (1 -
-    decay)^(age - patience), so that a misleading source is followed ever less. From the task's first word on, f = prior
-    e, where e, from 0 to 1, is how far the task's words have borne out the source's. A task that speaks on at least
-    ``rarity`` of the steps in that time can judge learned weights, and is left to them: f = 0.
+    decay)^(age - patience), so that a misleading source is followed ever less. Once the task has spoken ``enough``
+    times, f = prior e, where e, from 0 to 1, is how far the task's words have borne out the source's. Its first words
+    may be luck, and bear out nobody: up to then f is the larger of prior e and of what silence would give, less an
+    ``enough``-th with every word. A task that speaks on at least ``rarity`` of the steps in that time can judge learned
+    weights, and is left to them: f = 0.
 
     Args:
         num_aux: number of sources, m.
@@ -69,31 +76,45 @@ def following(
         patience: silent rollouts before a source is followed.
         decay: share of f lost per silent rollout from then on.
         rarity: share of steps on which a task may speak to count as sparse.
-        judged: whether the outer level writes e into phi; if not, the task's first word ends the advice.
+        enough: words of the task from which on it alone judges a source; above 0.
+        judged: whether the outer level writes e into phi; if not, e is 0.
     """
 
     def observe(state: AdviceState, rollout: Rollout) -> AdviceState:
         heard, age = state.heard + words(rollout), state.age + 1.0
         seen = state.seen + rollout.steps.reward.size
         sparse = jnp.where(age <= patience, (heard < rarity * seen).astype(jnp.float32), state.sparse)
-        return AdviceState(heard, seen, age, sparse)
+        speaking = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
+        return AdviceState(heard, seen, age, sparse, running_peak(state.talk, speaking, TALK_DECAY))
 
     def share(phi, state: AdviceState) -> Float[Array, " m"]:
         waited = state.age - patience
         silent = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
+        undecided = jnp.maximum(0.0, 1.0 - state.heard / enough)
         borne_out = held_constant(phi["evidence"]["advice"]) if judged else jnp.zeros(num_aux)
-        return prior * jnp.where(state.heard > 0, borne_out * state.sparse, silent)
+        return prior * state.sparse * jnp.maximum(undecided * silent, jnp.where(state.heard > 0, borne_out, 0.0))
 
     return Following(observe, share, num_aux, judged)
 
 
+TALKATIVE, TALK_DECAY = 0.2, 0.99
+"""Share of steps from which on a source is talkative, and what of the largest is remembered after a rollout."""
+KEPT = 0.3
+"""Of what comes after the word of one that is not."""
+
+
 def advice(followed: Following, source: int = 0, name: str = "") -> RewardTransform:
-    """r = f r_m, credited to the steps since the source's last word.
+    """r = f r_m, credited above all to the steps since the source's last word.
 
     What makes following dangerous is not the source's word on a step but the sum of its words: whatever pays each time
-    can be collected for ever. So the stream's discount is 0 wherever the source speaks: a word counts for what led to
-    it, and nothing can be collected. In a grid, an agent that is paid for every step towards the goal walks into the
-    goal, where one that adds the same numbers up hovers before it.
+    can be collected for ever. So where a source speaks on more than a fifth of the steps, the stream's discount is 0
+    wherever it speaks: a word counts for what led to it, and nothing can be collected. In a grid, an agent that is
+    paid for every step towards the goal walks into the goal, where one that adds the same numbers up hovers before it.
+
+    A source that speaks rarely, of what is reached once in an episode, leaves little to collect, and what it says first
+    is often worth what it makes possible: wood the table, the table the sword. There the discount keeps a part: each
+    word counts 0.3 for what led to the one before. Sums of all words are learned more slowly where a source names but
+    steps on the way, no sums where it names the goal too; this lies between them in both.
 
     Args:
         followed: decides f.
@@ -109,7 +130,8 @@ def advice(followed: Following, source: int = 0, name: str = "") -> RewardTransf
 
     def apply(signal: Signal, phi, state: AdviceState, rollout: Rollout) -> Signal:
         word = rollout.steps.aux[..., source]
-        return Signal(share(phi, state) * word, jnp.where(word != 0, 0.0, signal.discount))
+        kept = jnp.where(state.talk[source] > TALKATIVE, 0.0, KEPT)
+        return Signal(share(phi, state) * word, jnp.where(word != 0, kept, 1.0) * signal.discount)
 
     return RewardTransform(
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),

@@ -6,7 +6,15 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, task_advantage
+from llmrl.learner.problem import (
+    Evidence,
+    InnerProblem,
+    Part,
+    _subset,
+    inner_advantage,
+    make_problem,
+    task_advantage,
+)
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.ops import trees
@@ -124,6 +132,19 @@ def test_curvature_on_a_part_of_the_batch_is_right_in_the_mean(data):
     error = parts.std(axis=0) / 20
     assert np.all(error > 0)
     assert np.all(np.abs(parts.mean(axis=0) - whole) < 3.5 * error)
+
+
+@pytest.mark.parametrize(
+    ("fraction", "samples", "computed_on"),
+    [(1.0, None, 64), (0.25, None, 16), (0.25, 32, 16), (0.25, 8, 8), (1.0, 8, 8), (1e-3, None, 1)],
+)
+def test_curvature_is_computed_on_a_share_of_the_batch_and_at_most_so_many_samples(fraction, samples, computed_on):
+    assert Part(fraction, samples).of(64) == computed_on
+    data = jnp.arange(64).reshape(16, 4)
+    chosen = _subset(data, Part(fraction, samples), KEY, False)
+    assert chosen.size == computed_on and set(np.ravel(chosen)) <= set(range(64))
+    episodes = _subset(data, Part(fraction, samples), KEY, True)
+    assert episodes.shape == (16, max(1, computed_on // 16))
 
 
 def test_the_fisher_is_that_of_the_policy_whatever_the_reward(data):

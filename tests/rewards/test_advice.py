@@ -7,6 +7,7 @@ import pytest
 
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, advice, beyond_task, following, make_weights, mixture, no_trust, task_signal
+from llmrl.rewards.advice import KEPT, TALKATIVE
 from llmrl.rewards.base import speaks, words
 from llmrl.types import Discrete, EnvSpec
 
@@ -65,16 +66,25 @@ def spoken():
 
 @pytest.mark.parametrize("when", [0, int(PATIENCE) + 2])
 @pytest.mark.parametrize("judged", [True, False])
-def test_from_its_first_word_on_a_task_that_bears_nothing_out_ends_it(paying, when, judged):
+def test_from_its_first_words_on_a_task_that_bears_nothing_out_ends_it(paying, when, judged):
     silent = [paying(0.0)] * 12
-    shares, _ = followed([*silent[:when], paying(spoken()), *silent], judged=judged)
+    shares, _ = followed([*silent[:when], paying(spoken()), *silent], judged=judged, enough=1.0)
     np.testing.assert_array_equal(shares[when:], 0.0)
+
+
+def test_first_words_may_be_luck_and_each_ends_a_part_of_it(paying):
+    silent = [paying(0.0)] * 3
+    told = [rollout for _ in range(5) for rollout in (paying(spoken()), *silent)]
+    shares, _ = followed([*silent, *silent, *told], enough=4.0, decay=0.0)
+    np.testing.assert_allclose(shares, np.repeat([0, 1, 0.75, 0.5, 0.25, 0, 0], [3, 3, 4, 4, 4, 4, 4]))
 
 
 def test_in_a_sparse_task_a_source_is_followed_as_far_as_it_is_borne_out(paying):
     rarely = [paying(spoken()), *[paying(0.0)] * 6]
-    shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5)
+    shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5, enough=1.0)
     np.testing.assert_allclose(shares, 0.35)
+    shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5, enough=2.0, decay=0.0)
+    np.testing.assert_allclose(shares, 0.35)  # before it could silence say half of it
 
 
 @pytest.mark.parametrize("step", [(0, 0), (3, 1), (T - 1, N - 1)])
@@ -102,22 +112,45 @@ def test_the_end_of_a_constant_pay_is_a_word_and_the_end_of_none_is_silence(payi
     assert told.max() == 0 and untold.max() > 0
 
 
-def test_a_word_counts_for_the_steps_since_the_last_one_and_cannot_be_collected(paying):
-    """With a critic that knows nothing and lambda 1, the advantage is the next word, discounted, no more."""
+def gained(paying, said):
+    """Advantages of the first source's stream on rollouts with these words, for a critic that knows nothing, lambda 1;
+    divided by how far it is followed."""
     rollout = paying(0.0)
-    words = np.zeros((T, N), np.float32)
-    words[[1, 2, 5], [0, 0, 1]] = 0.5, 2.0, 3.0
-    aux = np.stack([words, np.ones_like(words)], axis=-1)
-    rollout = rollout._replace(
-        steps=rollout.steps._replace(aux=jnp.asarray(aux), truncated=jnp.zeros((T, N), bool)),
-    )
+    aux = jnp.asarray(np.stack([said, np.ones_like(said)], axis=-1), jnp.float32)
+    rollout = rollout._replace(steps=rollout.steps._replace(aux=aux, truncated=jnp.zeros((T, N), bool)))
     shares, signal = followed([rollout] * (int(PATIENCE) + 1))
     zeros, ended = jnp.zeros((T, N)), jnp.zeros((T, N), bool)
-    advantage = generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 1.0)
+    return generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 1.0) / shares[-1]
+
+
+def test_a_talkative_sources_word_counts_for_the_steps_since_the_last_one_and_cannot_be_collected(paying):
+    said = np.zeros((T, N), np.float32)
+    said[[1, 2, 5, 6], [0, 0, 1, 1]] = 0.5, 2.0, 3.0, 1.0
     expected = np.zeros((T, N))
     expected[:3, 0] = 0.9 * 0.5, 0.5, 2.0
     expected[:6, 1] = 3.0 * 0.9 ** np.arange(5, -1, -1)
-    np.testing.assert_allclose(advantage, shares[-1] * expected, rtol=1e-5, atol=1e-6)
+    expected[6, 1] = 1.0
+    np.testing.assert_allclose(gained(paying, said), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_of_a_source_that_speaks_rarely_a_part_of_later_words_counts_too(paying):
+    said = np.zeros((T, N), np.float32)
+    said[[1, 2, 5], [0, 0, 1]] = 0.5, 2.0, 3.0
+    expected, then = np.zeros((T, N)), np.zeros(N)
+    for t in reversed(range(T)):
+        then = expected[t] = said[t] + 0.9 * np.where(said[t] != 0, KEPT, 1.0) * then
+    np.testing.assert_allclose(gained(paying, said), expected, rtol=1e-5, atol=1e-6)
+    assert expected[1, 0] > said[1, 0] + 0.5
+
+
+def test_who_was_talkative_once_counts_as_that_for_a_while(paying):
+    rollout, fell_silent = paying(0.0), 60
+    for spoke, talkative in ((np.ones((T, N, M)), True), (np.zeros((T, N, M)), False)):
+        state = following(M).init()
+        for said in (spoke, *[np.zeros((T, N, M))] * fell_silent):
+            aux = jnp.asarray(said, jnp.float32)
+            state = following(M).observe(state, rollout._replace(steps=rollout.steps._replace(aux=aux)))
+        np.testing.assert_array_equal(state.talk > TALKATIVE, talkative)
 
 
 def test_what_a_transform_adds_to_the_task_is_what_is_left_without_it(paying):
