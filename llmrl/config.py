@@ -218,6 +218,7 @@ class TrustConfig:
             iterations, is sparse: once it speaks, advice is followed as far as its words bear it out
             (``llmrl.rewards.advice``).
         prior_words: words of a sparse task from which on they alone decide that; up to then silence fades.
+        prior_fade: how fast advice is outgrown as the task speaks in more of the episodes; 0 never.
         ceiling: lower the largest allowed weight while the task's return is below its best.
         ceiling_fall: share lost per iteration of a setback.
         ceiling_rise: share regained per iteration otherwise.
@@ -234,6 +235,7 @@ class TrustConfig:
     prior_decay: float = 0.02
     prior_rarity: float = 0.005
     prior_words: float = 8.0
+    prior_fade: float = 4.0
     ceiling: bool = True
     ceiling_fall: float = 0.3
     ceiling_rise: float = 0.002

@@ -195,6 +195,7 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
             decay=trust.prior_decay,
             rarity=trust.prior_rarity,
             enough=trust.prior_words,
+            fade=trust.prior_fade,
             judged=trust.evidence,
         )
     blend = mixture(spec, _weights(config, spec), limits, followed)

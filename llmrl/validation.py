@@ -143,7 +143,7 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
             "method.trust.setback": trust.setback,
         },
     )
-    _between(0, float("inf"), **{"method.outer.warmup": outer.warmup})
+    _between(0, float("inf"), **{"method.outer.warmup": outer.warmup, "method.trust.prior_fade": trust.prior_fade})
     if outer.gradient == "incremental" and (outer.data not in ("previous", "past") or trust.cross_fitting):
         raise ValueError(
             "method.outer.gradient=incremental follows past inner updates: it needs method.outer.data=previous or past "

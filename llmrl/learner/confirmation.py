@@ -52,7 +52,21 @@ def exchanged(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x[::-1], tree)
 
 
-def recorded(record: Record, gain: Array, memory: float | Scalar) -> Record:
+class Worth(NamedTuple):
+    """What each source's words were worth to the task in a rollout.
+
+    Attributes:
+        net: what followed them, good less bad, [m].
+        total: both added up, [m].
+    """
+
+    net: Float[Array, " m"]
+    total: Float[Array, " m"]
+
+
+def recorded(record: Record, gain: Array | Worth, memory: float | Scalar) -> Record:
+    if isinstance(gain, Worth):  # whose spread is no variance
+        return Record(memory * record.gain + gain.net, memory * record.spread + gain.total)
     return Record(memory * record.gain + gain, memory**2 * record.spread + jnp.square(gain))
 
 
@@ -73,8 +87,14 @@ def confirmed(record: Record) -> Array:
     return jnp.clip((significance - LEAST_SIGNIFICANCE) / (FULL_SIGNIFICANCE - LEAST_SIGNIFICANCE), 0.0, 1.0)
 
 
-def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> Float[Array, " m"]:
-    """How far the task's own advantage bears out what each source says of a step: the sum over steps of r_m A, [m].
+def balance(record: Record) -> Array:
+    """Good less bad, over both: 1 where only good followed a source's words, 0 where as much bad as good did, as after
+    words that mean nothing. Other than their evidence it does not grow with the number of words."""
+    return jnp.clip(record.gain / jnp.maximum(record.spread, 1e-20), 0.0, 1.0)
+
+
+def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> Worth:
+    """How far the task's own advantage bears out what each source says of a step: the sum over steps of r_m A.
 
     In a table of states with an action's probability in each, the natural gradient of one-step rewards r_m moves the
     policy by r_m itself, and sum r_m A is what the task's return gains: the implicit gradient with the Fisher
@@ -85,13 +105,14 @@ def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> F
     Reference: Kakade (2001), A natural policy gradient, for the tabular case.
     """
     surprise = advantage - jnp.mean(advantage)
-    return jnp.sum(aux * surprise[..., None], axis=(0, 1))
+    each = aux * surprise[..., None]
+    return Worth(jnp.sum(each, axis=(0, 1)), jnp.sum(jnp.abs(each), axis=(0, 1)))
 
 
-def gains_of(gradients: Sequence[PyTree], worth: Array) -> tuple[dict[str, Array], ...]:
+def gains_of(gradients: Sequence[PyTree], worth: Worth) -> tuple[dict[str, Any], ...]:
     """What more of each group would be worth: losses are minimised."""
     slopes = tuple({group: -slope for group, slope in of.get("evidence", {}).items()} for of in gradients)
-    return tuple(of | {"advice": worth} if "advice" in of else of for of in slopes)
+    return tuple(of | {"advice": worth.net, "balance": worth} if "advice" in of else of for of in slopes)
 
 
 def learned_alone(gradients: Sequence[PyTree]) -> tuple[PyTree, ...]:
@@ -103,8 +124,14 @@ def learned_alone(gradients: Sequence[PyTree]) -> tuple[PyTree, ...]:
 
 def with_evidence(phis, records):
     """phi with the evidence for each group in it, where phi has a place for it."""
+
+    def known(group: str, record: Record) -> Array:
+        return balance(record) if group == "balance" else confirmed(record)
+
     return tuple(
-        phi | {"evidence": {group: confirmed(record[group]) for group in phi["evidence"]}} if "evidence" in phi else phi
+        phi | {"evidence": {group: known(group, record[group]) for group in phi["evidence"]}}
+        if "evidence" in phi
+        else phi
         for phi, record in zip(phis, records, strict=True)
     )
 

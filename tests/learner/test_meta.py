@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.confirmation import Record, agreement, confirmed, recorded, words_worth
+from llmrl.learner.confirmation import Record, agreement, balance, confirmed, recorded, words_worth
 from llmrl.learner.memory import split_rollout
 from llmrl.learner.meta import make_meta, outer_optimizer
 from llmrl.learner.ppo import Params
@@ -258,18 +258,36 @@ def test_the_worth_of_words_is_what_a_tabular_policy_gains_by_following_them():
     aux = jnp.asarray(np.stack([said, -2 * said], axis=-1), jnp.float32)
     # A critic that is late everywhere by the same amount changes nothing.
     for late in (0.0, 3.0):
-        worth = words_worth(aux, jnp.asarray(surprise + late, jnp.float32)) / float(played.sum())
-        np.testing.assert_allclose(worth, [slope, -2 * slope], rtol=1e-4)
+        worth = words_worth(aux, jnp.asarray(surprise + late, jnp.float32))
+        np.testing.assert_allclose(worth.net / float(played.sum()), [slope, -2 * slope], rtol=1e-4)
+        assert np.all(worth.total >= np.abs(worth.net))
 
 
 def test_advice_is_judged_by_the_worth_of_words_and_not_by_a_gradient(rollout_of):
     """The first environments pay, task and sources alike, so that the task bears both sources out."""
-    start, rollout = ({}, START[1] | {"evidence": {"advice": jnp.zeros(2)}}), rollout_of(1, (0, 1))
+    start, rollout = (
+        ({}, START[1] | {"evidence": {"advice": jnp.zeros(2), "balance": jnp.zeros(2)}}),
+        rollout_of(1, (0, 1)),
+    )
     init, update = telling_meta(lambda *_: jnp.zeros(()))
     phis, state = start, init(start, rollout)
     for _ in range(5):
         phis, state, _ = update(state, phis, rollout)
     np.testing.assert_allclose(phis[1]["evidence"]["advice"], 1.0)
+    net, total = words_worth(rollout.steps.aux, rollout.steps.reward)
+    assert np.all(phis[1]["evidence"]["balance"] > 0.0) and np.all(net <= total)
+
+
+def test_balance_is_the_share_of_good_words_however_many_there_were():
+    """Two good words for each bad one are a third; as many bad ones, or more, are nothing."""
+    aux = jnp.asarray(np.tile([[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 0.0]], [[0.0, -1.0]]], (5, 1, 1)), jnp.float32)
+    advantage = jnp.asarray(np.tile([[1.0], [-1.0], [1.0], [-1.0]], (5, 1)), jnp.float32)
+    for rollouts in (1, 20):
+        record = Record(*jnp.zeros((2, 2)))
+        for _ in range(rollouts):
+            record = recorded(record, words_worth(aux, advantage), 0.9)
+        np.testing.assert_allclose(balance(record), [1 / 3, 1 / 3], rtol=1e-5)
+        np.testing.assert_allclose(balance(record._replace(gain=-record.gain)), 0.0)
 
 
 def test_noise_confirms_nothing():

@@ -33,12 +33,12 @@ def paying(random_rollout):
     return make
 
 
-def followed(rollouts, evidence=None, **settings):
+def followed(rollouts, evidence=None, balance=0.0, **settings):
     """How far the first source is followed after each rollout, and the last signal."""
-    transform = advice(following(M, **({"patience": PATIENCE} | settings)), 0, "first")
+    transform = advice(following(M, **({"patience": PATIENCE, "fade": 0.0} | settings)), 0, "first")
     phi, state = transform.init(jax.random.key(0))
     if evidence is not None:
-        phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0])}}
+        phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0]), "balance": jnp.full(M, balance)}}
     shares, signal = [], None
     for rollout in rollouts:
         bare = task_signal(rollout, 0.9)
@@ -77,6 +77,29 @@ def test_first_words_may_be_luck_and_each_ends_a_part_of_it(paying):
     told = [rollout for _ in range(5) for rollout in (paying(spoken()), *silent)]
     shares, _ = followed([*silent, *silent, *told], enough=4.0, decay=0.0)
     np.testing.assert_allclose(shares, np.repeat([0, 1, 0.75, 0.5, 0.25, 0, 0], [3, 3, 4, 4, 4, 4, 4]))
+
+
+@pytest.mark.parametrize(("fade", "balance", "power"), [(0, 0, 0), (1, 0, 1), (4, 0, 4), (4, 0.25, 2), (4, 0.6, 0)])
+def test_the_more_episodes_a_task_speaks_in_the_less_advice_it_needs(paying, fade, balance, power):
+    """Two episodes end in each rollout, and the task speaks in one of them; whose words bring good is still heard."""
+    rollout = paying(spoken())
+    ended = np.zeros((T, N), bool)
+    ended[T - 1] = True
+    rollout = rollout._replace(steps=rollout.steps._replace(truncated=jnp.asarray(ended)))
+    shares, _ = followed([rollout] * 60, evidence=1.0, balance=balance, rarity=0.5, enough=1.0, fade=float(fade))
+    np.testing.assert_allclose(shares[-1], 0.5**power, rtol=0.02)
+    assert np.all(np.diff(shares) <= 0)
+
+
+@pytest.mark.parametrize(("fade", "followed_at_last"), [(0.0, 1.0), (4.0, 0.0)])
+def test_a_solved_task_needs_nobody(paying, fade, followed_at_last):
+    rollout = paying(spoken())
+    ended = np.zeros((T, N), bool)
+    ended[T - 1, 0] = True
+    rollout = rollout._replace(steps=rollout.steps._replace(truncated=jnp.asarray(ended)))
+    shares, _ = followed([rollout] * 80, evidence=1.0, balance=0.9, rarity=0.5, enough=1.0, fade=fade)
+    assert shares[8] == 1.0  # after which the task has spoken in 0.6 of the episodes
+    np.testing.assert_allclose(shares[-1], followed_at_last, atol=2e-3)
 
 
 def test_in_a_sparse_task_a_source_is_followed_as_far_as_it_is_borne_out(paying):
@@ -169,7 +192,7 @@ def test_advice_and_learned_weights_together_give_a_source_no_more_than_its_auth
     blend = mixture(SPEC, make_weights(SPEC, network=False, bound=None), no_trust(M), following(M, rarity=0.5))
     phi, state = blend.init(jax.random.key(0))
     rollout = paying(spoken())
-    phi = phi | {"scalar": jnp.full(M, learned), "evidence": {"advice": jnp.full(M, evidence)}}
+    phi = phi | {"scalar": jnp.full(M, learned), "evidence": {"advice": jnp.full(M, evidence), "balance": jnp.zeros(M)}}
     state = blend.observe(state, phi, task_signal(rollout, 0.9), rollout)
     weight = blend.weights(phi, state, rollout).weight
     np.testing.assert_allclose(weight, min(learned, largest), rtol=1e-5, atol=1e-6)
