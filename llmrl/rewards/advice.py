@@ -110,7 +110,7 @@ def following(
 
     def needed(phi, state: AdviceState) -> Float[Array, " m"]:
         balance = held_constant(phi["evidence"]["balance"]) if judged else jnp.zeros(num_aux)
-        silent = 1.0 - state.voiced
+        silent = jnp.maximum(0.0, 1.0 - state.voiced)
         outgrown = silent ** (fade * jnp.maximum(0.0, 1.0 - balance / WELL_BALANCED))
         return jnp.where(fade > 0, outgrown * jnp.minimum(1.0, silent / ALMOST_SOLVED), 1.0)
 
