@@ -53,7 +53,7 @@ def crafter(request: Bench) -> Table:
     use_compilation_cache()
     rows: list[Row] = []
     for envs in request.crafter_envs:
-        config = _sized(PLAIN, envs)
+        config = with_envs(PLAIN, envs)
         played = {
             OWN: craftax_alone(config, own=True),
             SHARED: craftax_alone(config, own=False),
@@ -66,7 +66,7 @@ def crafter(request: Bench) -> Table:
             f"ppo, one-hot, {SHARED}": training(one_hot, shared_worlds, their_game),
             f"ppo, one-hot, our game, {SHARED}": training(one_hot, shared_worlds),
             f"ppo, bytes, {POOLED}": training(config),
-            f"implicit, bytes, {POOLED}": training(_sized(LEARNED, envs)),
+            f"implicit, bytes, {POOLED}": training(with_envs(LEARNED, envs)),
         }
         sizes = {name: rollout_bytes(one_hot if "one-hot" in name else config) for name in trained}
         rows += _compared(f"{envs} envs, training", trained, config, request, sizes)
@@ -74,7 +74,8 @@ def crafter(request: Bench) -> Table:
     return Table(title, "steps/s", "first", rows)
 
 
-def _sized(config: Config, envs: int) -> Config:
+def with_envs(config: Config, envs: int) -> Config:
+    """The same with so many environments."""
     return replace(config, ppo=replace(config.ppo, num_envs=envs))
 
 

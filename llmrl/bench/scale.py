@@ -9,22 +9,21 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from typing import Any
 
 import jax
-import numpy as np
 
-from llmrl.bench.crafter import LEARNED, PLAIN, ours_alone
+from llmrl.bench.crafter import LEARNED, PLAIN, ours_alone, with_envs
 from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import AIDED, sized
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
+from llmrl.bench.worker import llmrl_program
 from llmrl.config import Config, MethodConfig
-from llmrl.devices import compiled_run, initial_states, seed_mesh, seeds_at_once
 from llmrl.progress import note, plural
 from llmrl.requests import Bench
-from llmrl.train import make_trainer, use_compilation_cache
+from llmrl.train import use_compilation_cache
 
 PPO, TRUSTED, LEARNING, GAME = "ppo", "add", "implicit", "the game alone, random play"
 ITERATIONS = 4
@@ -40,14 +39,14 @@ Made = tuple[Program, int]
 def scale(request: Bench) -> Table:
     """Acting, learning and the outer step, as one program each; the source is paid for by all but Crafter's ppo."""
     use_compilation_cache()
+    device = jax.devices()[0]  # started here, so that no single program decides how
     groups: dict[str, dict[str, Callable[[], Made]]] = {}
     for seeds in request.scale_seeds:
         config = sized(AIDED, seeds, AIDED.ppo.num_envs)
         groups[f"CartPole, {plural(seeds, 'seed')} x {config.ppo.num_envs} envs"] = _of_methods(config, config)
     for envs in request.scale_envs:
-        plain, aided = (replace(it, ppo=replace(it.ppo, num_envs=envs)) for it in (PLAIN, LEARNED))
-        alone = {GAME: partial(_game, plain)}
-        groups[f"Craftax-Classic, {envs} envs"] = _of_methods(plain, aided) | alone
+        plain, aided = with_envs(PLAIN, envs), with_envs(LEARNED, envs)
+        groups[f"Craftax-Classic, {envs} envs"] = _of_methods(plain, aided) | {GAME: partial(_game, plain)}
     note(f"compiling {sum(map(len, groups.values()))} programs")
     # XLA compiles on one core, and Python is free in the meantime.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -57,7 +56,6 @@ def scale(request: Bench) -> Table:
         }
         ready = {group: {name: it.result() for name, it in programs.items()} for group, programs in begun.items()}
     rows = [row for group, programs in ready.items() for row in _measured(group, programs, request)]
-    device = jax.devices()[0]
     title = f"at scale, {plural(len(jax.devices()), device.device_kind)}; steps of all seeds together"
     return Table(title, "steps/s", PPO, rows)
 
@@ -79,11 +77,8 @@ def _prepared(make: Callable[[], Made]) -> tuple[Program, int, float]:
 
 
 def _training(config: Config) -> Made:
-    trainer, mesh = make_trainer(config), seed_mesh(config)
-    states = initial_states(trainer, config, mesh)
-    at_once = seeds_at_once(config, trainer.env.spec, mesh)
-    program = compiled_run(trainer, states, mesh, ITERATIONS, at_once=at_once)
-    going_on = _carried(lambda states: program(states, np.int32(0))[0], states)
+    program = llmrl_program(asdict(config), ITERATIONS)
+    going_on = _carried(lambda states: program.run(states)[0], program.state)
     return going_on, ITERATIONS * config.seeds * config.ppo.batch_size
 
 

@@ -94,12 +94,13 @@ def following(
     """
 
     def observe(state: AdviceState, rollout: Rollout) -> AdviceState:
-        heard, age = state.heard + words(rollout), state.age + 1.0
+        said = words(rollout)
+        heard, age = state.heard + said, state.age + 1.0
         seen = state.seen + rollout.steps.reward.size
         sparse = jnp.where(age <= patience, (heard < rarity * seen).astype(jnp.float32), state.sparse)
         speaking = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
         talk = running_peak(state.talk, speaking, TALK_DECAY)
-        return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, rollout))
+        return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, said, rollout))
 
     def share(phi, state: AdviceState) -> Float[Array, " m"]:
         waited = state.age - patience
@@ -125,10 +126,10 @@ VOICE_MEMORY = 0.9
 """What of ``AdviceState.voiced`` is remembered after a rollout in which episodes ended."""
 
 
-def _voiced(before: Scalar, rollout: Rollout) -> Scalar:
+def _voiced(before: Scalar, said: Scalar, rollout: Rollout) -> Scalar:
     steps = rollout.steps
     ended = jnp.sum((steps.terminated | steps.truncated).astype(jnp.float32))
-    now = jnp.minimum(1.0, words(rollout) / jnp.maximum(ended, 1.0))
+    now = jnp.minimum(1.0, said / jnp.maximum(ended, 1.0))
     return jnp.where(ended > 0, VOICE_MEMORY * before + (1.0 - VOICE_MEMORY) * now, before)
 
 
