@@ -16,7 +16,7 @@ from llmrl.language import Table
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
-from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
+from llmrl.learner.streams import blended, signals, stream_advantages, unit_of_advantages, value_rollout
 from llmrl.nets import Policy
 from llmrl.ops.moments import running_peak
 from llmrl.ops.trees import all_finite
@@ -38,7 +38,8 @@ class TrainState(NamedTuple):
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
         last_kl: how far the last inner update moved the policy.
-        advantage_scale: largest deviation of the blended advantage so far, slowly forgotten.
+        advantage_peaks: largest deviations so far of the blended advantage, of what is to last of it and of all, slowly
+            forgotten, [2].
         iteration: iterations done.
         heard: what the language source has noted; None where there is none.
         late: memories of the other sources that are filled in once a rollout is complete.
@@ -52,7 +53,7 @@ class TrainState(NamedTuple):
     transform_states: tuple[PyTree, ...]
     meta_state: PyTree
     last_kl: Scalar
-    advantage_scale: Scalar
+    advantage_peaks: Array
     iteration: Array
     heard: Heard | None = None
     late: tuple[PyTree, ...] = ()
@@ -111,7 +112,7 @@ def first_state(
         transform_states=states,
         meta_state=meta_state,
         last_kl=jnp.asarray(jnp.inf, jnp.float32),
-        advantage_scale=jnp.zeros(()),
+        advantage_peaks=jnp.zeros(2),
         iteration=jnp.zeros((), jnp.int32),
         heard=heard,
         late=late,
@@ -164,7 +165,8 @@ def learn_from(
         for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
     )
     phis, meta_state, metrics = state.phis, state.meta_state, {}
-    least_deviation = config.ppo.advantage_floor * config.ppo.advantage_decay * state.advantage_scale
+    floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
+    least_deviation = floor * decay * unit_of_advantages(inner.streams, phis, states, state.advantage_peaks)
     if parts.meta is not None:
         phis, meta_state, metrics = parts.meta.update(
             meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl, least_deviation
@@ -173,8 +175,9 @@ def learn_from(
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
     values = value_rollout(inner.critic, state.params.critic, rollout)
     advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
-    advantage = blended(advantages, inner.streams)
-    scale = running_peak(state.advantage_scale, jnp.std(advantage), config.ppo.advantage_decay)
+    advantage = blended(advantages, inner.streams, phis, states)
+    lasting = blended(advantages, inner.streams, phis, states, lasting=True)
+    peaks = running_peak(state.advantage_peaks, jnp.stack([jnp.std(lasting), jnp.std(advantage)]), decay)
     batch = Batch(
         obs=rollout.steps.obs,
         action=rollout.steps.action,
@@ -185,9 +188,8 @@ def learn_from(
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
     update = parts.update(parts.policy(phis))
-    params, opt_state, info = update(
-        state.params, state.opt_state, batch, update_key, config.ppo.advantage_floor * scale
-    )
+    least_deviation = floor * unit_of_advantages(inner.streams, phis, states, peaks)
+    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, least_deviation)
 
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
@@ -202,7 +204,7 @@ def learn_from(
         states,
         meta_state,
         info.approx_kl,
-        scale,
+        peaks,
         state.iteration + 1,
         heard,
         late,

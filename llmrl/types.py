@@ -313,10 +313,14 @@ class Stream(NamedTuple):
         transform: the reward's transform.
         weight: share of this stream's advantage in the inner objective; the bare task is always stream 0, and counts
             0 where another stream contains it already.
+        passing: of a stream that is to end before training does: ``(phi, state) -> x``, from 0 to 1, how far it still
+            sets the unit of the advantages, in which what is learned later would be small. At 0 it counts for nothing.
+            None where a stream lasts.
     """
 
     transform: RewardTransform
     weight: float | Scalar
+    passing: Callable[[PyTree, PyTree], Scalar] | None = None
 
 
 class View(NamedTuple):

@@ -109,10 +109,19 @@ def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> W
     return Worth(jnp.sum(each, axis=(0, 1)), jnp.sum(jnp.abs(each), axis=(0, 1)))
 
 
-def gains_of(gradients: Sequence[PyTree], worth: Worth) -> tuple[dict[str, Any], ...]:
-    """What more of each group would be worth: losses are minimised."""
+def gains_of(gradients: Sequence[PyTree], worth: Worth, silent: float | Scalar = 1.0) -> tuple[dict[str, Any], ...]:
+    """What more of each group would be worth: losses are minimised.
+
+    Args:
+        gradients: of every stream's phi.
+        worth: of the sources' words.
+        silent: share of the rollout's episodes in which the task was silent, which is what its words count for in the
+            balance. A solved task is seldom surprised, least of all by what goes wrong after good advice: what is known
+            of a source from before that shall stay.
+    """
     slopes = tuple({group: -slope for group, slope in of.get("evidence", {}).items()} for of in gradients)
-    return tuple(of | {"advice": worth.net, "balance": worth} if "advice" in of else of for of in slopes)
+    balanced = Worth(silent * worth.net, silent * worth.total)
+    return tuple(of | {"advice": worth.net, "balance": balanced} if "advice" in of else of for of in slopes)
 
 
 def learned_alone(gradients: Sequence[PyTree]) -> tuple[PyTree, ...]:

@@ -35,7 +35,7 @@ from llmrl.learner.problem import (
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
-from llmrl.rewards.base import speaks
+from llmrl.rewards.base import speaks, spoken_to
 from llmrl.types import HypergradientInfo, MetaGradient, Rollout, Scalar
 
 
@@ -244,7 +244,8 @@ def make_meta(
         finite = jnp.isfinite(optax.tree.norm(mean))
         usable = finite & (state.told > 0)
         mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
-        gains = gains_of(mean, words_worth(fresh.rollout.steps.aux, fresh.advantage))
+        worth = words_worth(fresh.rollout.steps.aux, fresh.advantage)
+        gains = gains_of(mean, worth, 1.0 - spoken_to(fresh.rollout))
         mean, estimates = learned_alone(mean), learned_alone(estimates)
         steps, opt_state = optimizer.update(mean, state.opt_state, phis)
         agreed = jnp.ones(())

@@ -97,7 +97,8 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 
 def _blended_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
-    return blended(stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda), inner.streams)
+    advantages = stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda)
+    return blended(advantages, inner.streams, phis, states)
 
 
 def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:

@@ -80,6 +80,42 @@ def stream_advantages(
     )
 
 
-def blended(advantages: Float[Array, "t n k"], streams: Sequence[Stream]) -> Float[Array, "t n"]:
-    """The advantage that the inner level follows: the streams' weighted sum."""
-    return reduce(add, [advantages[..., i] * stream.weight for i, stream in enumerate(streams)])
+def blended(
+    advantages: Float[Array, "t n k"],
+    streams: Sequence[Stream],
+    phis: Sequence[PyTree],
+    states: Sequence[PyTree],
+    *,
+    lasting: bool = False,
+) -> Float[Array, "t n"]:
+    """The advantage that the inner level follows: the streams' weighted sum; ``lasting`` leaves out those that pass."""
+    counted = [i for i, stream in enumerate(streams) if not (lasting and stream.passing is not None)]
+    return reduce(add, [advantages[..., i] * _weight(streams[i], phis[i], states[i]) for i in counted])
+
+
+def _weight(stream: Stream, phi: PyTree, state: PyTree) -> float | Scalar:
+    if stream.passing is None:
+        return stream.weight
+    # Of one that has ended nothing is left but what its critic, which is late, still expects.
+    return jnp.where(stream.passing(phi, state) > 0, stream.weight, 0.0)
+
+
+def unit_of_advantages(
+    streams: Sequence[Stream], phis: Sequence[PyTree], states: Sequence[PyTree], peaks: Float[Array, " 2"]
+) -> Scalar:
+    """The largest deviation that the blended advantage has had, as far as the streams that made it still have a say.
+
+    Advice moves the policy far more than a sparse task's first successes. In its unit those would be small for the rest
+    of the training: on a sword in Crafter, an agent that had followed a misleading source for a while, and no longer
+    did, learned at half of plain PPO's pace. But while the task is silent, it is the unit in which advice that is
+    followed less moves the policy less.
+
+    Args:
+        streams: the streams.
+        phis: their parameters.
+        states: what their transforms have noted.
+        peaks: the deviation of what lasts, and that of everything.
+    """
+    passing = [(stream.passing, *of) for stream, *of in zip(streams, phis, states, strict=True)]
+    say = [each(phi, state) for each, phi, state in passing if each is not None]
+    return reduce(jnp.maximum, [share * peaks[1] for share in say], peaks[0])

@@ -10,8 +10,8 @@ from jaxtyping import Array, Float, PyTree
 
 from llmrl.ops.losses import held_constant
 from llmrl.ops.moments import running_peak
-from llmrl.rewards.base import words
-from llmrl.types import RewardTransform, Rollout, Scalar, Signal
+from llmrl.rewards.base import spoken_to, words
+from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Stream
 
 
 class AdviceState(NamedTuple):
@@ -35,12 +35,15 @@ class AdviceState(NamedTuple):
 
 
 class Following(NamedTuple):
-    """How far a source's word is followed: ``observe(state, rollout) -> state``, ``share(phi, state) -> f``, [m], and
-    ``needed(phi, state)``, from 0 to 1, how much of it the task still needs, [m]."""
+    """How far a source's word is followed: ``observe(state, rollout) -> state``, ``share(phi, state) -> f``, [m],
+    ``needed(phi, state)``, from 0 to 1, how much of it the task still needs, [m], ``undecided(state)``, from 1 to 0,
+    how little the task has said yet, and ``good(phi)``, from 0 to 1, how good what followed its words was, [m]."""
 
     observe: Callable[..., AdviceState]
     share: Callable[..., Float[Array, " m"]]
     needed: Callable[..., Float[Array, " m"]]
+    undecided: Callable[[AdviceState], Scalar]
+    good: Callable[..., Float[Array, " m"]]
     num_aux: int
     judged: bool
 
@@ -77,10 +80,9 @@ def following(
 
     Where the task speaks in an episode it judges what was done in it, and what a source says is seldom the shortest
     way. So (1 - s)^p of f is followed, s the share of episodes in which the task spoke of late, and p from ``fade``,
-    for a source whose words brought as much bad as good, to 0, for one of whose words three in four brought good.
-    Where s goes from 0.8 to 1, nobody is needed, and that goes to 0. On a sword in Crafter, with what a language model
-    typically suggests, an agent that follows it to the end makes one in 44 % of the episodes, and one that outgrows it
-    in 80 %; with goals that are all right it is the other way round.
+    for a source whose words brought as much bad as good, to 0, for one of whose words three in four brought good. On a
+    sword in Crafter, with what a language model typically suggests, an agent that follows it to the end makes one in 44
+    % of the episodes, and one that outgrows it in 80 %; with goals that are all right it is the other way round.
 
     Args:
         num_aux: number of sources, m.
@@ -100,47 +102,49 @@ def following(
         sparse = jnp.where(age <= patience, (heard < rarity * seen).astype(jnp.float32), state.sparse)
         speaking = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
         talk = running_peak(state.talk, speaking, TALK_DECAY)
-        return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, said, rollout))
+        return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, rollout))
 
     def share(phi, state: AdviceState) -> Float[Array, " m"]:
         waited = state.age - patience
         silent = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
-        undecided = jnp.maximum(0.0, 1.0 - state.heard / enough)
         borne_out = held_constant(phi["evidence"]["advice"]) if judged else jnp.zeros(num_aux)
-        return prior * state.sparse * jnp.maximum(undecided * silent, jnp.where(state.heard > 0, borne_out, 0.0))
+        return prior * state.sparse * jnp.maximum(undecided(state) * silent, jnp.where(state.heard > 0, borne_out, 0.0))
+
+    def undecided(state: AdviceState) -> Scalar:
+        return jnp.maximum(0.0, 1.0 - state.heard / enough)
+
+    def good(phi) -> Float[Array, " m"]:
+        balance = held_constant(phi["evidence"]["balance"]) if judged else jnp.zeros(num_aux)
+        return jnp.minimum(1.0, balance / WELL_BALANCED)
 
     def needed(phi, state: AdviceState) -> Float[Array, " m"]:
-        balance = held_constant(phi["evidence"]["balance"]) if judged else jnp.zeros(num_aux)
         silent = jnp.maximum(0.0, 1.0 - state.voiced)
-        outgrown = silent ** (fade * jnp.maximum(0.0, 1.0 - balance / WELL_BALANCED))
-        return jnp.where(fade > 0, outgrown * jnp.minimum(1.0, silent / ALMOST_SOLVED), 1.0)
+        return silent ** (fade * (1.0 - good(phi)))
 
-    return Following(observe, share, needed, num_aux, judged)
+    return Following(observe, share, needed, undecided, good, num_aux, judged)
 
 
 WELL_BALANCED = 0.5
-"""Good less bad over both, from which on a source is not outgrown before the task is almost solved."""
-ALMOST_SOLVED = 0.2
-"""Share of episodes without the task's word, below which every source is outgrown."""
+"""Good less bad over both, from which on a source is not outgrown."""
 VOICE_MEMORY = 0.9
 """What of ``AdviceState.voiced`` is remembered after a rollout in which episodes ended."""
 
 
-def _voiced(before: Scalar, said: Scalar, rollout: Rollout) -> Scalar:
-    steps = rollout.steps
-    ended = jnp.sum((steps.terminated | steps.truncated).astype(jnp.float32))
-    now = jnp.minimum(1.0, said / jnp.maximum(ended, 1.0))
-    return jnp.where(ended > 0, VOICE_MEMORY * before + (1.0 - VOICE_MEMORY) * now, before)
+def _voiced(before: Scalar, rollout: Rollout) -> Scalar:
+    ended = jnp.any(rollout.steps.terminated | rollout.steps.truncated)
+    return jnp.where(ended, VOICE_MEMORY * before + (1.0 - VOICE_MEMORY) * spoken_to(rollout), before)
 
 
 TALKATIVE, TALK_DECAY = 0.2, 0.99
 """Share of steps from which on a source is talkative, and what of the largest is remembered after a rollout."""
 KEPT = 0.3
-"""Of what comes after the word of one that is not."""
+"""Of what comes after the word of one that is not, at least."""
+HARDLY_BAD = 0.8
+"""``Following.good`` from which on more of that is kept, up to all at 1."""
 
 
-def advice(followed: Following, source: int = 0, name: str = "") -> RewardTransform:
-    """r = f r_m, credited above all to the steps since the source's last word.
+def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
+    """A stream that pays f r_m, credited above all to the steps since the source's last word.
 
     What makes following dangerous is not the source's word on a step but the sum of its words: whatever pays each time
     can be collected for ever. So where a source speaks on more than a fifth of the steps, the stream's discount is 0
@@ -150,7 +154,8 @@ def advice(followed: Following, source: int = 0, name: str = "") -> RewardTransf
     A source that speaks rarely, of what is reached once in an episode, leaves little to collect, and what it says first
     is often worth what it makes possible: wood the table, the table the sword. There the discount keeps a part: each
     word counts 0.3 for what led to the one before. Sums of all words are learned more slowly where a source names but
-    steps on the way, no sums where it names the goal too; this lies between them in both.
+    steps on the way, no sums where it names the goal too; this lies between them in both. Where hardly anything but
+    good followed a source's words, the discount keeps more, up to all.
 
     Args:
         followed: decides f.
@@ -158,7 +163,7 @@ def advice(followed: Following, source: int = 0, name: str = "") -> RewardTransf
         name: of the source, for reports.
 
     Returns:
-        A transform whose phi holds e as ``evidence``.
+        A stream whose transform's phi holds e as ``evidence``.
     """
 
     def share(phi, state: AdviceState) -> Scalar:
@@ -166,12 +171,15 @@ def advice(followed: Following, source: int = 0, name: str = "") -> RewardTransf
 
     def apply(signal: Signal, phi, state: AdviceState, rollout: Rollout) -> Signal:
         word = rollout.steps.aux[..., source]
-        kept = jnp.where(state.talk[source] > TALKATIVE, 0.0, KEPT)
+        kept = jnp.maximum(KEPT, (followed.good(phi)[source] - HARDLY_BAD) / (1.0 - HARDLY_BAD))
+        kept = jnp.where(state.talk[source] > TALKATIVE, 0.0, kept)
         return Signal(share(phi, state) * word, jnp.where(word != 0, kept, 1.0) * signal.discount)
 
-    return RewardTransform(
+    transform = RewardTransform(
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),
         apply=apply,
         observe=lambda state, phi, signal, rollout: followed.observe(state, rollout),
         report=lambda phi, state, rollout: {f"trust_prior/{name}": share(phi, state)},
     )
+    # While the task is silent, the unit is that in which advice that is followed less moves the policy less.
+    return Stream(transform, 1.0, lambda phi, state: jnp.maximum(followed.undecided(state), share(phi, state)))

@@ -52,6 +52,13 @@ def words(rollout: Rollout) -> Scalar:
     return jnp.sum((steps.reward != usual) | (steps.terminated & (usual != 0))).astype(jnp.float32)
 
 
+def spoken_to(rollout: Rollout) -> Scalar:
+    """Share of a rollout's episodes in which the task spoke, at most 1; 0 where none ended."""
+    steps = rollout.steps
+    ended = jnp.sum((steps.terminated | steps.truncated).astype(jnp.float32))
+    return jnp.where(ended > 0, jnp.minimum(1.0, words(rollout) / jnp.maximum(ended, 1.0)), 0.0)
+
+
 def speaks(rollout: Rollout) -> Scalar:
     """1 where the task said anything in a rollout, else 0."""
     return (words(rollout) > 0).astype(jnp.float32)

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.confirmation import Record, agreement, balance, confirmed, recorded, words_worth
+from llmrl.learner.confirmation import Record, Worth, agreement, balance, confirmed, gains_of, recorded, words_worth
 from llmrl.learner.memory import split_rollout
 from llmrl.learner.meta import make_meta, outer_optimizer
 from llmrl.learner.ppo import Params
@@ -288,6 +288,18 @@ def test_balance_is_the_share_of_good_words_however_many_there_were():
             record = recorded(record, words_worth(aux, advantage), 0.9)
         np.testing.assert_allclose(balance(record), [1 / 3, 1 / 3], rtol=1e-5)
         np.testing.assert_allclose(balance(record._replace(gain=-record.gain)), 0.0)
+
+
+def test_what_a_solved_task_says_does_not_move_the_balance():
+    """Evidence counts all words; the balance those alone of rollouts in which episodes went without success."""
+    nothing = {"advice": jnp.zeros(1), "balance": jnp.zeros(1)}
+    worth, other = Worth(jnp.asarray([1.0]), jnp.asarray([4.0])), Worth(jnp.asarray([3.0]), jnp.asarray([3.0]))
+    records = {group: Record(*jnp.zeros((2, 1))) for group in nothing}
+    for of, silent in [(worth, 0.5)] + [(other, 0.0)] * 30:
+        (gain,) = gains_of([{"evidence": nothing}], of, silent)
+        records = {group: recorded(records[group], gain[group], 0.9) for group in nothing}
+    np.testing.assert_allclose(balance(records["balance"]), 0.25, rtol=1e-5)
+    assert float(records["advice"].gain[0]) > 25.0
 
 
 def test_noise_confirms_nothing():

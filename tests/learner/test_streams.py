@@ -5,7 +5,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.learner.streams import Values, blended, signals, stream_advantage, stream_advantages, value_rollout
+from llmrl.learner.streams import (
+    Values,
+    blended,
+    signals,
+    stream_advantage,
+    stream_advantages,
+    unit_of_advantages,
+    value_rollout,
+)
 from llmrl.nets import make_critic
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import MixtureState, add, make_weights, mixture, no_trust, task, task_signal
@@ -73,7 +81,9 @@ def test_other_heads_and_other_parameters_do_not_touch_the_task(rollout, values)
 
 def test_blended_is_the_weighted_sum(rollout, values):
     advantages = stream_advantages(signals(STREAMS, PHIS, STATES, rollout, 0.9), values, rollout, 0.7)
-    np.testing.assert_allclose(blended(advantages, STREAMS), np.asarray(advantages) @ [0.25, 2.0, -1.0], rtol=1e-4)
+    np.testing.assert_allclose(
+        blended(advantages, STREAMS, PHIS, STATES), np.asarray(advantages) @ [0.25, 2.0, -1.0], rtol=1e-4
+    )
 
 
 def test_an_advantage_learns_of_phi_as_far_as_lambda_reaches(rollout, values):
@@ -103,3 +113,17 @@ def test_a_signal_that_termination_does_not_end_goes_on_with_the_fresh_episode(r
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     ending = task_signal(rollout._replace(steps=steps), 0.9)
     assert not np.allclose(found, stream_advantage(ending, values, 1, rollout._replace(steps=steps), 0.7))
+
+
+def test_what_is_to_end_sets_the_unit_as_far_as_it_has_a_say_and_counts_for_nothing_after_that():
+    advising = Stream(add(1.0), 2.0, lambda phi, state: phi * state)
+    advantages = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 4)), jnp.float32)
+    streams, phis, peaks = (*STREAMS, advising), (*PHIS, 0.5), jnp.asarray([2.0, 10.0])
+    rest = blended(advantages[..., :3], STREAMS, PHIS, STATES)
+    for state, unit in ((2.0, 10.0), (1.0, 5.0), (0.2, 2.0), (0.0, 2.0)):
+        states = (*STATES, jnp.asarray(state))
+        np.testing.assert_allclose(blended(advantages, streams, phis, states, lasting=True), rest, rtol=1e-6)
+        whole = rest + (2.0 * advantages[..., 3] if state > 0 else 0.0)
+        np.testing.assert_allclose(blended(advantages, streams, phis, states), whole, rtol=1e-5, atol=1e-6)
+        assert unit_of_advantages(streams, phis, states, peaks) == unit
+    assert unit_of_advantages(STREAMS, PHIS, STATES, peaks) == 2.0

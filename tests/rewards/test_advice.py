@@ -35,7 +35,8 @@ def paying(random_rollout):
 
 def followed(rollouts, evidence=None, balance=0.0, **settings):
     """How far the first source is followed after each rollout, and the last signal."""
-    transform = advice(following(M, **({"patience": PATIENCE, "fade": 0.0} | settings)), 0, "first")
+    stream = advice(following(M, **({"patience": PATIENCE, "fade": 0.0} | settings)), 0, "first")
+    transform = stream.transform
     phi, state = transform.init(jax.random.key(0))
     if evidence is not None:
         phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0]), "balance": jnp.full(M, balance)}}
@@ -46,6 +47,7 @@ def followed(rollouts, evidence=None, balance=0.0, **settings):
         signal = transform.apply(bare, phi, state, rollout)
         shares.append(float(transform.report(phi, state, rollout)["trust_prior/first"]))
         np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux[..., 0], rtol=1e-5, atol=1e-6)
+        assert stream.passing(phi, state) >= shares[-1]
     return np.array(shares), signal
 
 
@@ -79,6 +81,18 @@ def test_first_words_may_be_luck_and_each_ends_a_part_of_it(paying):
     np.testing.assert_allclose(shares, np.repeat([0, 1, 0.75, 0.5, 0.25, 0, 0], [3, 3, 4, 4, 4, 4, 4]))
 
 
+def test_advice_has_no_say_once_the_task_has_spoken_and_borne_nothing_out(paying):
+    """Until then it has all of it, or as much as it is followed."""
+    stream = advice(following(M, patience=PATIENCE, rarity=0.5, enough=4.0))
+    phi, state = stream.transform.init(jax.random.key(0))
+    borne_out = {"evidence": {"advice": jnp.full(M, 0.7), "balance": jnp.ones(M)}}
+    for said, say in ((0.0, 1.0), (spoken(), 0.75), (spoken(), 0.5), (0.0, 0.5), (spoken(), 0.25), (spoken(), 0.0)):
+        rollout = paying(said)
+        state = stream.transform.observe(state, phi, task_signal(rollout, 0.9), rollout)
+        assert stream.passing(phi, state) == say
+        np.testing.assert_allclose(stream.passing(borne_out, state), max(say, 0.7 * float(state.heard > 0)), rtol=1e-6)
+
+
 @pytest.mark.parametrize(("fade", "balance", "power"), [(0, 0, 0), (1, 0, 1), (4, 0, 4), (4, 0.25, 2), (4, 0.6, 0)])
 def test_the_more_episodes_a_task_speaks_in_the_less_advice_it_needs(paying, fade, balance, power):
     """Two episodes end in each rollout, and the task speaks in one of them; whose words bring good is still heard."""
@@ -91,14 +105,13 @@ def test_the_more_episodes_a_task_speaks_in_the_less_advice_it_needs(paying, fad
     assert np.all(np.diff(shares) <= 0)
 
 
-@pytest.mark.parametrize(("fade", "followed_at_last"), [(0.0, 1.0), (4.0, 0.0)])
-def test_a_solved_task_needs_nobody(paying, fade, followed_at_last):
+@pytest.mark.parametrize(("fade", "balance", "followed_at_last"), [(4.0, 0.9, 1.0), (4.0, 0.2, 0.0), (0.0, 0.2, 1.0)])
+def test_on_a_solved_task_whoever_brings_good_is_followed_and_nobody_else(paying, fade, balance, followed_at_last):
     rollout = paying(spoken())
     ended = np.zeros((T, N), bool)
     ended[T - 1, 0] = True
     rollout = rollout._replace(steps=rollout.steps._replace(truncated=jnp.asarray(ended)))
-    shares, _ = followed([rollout] * 80, evidence=1.0, balance=0.9, rarity=0.5, enough=1.0, fade=fade)
-    assert shares[8] == 1.0  # after which the task has spoken in 0.6 of the episodes
+    shares, _ = followed([rollout] * 80, evidence=1.0, balance=balance, rarity=0.5, enough=1.0, fade=fade)
     np.testing.assert_allclose(shares[-1], followed_at_last, atol=2e-3)
 
 
@@ -135,13 +148,13 @@ def test_the_end_of_a_constant_pay_is_a_word_and_the_end_of_none_is_silence(payi
     assert told.max() == 0 and untold.max() > 0
 
 
-def gained(paying, said):
-    """Advantages of the first source's stream on rollouts with these words, for a critic that knows nothing, lambda 1;
+def gained(paying, said, balance=0.0):
+    """Advantages of the first source's stream on rollouts with these words; the critic knows nothing, lambda is 1;
     divided by how far it is followed."""
     rollout = paying(0.0)
     aux = jnp.asarray(np.stack([said, np.ones_like(said)], axis=-1), jnp.float32)
     rollout = rollout._replace(steps=rollout.steps._replace(aux=aux, truncated=jnp.zeros((T, N), bool)))
-    shares, signal = followed([rollout] * (int(PATIENCE) + 1))
+    shares, signal = followed([rollout] * (int(PATIENCE) + 1), evidence=0.0, balance=balance)
     zeros, ended = jnp.zeros((T, N)), jnp.zeros((T, N), bool)
     return generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 1.0) / shares[-1]
 
@@ -153,16 +166,18 @@ def test_a_talkative_sources_word_counts_for_the_steps_since_the_last_one_and_ca
     expected[:3, 0] = 0.9 * 0.5, 0.5, 2.0
     expected[:6, 1] = 3.0 * 0.9 ** np.arange(5, -1, -1)
     expected[6, 1] = 1.0
-    np.testing.assert_allclose(gained(paying, said), expected, rtol=1e-5, atol=1e-6)
+    for balance in (0.0, 0.9):
+        np.testing.assert_allclose(gained(paying, said, balance), expected, rtol=1e-5, atol=1e-6)
 
 
-def test_of_a_source_that_speaks_rarely_a_part_of_later_words_counts_too(paying):
+@pytest.mark.parametrize(("balance", "kept"), [(0.0, KEPT), (0.4, KEPT), (0.46, 0.6), (0.5, 1.0), (0.9, 1.0)])
+def test_of_a_source_that_speaks_rarely_later_words_count_the_more_the_more_good_they_bring(paying, balance, kept):
     said = np.zeros((T, N), np.float32)
     said[[1, 2, 5], [0, 0, 1]] = 0.5, 2.0, 3.0
     expected, then = np.zeros((T, N)), np.zeros(N)
     for t in reversed(range(T)):
-        then = expected[t] = said[t] + 0.9 * np.where(said[t] != 0, KEPT, 1.0) * then
-    np.testing.assert_allclose(gained(paying, said), expected, rtol=1e-5, atol=1e-6)
+        then = expected[t] = said[t] + 0.9 * np.where(said[t] != 0, kept, 1.0) * then
+    np.testing.assert_allclose(gained(paying, said, balance), expected, rtol=1e-5, atol=1e-6)
     assert expected[1, 0] > said[1, 0] + 0.5
 
 
