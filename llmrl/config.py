@@ -185,6 +185,8 @@ class WeightConfig:
         sees_aux: whether the network also sees the auxiliary values.
         whiten: whether the network sees observations in deviations from their running mean, instead of as shares of
             their limits.
+        spread: how far apart, in those deviations, the places are where the network starts to tell states apart; at 0
+            all are the mean. From 1 on a border that is somewhere else is learned sooner, and so is what is not there.
         offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
         discount: whether gamma_eta = sigmoid(eta) is learned.
     """
@@ -197,6 +199,7 @@ class WeightConfig:
     sees_action: bool = True
     sees_aux: bool = False
     whiten: bool = True
+    spread: float = 0.0
     offset: bool = False
     discount: bool = False
 

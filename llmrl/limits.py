@@ -13,6 +13,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "ppo.initial_log_std": (-20.0, 5.0),
     "solver.tolerance": (0.0, 1.0),
     "solver.max_step_size": (0.0, inf),
+    "method.weight.spread": (0.0, inf),
     "method.trust.evidence_memory": (0.0, 1.0),
     "method.trust.patience": (0.0, inf),
     "method.outer.unroll_learning_rate": (0.0, inf),

@@ -168,6 +168,7 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
         sees_action=weight.sees_action,
         sees_aux=weight.sees_aux,
         whiten=weight.whiten,
+        spread=weight.spread,
         offset=weight.offset,
         discount=weight.discount,
         evidence=trust.evidence,

@@ -113,7 +113,7 @@ def _send_rows(send: Send, curves: Mapping[str, np.ndarray], first: int) -> int:
 @contextlib.contextmanager
 def _tensorboard(path: Path, seeds: int, sent: int, track: TrackConfig, settings: Mapping[str, Any]) -> Iterator[Send]:
     try:
-        from tensorboardX import SummaryWriter
+        from tensorboardX import SummaryWriter  # pyright: ignore
     except ImportError:
         raise _missing("tensorboard", "tensorboardX") from None
     # Whatever a killed process wrote and did not note is written again, in its place.
@@ -139,7 +139,7 @@ def _tensorboard(path: Path, seeds: int, sent: int, track: TrackConfig, settings
 @contextlib.contextmanager
 def _wandb(path: Path, seeds: int, sent: int, track: TrackConfig, settings: Mapping[str, Any]) -> Iterator[Send]:
     try:
-        import wandb
+        import wandb  # pyright: ignore
     except ImportError:
         raise _missing("wandb", "wandb") from None
     group = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]

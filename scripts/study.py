@@ -50,8 +50,8 @@ class Study(NamedTuple):
 # --- what is run ------------------------------------------------------------------------------------------------------
 
 GRID = ("env=gridworld", "env.horizon=50", "total_steps=122880")
-QUICK = ("ppo=tiny", "total_steps=256", "num_chunks=2")
-"""To see whether a study runs at all."""
+QUICK = ("ppo=tiny", "ppo.num_envs=4", "ppo.num_minibatches=2", "total_steps=256", "num_chunks=2")
+"""To see whether a study runs at all, also where its runs ask for more environments than they are given here."""
 
 SOURCES = {
     "harmful": ("aux=harmful",),

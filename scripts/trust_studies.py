@@ -25,13 +25,21 @@ DIMS = ("cart position", "pole angle")
 """What the source looks at: the first decides whether it is right, the second what it says."""
 
 
+WIDER = ("ppo.num_envs=64", "ppo.num_minibatches=16", "total_steps=819200")
+"""Four times as many environments, and as many updates on as many samples each."""
+TOLD_APART = ("method.weight.spread=2", "method.weight.sees_action=false")
+"""Weights of the state alone, by a network that starts to tell states apart all over what it has seen."""
+
+
 def half_right_runs() -> Iterator[Run]:
-    yield Run("cartpole/half_right/implicit", ("env=cartpole", *CARTPOLE, f"aux={HALF_RIGHT}", "method=implicit"))
+    setting = ("env=cartpole", f"aux={HALF_RIGHT}", "method=implicit")
+    yield Run("cartpole/half_right/implicit", (*setting, *CARTPOLE))
+    yield Run("cartpole/half_right/told_apart", (*setting, *WIDER, *TOLD_APART))
 
 
 def half_right_table(results: Results) -> str:
     """For each seed, what was made of the source where it is right and where it is wrong, and over training."""
-    header = ("seed", "speaks", "is right", "correct", "correct where right", "correct where wrong")
+    header = ("run", "seed", "speaks", "is right", "correct", "correct where right", "correct where wrong")
     header += ("weight where right", "weight where wrong", *KINDS)
     rows, words = [], [HOW_MEASURED]
     for name, found in results.items():
@@ -39,8 +47,9 @@ def half_right_table(results: Results) -> str:
             continue
         visited = map_of(found.path)
         measured = half_right_measures(visited, found)
-        rows += [[str(seed), *map(number, row)] for seed, row in enumerate(measured.T)]
-        rows.append(["mean", *(known(mean_interval(column)) for column in measured)])
+        run = name.split("/")[-1]
+        rows += [[run, str(seed), *map(number, row)] for seed, row in enumerate(measured.T)]
+        rows.append([run, "mean", *(known(mean_interval(column)) for column in measured)])
         good, telling = (measured[2] >= 0.9).sum(), telling_dims(visited, HALF_RIGHT)
         words.append(f"{name}: correct on at least 90 % of the steps in {good} of {measured.shape[1]} seeds.")
         words.append(f"Most of the weight is told by {' and '.join(visited.obs_names[dim] for dim in telling)}.")
@@ -75,10 +84,11 @@ def map_of(path: Path) -> TrustMap:
 
 def half_right_pictures(results: Results, out: Path) -> None:
     """The learned weight with the source's border, and what was made of the source over training."""
-    for found in results.values():
+    for name, found in results.items():
+        run = name.split("/")[-1]
         if found.path is not None:
-            heat_maps(map_of(found.path), HALF_RIGHT, DIMS, out / "weights.png")
-            shares_over_training(found.curves, HALF_RIGHT, out / "shares.png")
+            heat_maps(map_of(found.path), HALF_RIGHT, DIMS, out / f"weights_{run}.png")
+            shares_over_training(found.curves, HALF_RIGHT, out / f"shares_{run}.png")
 
 
 # --- transfer ---------------------------------------------------------------------------------------------------------

@@ -173,7 +173,7 @@ def test_half_right_counts_both_sides_of_the_border(monkeypatch, tmp_path):
     assert mean["correct"].startswith("0.750 [") and mean["used, training"].startswith("0.750 [")
     assert "at least 90 % of the steps in 1 of 2 seeds" in words
     study.half_right_pictures(results, tmp_path)
-    assert {picture.name for picture in tmp_path.glob("*.png")} == {"weights.png", "shares.png"}
+    assert {picture.name for picture in tmp_path.glob("*.png")} == {"weights_implicit.png", "shares_implicit.png"}
 
 
 def test_transfer_is_measured_beside_ppo_of_the_same_seeds():

@@ -92,12 +92,15 @@ class _MLP(nn.Module):
     outputs: int
     output_gain: float
     in_updates: bool = False
+    spread: float = 0.0
 
     @nn.compact
     def __call__(self, x):
         dot = _dot_in_updates if self.in_updates else None
-        for width in self.widths:
-            x = nn.tanh(nn.Dense(width, kernel_init=_kernel(np.sqrt(2.0)), dot_general=dot)(x))
+        for i, width in enumerate(self.widths):
+            spread = self.spread if i == 0 else 0.0
+            kernel, bias = _kernel(np.sqrt(2.0) * (spread or 1.0)), nn.initializers.normal(spread)
+            x = nn.tanh(nn.Dense(width, kernel_init=kernel, bias_init=bias, dot_general=dot)(x))
         return nn.Dense(self.outputs, kernel_init=_kernel(self.output_gain), dot_general=dot)(x)
 
 
@@ -248,15 +251,30 @@ def encode_action(spec: EnvSpec, action: Shaped[Array, "..."]) -> Float[Array, "
 
 
 def make_reward_net(
-    spec: EnvSpec, hidden: Sequence[int], num_outputs: int, sees_aux: bool = False, sees_action: bool = True
+    spec: EnvSpec,
+    hidden: Sequence[int],
+    num_outputs: int,
+    sees_aux: bool = False,
+    sees_action: bool = True,
+    spread: float = 0.0,
 ) -> RewardNet:
     """A network over (s, a), or s alone, and over the auxiliary values if asked; what it does not see is not looked at.
 
     Its last layer starts at 0, so that whatever it modifies starts unmodified.
+
+    Args:
+        spec: the environment, for shapes.
+        hidden: widths of the tanh layers.
+        num_outputs: how many numbers it gives.
+        sees_aux: whether it sees the auxiliary values.
+        sees_action: whether it sees the action.
+        spread: deviation of the first layer's biases at the start, and the factor on its weights. At 0 the biases are
+            0, with the usual weights: every unit then changes its sign where the features are 0, and so do all sums of
+            them, until the biases have been learned. From 1 on units change all over what whitened features reach.
     """
     num_actions = spec.action.num if isinstance(spec.action, Discrete) else spec.action.dim
     num_inputs = _num_features(spec) + (num_actions if sees_action else 0) + (len(spec.aux_names) if sees_aux else 0)
-    init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0), num_inputs)
+    init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0, spread=spread), num_inputs)
 
     def apply(params, obs, action, aux: Any = None, moments: Moments | None = None):
         features = _features(spec, obs)

@@ -1,11 +1,14 @@
-"""What PPO differentiates is the same network with the same gradient, however wide its layers are."""
+"""What PPO differentiates is the same network with the same gradient, however wide its layers are; where a reward's
+network starts to tell states apart."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
-from llmrl.nets import make_critic, make_policy
+from llmrl.nets import make_critic, make_policy, make_reward_net
+from llmrl.ops.optimizers import own_promotion
 from llmrl.types import Box, Discrete, EnvSpec
 
 DISCRETE = EnvSpec("none", (4,), Discrete(2), 10, ("first",))
@@ -49,3 +52,42 @@ def test_seeds_side_by_side_are_no_other():
     together = jax.vmap(slope)(params, obs)
     for i in range(2):
         close(jax.tree.map(lambda x, i=i: x[i], together), slope(jax.tree.map(lambda x, i=i: x[i], params), obs[i]))
+
+
+ONE = EnvSpec("none", (1,), Discrete(2), 10, ("first",))
+
+
+def test_spread_places_the_units_and_leaves_the_output_at_0():
+    x = jnp.linspace(-2.0, 2.0, 9)[:, None]
+    plain, wide = (make_reward_net(ONE, (64, 8), 1, sees_action=False, spread=spread) for spread in (0.0, 2.0))
+    start, spread = (net.init(jax.random.key(0))["params"] for net in (plain, wide))
+    np.testing.assert_array_equal(wide.apply({"params": spread}, x, None), 0.0)
+    np.testing.assert_allclose(spread["Dense_0"]["kernel"], 2.0 * start["Dense_0"]["kernel"], rtol=1e-6)
+    assert not np.any(start["Dense_0"]["bias"]) and 1.4 < np.std(spread["Dense_0"]["bias"]) < 2.6
+    jax.tree.map(np.testing.assert_array_equal, spread["Dense_1"], start["Dense_1"])  # only the first layer is placed
+
+
+def test_with_spread_a_border_away_from_the_mean_is_learned_in_fewer_steps():
+    """A source that is right from one deviation above the mean on, 30 steps of Adam on the sum of its worth."""
+    x = jnp.linspace(-2.0, 2.0, 401)[:, None]
+    right = jnp.sign(x[:, 0] - 1.0)
+    adam = own_promotion(optax.adam(2e-3))
+
+    def share(spread, key):
+        net = make_reward_net(ONE, (32,), 1, sees_action=False, spread=spread)
+
+        def weight(params):
+            return net.apply(params, x, None)[..., 0]
+
+        def step(carry, _):
+            params, state = carry
+            steps, state = adam.update(jax.grad(lambda p: -jnp.mean(right * weight(p)))(params), state)
+            return (optax.apply_updates(params, steps), state), None
+
+        params = net.init(key)
+        params = jax.lax.scan(step, (params, adam.init(params)), None, length=30)[0][0]
+        return jnp.mean(jnp.sign(weight(params)) == right)
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    together, apart = (np.asarray(jax.jit(jax.vmap(lambda k, s=spread: share(s, k)))(keys)) for spread in (0.0, 2.0))
+    assert together.max() < 0.8 < apart.min()
