@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 import llmrl
-from llmrl.cores import WORTH_SHARING, work_of_an_update
+from llmrl.cores import WORTH_SHARING, work_of_a_pass
 
 STARTED = """
 import os
@@ -66,6 +66,6 @@ def test_several_seeds_get_a_device_per_core():
 
 
 def test_work_grows_with_samples_and_with_seeds_side_by_side():
-    one = llmrl.compose("seeds=1", "ppo.num_envs=16")
-    assert work_of_an_update(one) < WORTH_SHARING < work_of_an_update(replace(one, seeds=8))
-    assert work_of_an_update(llmrl.compose("seeds=1", "env=craftax_classic")) == math.inf
+    one = llmrl.compose("seeds=1", "ppo.num_envs=8")
+    assert work_of_a_pass(one) < WORTH_SHARING < work_of_a_pass(replace(one, seeds=8))
+    assert work_of_a_pass(llmrl.compose("seeds=1", "env=craftax_classic")) == math.inf
