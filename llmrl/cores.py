@@ -46,8 +46,8 @@ def _start_with_one_thread() -> None:
 
 WORTH_SHARING = 4e6
 """Multiplications in a layer, from which on a second thread pays: 1024 samples through 64 x 64 weights; with half as
-many one thread is a twentieth faster, with an eighth an eighth. An outer step on two halves of 1024 takes 1.6 ms with two
-threads and 2.7 with one, and plain PPO, whose minibatches are of 512 then, as long with either."""
+many one thread is a twentieth faster, with an eighth an eighth. An outer step on two halves of 1024 takes 1.6 ms with
+two threads and 2.7 with one, and plain PPO, whose minibatches are of 512 then, as long with either."""
 
 
 def work_of_a_pass(config: Config) -> float:
