@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 from llmrl.ops.codes import decode, num_features
 from llmrl.ops.distributions import Categorical, DiagonalGaussian, normalized_logits
 from llmrl.ops.moments import Moments, whitened
-from llmrl.types import Box, Discrete, EnvSpec, Jacobian, SampleGradients, Scores
+from llmrl.types import Box, Discrete, EnvSpec, Jacobian, SampleGradients, Scalar, Scores
 
 
 class Policy(NamedTuple):
@@ -92,15 +92,12 @@ class _MLP(nn.Module):
     outputs: int
     output_gain: float
     in_updates: bool = False
-    spread: float = 0.0
 
     @nn.compact
     def __call__(self, x):
         dot = _dot_in_updates if self.in_updates else None
-        for i, width in enumerate(self.widths):
-            spread = self.spread if i == 0 else 0.0
-            kernel, bias = _kernel(np.sqrt(2.0) * (spread or 1.0)), nn.initializers.normal(spread)
-            x = nn.tanh(nn.Dense(width, kernel_init=kernel, bias_init=bias, dot_general=dot)(x))
+        for width in self.widths:
+            x = nn.tanh(nn.Dense(width, kernel_init=_kernel(np.sqrt(2.0)), dot_general=dot)(x))
         return nn.Dense(self.outputs, kernel_init=_kernel(self.output_gain), dot_general=dot)(x)
 
 
@@ -269,7 +266,7 @@ def make_reward_net(
     num_outputs: int,
     sees_aux: bool = False,
     sees_action: bool = True,
-    spread: float = 0.0,
+    spread: float | Scalar = 0.0,
 ) -> RewardNet:
     """A network over (s, a), or s alone, and over the auxiliary values if asked; what it does not see is not looked at.
 
@@ -287,7 +284,15 @@ def make_reward_net(
     """
     num_actions = spec.action.num if isinstance(spec.action, Discrete) else spec.action.dim
     num_inputs = _num_features(spec) + (num_actions if sees_action else 0) + (len(spec.aux_names) if sees_aux else 0)
-    init, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0, spread=spread), num_inputs)
+    init_net, apply_net = _functions(_MLP(tuple(hidden), num_outputs, 0.0), num_inputs)
+
+    def init(key):
+        params = init_net(key)["params"]
+        placed = {
+            "kernel": params["Dense_0"]["kernel"] * jnp.where(spread > 0, spread, 1.0),
+            "bias": spread * jax.random.normal(jax.random.fold_in(key, 1), params["Dense_0"]["bias"].shape),
+        }
+        return {"params": params | {"Dense_0": placed}}
 
     def apply(params, obs, action, aux: Any = None, moments: Moments | None = None):
         features = _features(spec, obs)

@@ -72,7 +72,7 @@ def make_weights(
     sees_action: bool = True,
     sees_aux: bool = False,
     whiten: bool = False,
-    spread: float = 0.0,
+    spread: float | Scalar = 0.0,
     offset: bool = False,
     discount: bool = False,
     evidence: bool = False,
