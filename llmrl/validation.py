@@ -157,6 +157,11 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
             )
     if not (weight.scalar or weight.network):
         raise ValueError("method.weight needs scalar=true or network=true (or both), got neither")
+    if weight.spread and not (weight.whiten and weight.network):
+        raise ValueError(
+            f"method.weight.spread={weight.spread} is for a network that sees whitened states: it needs "
+            "method.weight.network=true and method.weight.whiten=true"
+        )
     if trust.cross_fitting and num_envs % 2:
         raise ValueError(
             f"method.trust.cross_fitting splits the environments in halves: ppo.num_envs={num_envs} is odd"

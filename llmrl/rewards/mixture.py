@@ -94,7 +94,8 @@ def make_weights(
         whiten: whether the network of the weights sees features in deviations from what has been seen on average.
             Scaled by their limits alone, they hardly move while a task is solved, and the network has next to no way
             to tell states apart. Codes are left as they are.
-        spread: how far apart the network of the weights starts to tell states; see ``make_reward_net``.
+        spread: how far apart the network of the weights starts to tell whitened states; see ``make_reward_net``. For
+            features that are not whitened it has no meaning, and is 0.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
         evidence: whether the outer level writes e into phi.
@@ -107,7 +108,7 @@ def make_weights(
     start = initial if bound is None else jnp.arctanh(jnp.asarray(initial / bound, jnp.float32))
     features = make_features(spec)
     whiten = whiten and network and not spec.encoding
-    weight_net = make_reward_net(spec, hidden, num_aux, sees_aux, sees_action, spread)
+    weight_net = make_reward_net(spec, hidden, num_aux, sees_aux, sees_action, spread if whiten else 0.0)
     offset_net = make_reward_net(spec, hidden, 1, sees_aux, sees_action)
 
     def init(key):
