@@ -151,7 +151,7 @@ class SolverConfig:
         damping: added to the curvature; ``auto`` lifts the lowest eigenvalue above 0.
         max_ratio: the solution is cut back to this many times the right-hand side's norm.
         curvature: ``hessian`` of L_aux, or the policy's ``fisher`` information.
-        curvature_fraction: share of the batch, drawn at random, on which curvature is computed.
+        curvature_fraction: share of the batch, drawn evenly from a random step on, that curvature is computed on.
         curvature_samples: steps of which that share has at most so many: how exact a curvature is depends on their
             number, whatever the batch's, and up to 4096 products with it are cheapest.
     """
@@ -167,7 +167,7 @@ class SolverConfig:
     damping: Any = 0.1
     max_ratio: float = 10.0
     curvature: str = "fisher"
-    curvature_fraction: float = 0.25
+    curvature_fraction: float = 0.125
     curvature_samples: int = 4096
 
 

@@ -316,11 +316,14 @@ class Stream(NamedTuple):
         passing: of a stream that is to end before training does: ``(phi, state) -> x``, from 0 to 1, how far it still
             sets the unit of the advantages, in which what is learned later would be small. At 0 it counts for nothing.
             None where a stream lasts.
+        carries: of a stream whose head is to value the bare task with what it pays, as one sum: ``(phi, state) -> x``,
+            from 0 to 1, what share of the task it takes over from stream 0. None where it takes nothing.
     """
 
     transform: RewardTransform
     weight: float | Scalar
     passing: Callable[[PyTree, PyTree], Scalar] | None = None
+    carries: Callable[[PyTree, PyTree], Scalar] | None = None
 
 
 class View(NamedTuple):

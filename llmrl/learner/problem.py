@@ -137,7 +137,11 @@ class Part(NamedTuple):
 
 
 def _subset(data, part: Part, key: PRNGKeyArray, whole_episodes: bool):
-    """A random part of [t, n] arrays: steps, or whole environments where a surrogate follows episodes."""
+    """A random part of [t, n] arrays: steps, or whole environments where a surrogate follows episodes.
+
+    Steps are drawn evenly along each environment's time, from a random one on (systematic sampling): neighbours in time
+    are alike, so an eighth of them tells as much as a quarter drawn one by one. Each is as likely as any other.
+    """
     t, n = jax.tree.leaves(data)[0].shape[:2]
     size = part.of(t * n)
     if size == t * n:
@@ -145,8 +149,8 @@ def _subset(data, part: Part, key: PRNGKeyArray, whole_episodes: bool):
     if whole_episodes:
         chosen = jax.random.permutation(key, n)[: max(1, round(size / t))]
         return jax.tree.map(lambda x: x[:, chosen], data)
-    # With replacement: as unbiased as without, and it needs no sort.
-    chosen = jax.random.randint(key, (size,), 0, t * n)
+    along_time = (jax.random.randint(key, (), 0, t * n) + (t * n // size) * jnp.arange(size)) % (t * n)
+    chosen = along_time % t * n + along_time // t
     return jax.tree.map(lambda x: x.reshape(t * n, *x.shape[2:])[chosen][:, None], data)
 
 

@@ -42,12 +42,16 @@ def signals(
     rollout: Rollout,
     discount: float | Scalar,
 ) -> list[Signal]:
-    """What each stream makes of the task's signal."""
+    """What each stream makes of the task's signal, and what it carries of it."""
     bare = task_signal(rollout, discount)
-    return [
-        stream.transform.apply(bare, phi, state, rollout)
-        for stream, phi, state in zip(streams, phis, states, strict=True)
-    ]
+
+    def signal_of(stream: Stream, phi: PyTree, state: PyTree) -> Signal:
+        own = stream.transform.apply(bare, phi, state, rollout)
+        if stream.carries is None:
+            return own
+        return own._replace(reward=own.reward + stream.carries(phi, state) * bare.reward)
+
+    return [signal_of(*each) for each in zip(streams, phis, states, strict=True)]
 
 
 def stream_advantage(signal: Signal, values: Values, head: int, rollout: Rollout, gae_lambda) -> Float[Array, "t n"]:
@@ -88,9 +92,17 @@ def blended(
     *,
     lasting: bool = False,
 ) -> Float[Array, "t n"]:
-    """The advantage that the inner level follows: the streams' weighted sum; ``lasting`` leaves out those that pass."""
+    """The advantage that the inner level follows: the streams' weighted sum; ``lasting`` leaves out those that pass.
+
+    What a stream carries of the task, stream 0 does not count.
+    """
     counted = [i for i, stream in enumerate(streams) if not (lasting and stream.passing is not None)]
-    return reduce(add, [advantages[..., i] * _weight(streams[i], phis[i], states[i]) for i in counted])
+    weights = {i: _weight(streams[i], phis[i], states[i]) for i in counted}
+    for i in counted:
+        carries = streams[i].carries
+        if carries is not None:
+            weights[0] = weights[0] - weights[i] * carries(phis[i], states[i])
+    return reduce(add, [advantages[..., i] * weight for i, weight in weights.items()])
 
 
 def _weight(stream: Stream, phi: PyTree, state: PyTree) -> float | Scalar:

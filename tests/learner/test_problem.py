@@ -147,6 +147,20 @@ def test_curvature_is_computed_on_a_share_of_the_batch_and_at_most_so_many_sampl
     assert episodes.shape == (16, max(1, computed_on // 16))
 
 
+@pytest.mark.parametrize("samples", [1, 7, 16, 24])
+def test_steps_for_the_curvature_are_drawn_evenly_and_each_as_often_as_any_other(samples):
+    t, n = 16, 4
+    data = {"step": jnp.arange(t * n).reshape(t, n)}
+    draw = jax.jit(jax.vmap(lambda key: _subset(data, Part(1.0, samples), key, False)["step"][:, 0]))
+    chosen = np.asarray(draw(jax.random.split(KEY, 6400)))
+    assert all(len(set(one)) == samples for one in chosen)
+    apart = np.diff(chosen % n * t + chosen // n, axis=1) % (t * n)
+    assert np.all(apart == t * n // samples)
+    counts = np.bincount(chosen.ravel(), minlength=t * n)
+    expected = 6400 * samples / (t * n)
+    assert np.all(np.abs(counts - expected) < 4.5 * np.sqrt(expected))
+
+
 def test_the_fisher_is_that_of_the_policy_whatever_the_reward(data):
     fisher = problem(data, curvature="fisher").operator
     other = jax.tree.map(lambda x: x - 1.0, PHIS)

@@ -86,6 +86,26 @@ def test_blended_is_the_weighted_sum(rollout, values):
     )
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_what_a_stream_carries_of_the_task_moves_to_its_head_and_nowhere_else(rollout, values, share):
+    """Values that are right add up the same whoever carries the task; so do the advantages."""
+    apart = (Stream(task(), 1.0), Stream(add(0.5), 1.0))
+    carrying = (apart[0], Stream(add(0.5), 1.0, lambda phi, state: 1.0, lambda phi, state: phi))
+    phis, states = ({}, share), ((), ())
+    heads = Values(*(v[..., :2] for v in values))
+    mixed = Values(*(v.at[..., 1].add(share * v[..., 0]) for v in heads))
+    own = stream_advantages(signals(apart, phis, states, rollout, 0.9), heads, rollout, 0.7)
+    moved = stream_advantages(signals(carrying, phis, states, rollout, 0.9), mixed, rollout, 0.7)
+    np.testing.assert_allclose(moved[..., 1], own[..., 1] + share * own[..., 0], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        blended(moved, carrying, phis, states), blended(own, apart, phis, states), rtol=1e-4, atol=1e-5
+    )
+    np.testing.assert_array_equal(moved[..., 0], own[..., 0])
+    np.testing.assert_array_equal(blended(moved, carrying, phis, states, lasting=True), own[..., 0])
+    silent = (apart[0], carrying[1]._replace(passing=lambda phi, state: 0.0))
+    np.testing.assert_array_equal(blended(moved, silent, phis, states), own[..., 0])
+
+
 def test_an_advantage_learns_of_phi_as_far_as_lambda_reaches(rollout, values):
     """d A_t / d w_m is the (gamma lambda)-discounted sum of source m: values are held constant."""
 

@@ -181,6 +181,33 @@ def test_of_a_source_that_speaks_rarely_later_words_count_the_more_the_more_good
     assert expected[1, 0] > said[1, 0] + 0.5
 
 
+@pytest.mark.parametrize(
+    ("balance", "evidence", "carried"),
+    [
+        ((0.4, 0.0), (1.0, 0.0), (0.0, 0.0)),
+        ((0.46, 0.0), (1.0, 0.0), ((0.6 - KEPT) / (1 - KEPT), 0.0)),
+        ((0.9, 0.0), (0.3, 0.0), (0.3, 0.0)),
+        ((0.9, 0.9), (1.0, 1.0), (0.5, 0.5)),
+        ((0.9, 0.9), (1.0, 0.25), (0.8, 0.2)),
+        ((0.9, 0.9), (0.0, 0.0), (0.0, 0.0)),
+    ],
+)
+def test_what_is_followed_and_keeps_all_carries_the_task(paying, balance, evidence, carried):
+    known = following(M, patience=PATIENCE, fade=0.0)
+    state = known.init()
+    said = paying(spoken())
+    rare = said._replace(steps=said.steps._replace(aux=said.steps.aux.at[1:].set(0.0)))
+    often = said._replace(steps=said.steps._replace(aux=jnp.ones_like(said.steps.aux)))
+    phi = {"evidence": {"advice": jnp.asarray(evidence), "balance": jnp.asarray(balance)}}
+    for rollout, expected in ((rare, carried), (often, (0.0, 0.0))):
+        for _ in range(int(PATIENCE) + 9):
+            state = known.observe(state, rollout)
+        state = state._replace(sparse=jnp.ones(()))
+        shares = [advice(known, m, beside_task=True).carries(phi, state) for m in range(M)]
+        np.testing.assert_allclose(shares, expected, rtol=1e-4, atol=1e-6)
+    assert advice(known).carries is None
+
+
 def test_who_was_talkative_once_counts_as_that_for_a_while(paying):
     rollout, fell_silent = paying(0.0), 60
     for spoke, talkative in ((np.ones((T, N, M)), True), (np.zeros((T, N, M)), False)):
