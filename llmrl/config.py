@@ -187,6 +187,9 @@ class WeightConfig:
             their limits.
         spread: how far apart, in those deviations, the places are where the network starts to tell states apart; at 0
             all are the mean. From 1 on a border that is somewhere else is learned sooner, and so is what is not there.
+        clip_steps: how much a single step may say of what the network learns, in root mean squares of what all say,
+            softly clipped; None does not clip. At 0.1 each step has about one vote, and a border between states where
+            a source helps and others is not moved by few steps that say much; see ``llmrl.rewards.mixture``.
         offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
         discount: whether gamma_eta = sigmoid(eta) is learned.
     """
@@ -200,6 +203,7 @@ class WeightConfig:
     sees_aux: bool = False
     whiten: bool = True
     spread: float = 0.0
+    clip_steps: float | None = None
     offset: bool = False
     discount: bool = False
 

@@ -169,6 +169,7 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
         sees_aux=weight.sees_aux,
         whiten=weight.whiten,
         spread=weight.spread,
+        clip_steps=weight.clip_steps,
         offset=weight.offset,
         discount=weight.discount,
         evidence=trust.evidence,

@@ -162,6 +162,13 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
             f"method.weight.spread={weight.spread} is for a network that sees whitened states: it needs "
             "method.weight.network=true and method.weight.whiten=true"
         )
+    if weight.clip_steps is not None:
+        _positive(**{"method.weight.clip_steps": weight.clip_steps})
+        if not weight.network:
+            raise ValueError(
+                f"method.weight.clip_steps={weight.clip_steps} is for what a network learns: it needs "
+                "method.weight.network=true"
+            )
     if trust.cross_fitting and num_envs % 2:
         raise ValueError(
             f"method.trust.cross_fitting splits the environments in halves: ppo.num_envs={num_envs} is odd"

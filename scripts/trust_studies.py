@@ -27,8 +27,9 @@ DIMS = ("cart position", "pole angle")
 
 WIDER = ("ppo.num_envs=64", "ppo.num_minibatches=16", "total_steps=819200")
 """Four times as many environments, and as many updates on as many samples each."""
-TOLD_APART = ("method.weight.spread=2", "method.weight.sees_action=false")
-"""Weights of the state alone, by a network that starts to tell states apart all over what it has seen."""
+TOLD_APART = ("method.weight.spread=2", "method.weight.sees_action=false", "method.weight.clip_steps=0.1")
+"""Weights of the state alone, by a network that starts to tell states apart all over what it has seen, each step with
+about one vote."""
 
 
 def half_right_runs() -> Iterator[Run]:

@@ -111,6 +111,11 @@ ERRORS = [
     (("method.weight.initial=2",), "got 2.0"),
     (("method.weight.spread=-1",), "method.weight.spread must lie in [0.0, inf], got -1"),
     (("method.weight.spread=2", "method.weight.whiten=false"), "method.weight.spread=2.0 is for a network"),
+    (("method.weight.clip_steps=0",), "method.weight.clip_steps must be positive, got 0.0"),
+    (
+        ("method.weight.clip_steps=0.1", "method.weight.network=false"),
+        "method.weight.clip_steps=0.1 is for what a network",
+    ),
     (("method=pies", "method.potential.decay=2"), "method.potential.decay must lie in [0.0, 1.0], got 2.0"),
     (("method.potential.updates=0",), "method.potential.updates must be positive, got 0"),
     (("method.potential.hidden=[]",), "method.potential.hidden needs at least one positive width, got []"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -42,6 +44,33 @@ def approximate_kl(log_prob: Float[Array, " b"], old_log_prob: Float[Array, " b"
 def normalized(x: Float[Array, "*b"], least: float | Float[Array, ""] = 0.0, eps: float = 1e-8) -> Float[Array, "*b"]:
     """x shifted to mean 0 and divided by its deviation, or by ``least`` where it deviates less."""
     return (x - jnp.mean(x)) / (jnp.maximum(jnp.std(x), least) + eps)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def with_clipped_cotangent(x: Float[Array, "*b m"], limit: float) -> Float[Array, "*b m"]:
+    """x, through which no element's derivative comes back much larger than ``limit`` root mean squares of all.
+
+    The clip is soft and leaves one of 1 as it is: a derivative d, in root mean squares of those that are not 0, for
+    each m by itself, becomes d sqrt((1 + limit^2) / (d^2 + limit^2)). For limit to infinity that is d, and for limit to
+    0 its sign. Only in reverse mode: it has no jvp.
+
+    Args:
+        x: any array.
+        limit: above 0.
+
+    Reference: per-example gradients are clipped in Abadi et al. 2016, there for privacy.
+    """
+    return x
+
+
+def _clipped_back(limit, _, cotangent):
+    every = tuple(range(cotangent.ndim - 1))
+    count = jnp.maximum(jnp.sum((cotangent != 0).astype(cotangent.dtype), axis=every), 1.0)
+    square = jnp.maximum(jnp.sum(jnp.square(cotangent), axis=every) / count, 1e-30)
+    return (cotangent * jnp.sqrt((1.0 + limit**2) / (jnp.square(cotangent) / square + limit**2)),)
+
+
+with_clipped_cotangent.defvjp(lambda x, limit: (x, None), _clipped_back)
 
 
 def held_constant(x: Array) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from llmrl.nets import make_features, make_reward_net
-from llmrl.ops.losses import held_constant
+from llmrl.ops.losses import held_constant, with_clipped_cotangent
 from llmrl.ops.moments import Moments, no_moments, observed
 from llmrl.rewards.advice import AdviceState, Following
 from llmrl.rewards.trust import Trust, TrustState, no_trust
@@ -73,6 +73,7 @@ def make_weights(
     sees_aux: bool = False,
     whiten: bool = False,
     spread: float | Scalar = 0.0,
+    clip_steps: float | None = None,
     offset: bool = False,
     discount: bool = False,
     evidence: bool = False,
@@ -96,6 +97,11 @@ def make_weights(
             to tell states apart. Codes are left as they are.
         spread: how far apart the network of the weights starts to tell whitened states; see ``make_reward_net``. For
             features that are not whitened it has no meaning, and is 0.
+        clip_steps: how much a single step may say of what the network of the weights learns, in root mean squares of
+            all; None does not clip. What more weight on a step is worth differs widely between states, most where an
+            agent seldom is, and what a smooth network makes of a border between good and bad is decided by the louder
+            side. With few of them each step has about one vote. A source's own number and all evidence go by what steps
+            are worth.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
         evidence: whether the outer level writes e into phi.
@@ -142,7 +148,10 @@ def make_weights(
     def bounded(phi, raw, *seen):
         raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
         if network:
-            raw = raw + shrunk(phi, "network", weight_net.apply(phi["network"], *seen))
+            told = weight_net.apply(phi["network"], *seen)
+            if clip_steps is not None:
+                told = with_clipped_cotangent(told, clip_steps)
+            raw = raw + shrunk(phi, "network", told)
         return raw if bound is None else bound * jnp.tanh(raw)
 
     def weight(phi, rollout, seen=None):

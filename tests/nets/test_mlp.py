@@ -8,6 +8,7 @@ import optax
 import pytest
 
 from llmrl.nets import make_critic, make_policy, make_reward_net
+from llmrl.ops.losses import with_clipped_cotangent
 from llmrl.ops.optimizers import own_promotion
 from llmrl.types import Box, Discrete, EnvSpec
 
@@ -91,3 +92,29 @@ def test_with_spread_a_border_away_from_the_mean_is_learned_in_fewer_steps():
     keys = jax.random.split(jax.random.key(0), 8)
     together, apart = (np.asarray(jax.jit(jax.vmap(lambda k, s=spread: share(s, k)))(keys)) for spread in (0.0, 2.0))
     assert np.all(apart > together) and apart.mean() > together.mean() + 0.05
+
+
+def test_where_each_step_has_one_vote_the_louder_side_does_not_move_the_border():
+    """A source that is wrong below one deviation under the mean, and costs eight times what it brings above."""
+    x = jnp.linspace(-2.0, 2.0, 401)[:, None]
+    worth = jnp.where(x[:, 0] < -1.0, -8.0, 1.0)
+    adam = own_promotion(optax.adam(2e-3))
+    net = make_reward_net(ONE, (32,), 1, sees_action=False, spread=2.0)
+
+    def border(clip, key):
+        def weight(params):
+            told = net.apply(params, x, None)
+            return (told if clip is None else with_clipped_cotangent(told, clip))[..., 0]
+
+        def step(carry, _):
+            params, state = carry
+            steps, state = adam.update(jax.grad(lambda p: -jnp.mean(worth * weight(p)))(params), state)
+            return (optax.apply_updates(params, steps), state), None
+
+        params = net.init(key)
+        params = jax.lax.scan(step, (params, adam.init(params)), None, length=100)[0][0]
+        return jnp.mean((weight(params) < 0).astype(jnp.float32)) * 4.0 - 2.0
+
+    keys = jax.random.split(jax.random.key(0), 8)
+    plain, votes = (np.asarray(jax.jit(jax.vmap(lambda k, c=clip: border(c, k)))(keys)) for clip in (None, 0.1))
+    assert np.all(plain > votes) and np.abs(votes + 1.0).mean() < 0.5 * np.abs(plain + 1.0).mean()

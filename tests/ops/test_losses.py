@@ -5,7 +5,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.ops.losses import approximate_kl, clipped_policy_loss, held_constant, normalized, value_loss
+from llmrl.ops.losses import (
+    approximate_kl,
+    clipped_policy_loss,
+    held_constant,
+    normalized,
+    value_loss,
+    with_clipped_cotangent,
+)
 
 RANDOM = np.random.default_rng(0)
 OLD, NEW, ADVANTAGE = (jnp.asarray(RANDOM.normal(size=64), jnp.float32) for _ in range(3))
@@ -67,3 +74,26 @@ def test_normalized_has_mean_zero_and_deviation_one_whatever_the_units():
 def test_held_constant_has_a_value_and_no_slope():
     value, slope = jax.value_and_grad(lambda x: held_constant(x) * x)(jnp.float32(3.0))
     assert (value, slope) == (9.0, 3.0)
+
+
+@pytest.mark.parametrize("scale", [1e-12, 1.0, 1e6])
+def test_a_clipped_cotangent_is_anything_between_the_derivative_and_its_sign(scale):
+    x = jnp.asarray(RANDOM.normal(size=(6, 5, 2)), jnp.float32)
+    given = scale * RANDOM.standard_cauchy(size=x.shape)
+    given[0] = 0.0
+    given[..., 1] *= 10.0  # each source for itself
+    given = jnp.asarray(given, jnp.float32)
+
+    def clipped(limit):
+        value, back = jax.vjp(lambda x: with_clipped_cotangent(x, limit), x)
+        np.testing.assert_array_equal(value, x)
+        return np.asarray(back(given)[0])
+
+    rms = np.sqrt(np.sum(np.square(given), axis=(0, 1)) / 25)
+    np.testing.assert_allclose(clipped(1e6), given, rtol=1e-4)
+    np.testing.assert_allclose(clipped(1e-6) / rms, np.sign(given), atol=1e-3)
+    half = clipped(0.5)
+    assert np.all(half * given >= 0) and np.all(half[0] == 0)
+    assert np.all(np.abs(half) <= 1.01 * rms * np.sqrt(1.25))
+    louder = np.abs(given) > rms
+    assert np.all((np.abs(half) < np.abs(given))[louder]) and np.all((np.abs(half) >= np.abs(given))[~louder])
