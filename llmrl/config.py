@@ -190,6 +190,9 @@ class WeightConfig:
         clip_steps: how much a single step may say of what the network learns, in root mean squares of what all say,
             softly clipped; None does not clip. At 0.1 each step has about one vote, and a border between states where
             a source helps and others is not moved by few steps that say much; see ``llmrl.rewards.mixture``.
+        residual: share of what the weights already say that is left out of what the network learns next, from 0 to 1;
+            None learns all. Near 1 the network fits what a source is worth, as a regression would, where otherwise it
+            grows most where it is right already.
         offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
         discount: whether gamma_eta = sigmoid(eta) is learned.
     """
@@ -204,6 +207,7 @@ class WeightConfig:
     whiten: bool = True
     spread: float = 0.0
     clip_steps: float | None = None
+    residual: float | None = None
     offset: bool = False
     discount: bool = False
 

@@ -14,6 +14,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "solver.tolerance": (0.0, 1.0),
     "solver.max_step_size": (0.0, inf),
     "method.weight.spread": (0.0, inf),
+    "method.weight.residual": (0.0, 1.0),
     "method.trust.evidence_memory": (0.0, 1.0),
     "method.trust.patience": (0.0, inf),
     "method.outer.unroll_learning_rate": (0.0, inf),

@@ -170,6 +170,7 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
         whiten=weight.whiten,
         spread=weight.spread,
         clip_steps=weight.clip_steps,
+        residual=weight.residual,
         offset=weight.offset,
         discount=weight.discount,
         evidence=trust.evidence,

@@ -164,9 +164,10 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
         )
     if weight.clip_steps is not None:
         _positive(**{"method.weight.clip_steps": weight.clip_steps})
-        if not weight.network:
+    for name in ("clip_steps", "residual"):
+        if getattr(weight, name) is not None and not weight.network:
             raise ValueError(
-                f"method.weight.clip_steps={weight.clip_steps} is for what a network learns: it needs "
+                f"method.weight.{name}={getattr(weight, name)} is for what a network learns: it needs "
                 "method.weight.network=true"
             )
     if trust.cross_fitting and num_envs % 2:

@@ -27,9 +27,14 @@ DIMS = ("cart position", "pole angle")
 
 WIDER = ("ppo.num_envs=64", "ppo.num_minibatches=16", "total_steps=819200")
 """Four times as many environments, and as many updates on as many samples each."""
-TOLD_APART = ("method.weight.spread=2", "method.weight.sees_action=false", "method.weight.clip_steps=0.1")
+TOLD_APART = (
+    "method.weight.spread=2",
+    "method.weight.sees_action=false",
+    "method.weight.clip_steps=0.1",
+    "method.weight.residual=0.8",
+)
 """Weights of the state alone, by a network that starts to tell states apart all over what it has seen, each step with
-about one vote."""
+about one vote, and that learns little of what it says already."""
 
 
 def half_right_runs() -> Iterator[Run]:

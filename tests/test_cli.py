@@ -116,6 +116,8 @@ ERRORS = [
         ("method.weight.clip_steps=0.1", "method.weight.network=false"),
         "method.weight.clip_steps=0.1 is for what a network",
     ),
+    (("method.weight.residual=2",), "method.weight.residual must lie in [0.0, 1.0], got 2"),
+    (("method=scalar", "method.weight.residual=0.5"), "method.weight.residual=0.5 is for what a network"),
     (("method=pies", "method.potential.decay=2"), "method.potential.decay must lie in [0.0, 1.0], got 2.0"),
     (("method.potential.updates=0",), "method.potential.updates must be positive, got 0"),
     (("method.potential.hidden=[]",), "method.potential.hidden needs at least one positive width, got []"),

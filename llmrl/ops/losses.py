@@ -73,6 +73,21 @@ def _clipped_back(limit, _, cotangent):
 with_clipped_cotangent.defvjp(lambda x, limit: (x, None), _clipped_back)
 
 
+def with_cotangent_beside(x: Float[Array, "*b m"], along: Float[Array, "*b m"], share: float) -> Float[Array, "*b m"]:
+    """x, through which a derivative comes back less ``share`` of its component along a direction, for each m by itself.
+
+    Args:
+        x: any array.
+        along: the direction; nobody differentiates it, and where it is 0 nothing is taken away.
+        share: from 0, all comes back, to 1, only what is at right angles to ``along``.
+    """
+    every = tuple(range(x.ndim - 1))
+    along = held_constant(along)
+    unit = along / jnp.maximum(jnp.sum(jnp.square(along), axis=every), 1e-12)
+    # As large as 0, and the transpose of its derivative is the projection that is wanted.
+    return x - share * along * jnp.sum(unit * (x - held_constant(x)), axis=every)
+
+
 def held_constant(x: Array) -> Array:
     """x as a number that nobody differentiates; the owner is whoever computed it."""
     return jax.lax.stop_gradient(x)

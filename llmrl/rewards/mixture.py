@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from llmrl.nets import make_features, make_reward_net
-from llmrl.ops.losses import held_constant, with_clipped_cotangent
+from llmrl.ops.losses import held_constant, with_clipped_cotangent, with_cotangent_beside
 from llmrl.ops.moments import Moments, no_moments, observed
 from llmrl.rewards.advice import AdviceState, Following
 from llmrl.rewards.trust import Trust, TrustState, no_trust
@@ -74,6 +74,7 @@ def make_weights(
     whiten: bool = False,
     spread: float | Scalar = 0.0,
     clip_steps: float | None = None,
+    residual: float | None = None,
     offset: bool = False,
     discount: bool = False,
     evidence: bool = False,
@@ -102,6 +103,9 @@ def make_weights(
             agent seldom is, and what a smooth network makes of a border between good and bad is decided by the louder
             side. With few of them each step has about one vote. A source's own number and all evidence go by what steps
             are worth.
+        residual: share of what w already says, before its bound, that is left out of what the network learns next, on
+            the steps on which the source speaks; None learns all. The return is linear in small weights, and along its
+            gradient the network grows most where it is right already; what is at right angles to it changes its shape.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
         evidence: whether the outer level writes e into phi.
@@ -145,18 +149,21 @@ def make_weights(
         direction = held_constant(x / jnp.maximum(_size(x), 1e-8))
         return x + held_constant(share * x - x) + direction * (known - held_constant(known))
 
-    def bounded(phi, raw, *seen):
+    def bounded(phi, raw, *seen, speaks=None):
         raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
         if network:
             told = weight_net.apply(phi["network"], *seen)
             if clip_steps is not None:
                 told = with_clipped_cotangent(told, clip_steps)
+            if residual is not None and speaks is not None:
+                told = with_cotangent_beside(told, speaks * (raw + shrunk(phi, "network", told)), residual)
             raw = raw + shrunk(phi, "network", told)
         return raw if bound is None else bound * jnp.tanh(raw)
 
     def weight(phi, rollout, seen=None):
         steps = rollout.steps
-        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen)
+        speaks = (steps.aux != 0).astype(steps.aux.dtype)
+        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen, speaks=speaks)
 
     def look(seen, rollout):
         return observed(seen, features.of(rollout.steps.obs).reshape(-1, features.num))

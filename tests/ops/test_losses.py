@@ -12,6 +12,7 @@ from llmrl.ops.losses import (
     normalized,
     value_loss,
     with_clipped_cotangent,
+    with_cotangent_beside,
 )
 
 RANDOM = np.random.default_rng(0)
@@ -97,3 +98,20 @@ def test_a_clipped_cotangent_is_anything_between_the_derivative_and_its_sign(sca
     assert np.all(np.abs(half) <= 1.01 * rms * np.sqrt(1.25))
     louder = np.abs(given) > rms
     assert np.all((np.abs(half) < np.abs(given))[louder]) and np.all((np.abs(half) >= np.abs(given))[~louder])
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_a_cotangent_beside_a_direction_has_lost_its_share_of_the_component_along_it(share):
+    x, along, given = (jnp.asarray(RANDOM.normal(size=(6, 5, 2)), jnp.float32) for _ in range(3))
+    along, given = along.at[0].set(0.0), given.at[1].set(0.0)
+    value, back = jax.vjp(lambda x, along: with_cotangent_beside(x, along, share), x, along)
+    np.testing.assert_array_equal(value, x)
+    found, of_direction = back(given)
+    np.testing.assert_array_equal(of_direction, 0.0)
+    np.testing.assert_array_equal(found[0], given[0])
+    for m in range(2):
+        d, g = np.ravel(along[..., m]), np.ravel(given[..., m])
+        np.testing.assert_allclose(np.ravel(found[..., m]), g - share * d * (d @ g) / (d @ d), rtol=1e-4, atol=1e-5)
+    pushed = jax.jvp(lambda x: with_cotangent_beside(x, along, share), (x,), (along,))[1]
+    np.testing.assert_allclose(jnp.vdot(pushed, given), jnp.vdot(along, found), rtol=1e-3, atol=1e-4)
+    np.testing.assert_array_equal(with_cotangent_beside(x, jnp.zeros_like(x), share), x)

@@ -365,3 +365,22 @@ def test_a_whitened_network_does_not_care_in_what_units_a_state_is_seen(rollout)
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
     assert np.std(ours) > 0.05
     assert np.abs(weight_of(False, 1.0, 0.0) - weight_of(False, 0.03, 2.0)).max() > 0.05
+
+
+@pytest.mark.parametrize("how", [{"clip_steps": 0.1}, {"residual": 1.0}, {"clip_steps": 0.5, "residual": 0.8}])
+def test_how_a_network_learns_changes_neither_weights_nor_the_scalar_nor_evidence(random_rollout, how):
+    rollout = random_rollout(DISCRETE)
+    plain, other = (make_weights(DISCRETE, hidden=(4,), evidence=True, **each) for each in ({}, how))
+    phi = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), plain.init(KEY))
+    worth = jax.random.normal(KEY, (T, N, M)) * (rollout.steps.aux != 0).astype(jnp.float32)
+
+    def learned(weights):
+        return jax.value_and_grad(lambda p: jnp.sum(worth * weights.weight(p, rollout)))(phi)
+
+    (value, slope), (same, changed) = learned(plain), learned(other)
+    np.testing.assert_array_equal(value, same)
+    for group in ("scalar", "evidence"):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), slope[group], changed[group])
+    assert optax.tree.norm(optax.tree.sub(slope["network"], changed["network"])) > 0.1 * optax.tree.norm(
+        slope["network"]
+    )
