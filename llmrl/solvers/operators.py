@@ -168,6 +168,10 @@ def smallest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterati
     return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[0]
 
 
+EXHAUSTED = 5e-3
+"""Share of A's size below which what a product adds to the space is rounding: norms may err by a root of epsilon."""
+
+
 def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple[Scalar, Scalar]:
     """Estimates ``(low, high)`` of a symmetric A's smallest and largest eigenvalue, from a few products.
 
@@ -202,10 +206,12 @@ def extreme_eigenvalues(matvec: MatVec, start: PyTree, iterations: int) -> tuple
     first = normalized(start)[0]
     init = (optax.tree.zeros_like(first), first, jnp.zeros((), trees.common_dtype(first)))
     _, (quotients, couplings) = jax.lax.scan(step, init, None, length=iterations)
-    # A space that is exhausted early continues with zero vectors, whose quotient, 0, need not lie within the spectrum.
-    alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(couplings[:-1] > 0) > 0])
+    # A space that is exhausted early continues with zero vectors, or with what rounding left: neither's quotient need
+    # lie within the spectrum.
+    least = EXHAUSTED * (jnp.abs(quotients[0]) + couplings[0])
+    alive = jnp.concatenate([jnp.ones(1, bool), jnp.cumprod(couplings[:-1] > least) > 0])
     quotients = jnp.where(alive, quotients, quotients[0])
-    return _tridiagonal_extremes(quotients, couplings[:-1])
+    return _tridiagonal_extremes(quotients, jnp.where(alive[1:], couplings[:-1], 0))
 
 
 def _tridiagonal_extremes(

@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 from llmrl.learner.problem import viewing
 from llmrl.nets import make_policy
 from llmrl.ops import trees
-from llmrl.solvers import bounded, conjugate_gradient, damped, diagonal, fisher, neumann
+from llmrl.solvers import bounded, conjugate_gradient, damped, diagonal, extreme_eigenvalues, fisher, neumann
 from llmrl.solvers.reduction import reduction
 from llmrl.types import Box, Discrete, EnvSpec, View
 
@@ -115,6 +115,25 @@ def test_lengths_and_products_are_those_of_the_vectors(system):
         flat(space.lift(space.operator(x))), flat(operator()(space.lift(x))), rtol=1e-3, atol=1e-4
     )
     np.testing.assert_allclose(flat(space.lift(space.b)), flat(b), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("few", [1, 2, 3])
+def test_a_space_that_few_samples_exhaust_shows_no_ends_beyond_its_spectrum(system, few):
+    policy, (theta, obs, actions), _, b = system
+    each = jax.vmap(jax.grad(lambda t, o, a: policy.distribution(t, o).log_prob(a)), in_axes=(None, 0, 0))
+    scores = jax.vmap(lambda tree: ravel_pytree(tree)[0])(each(theta, obs[:few], actions[:few]))
+    highest = np.linalg.eigvalsh(np.asarray(scores @ scores.T) / few).max()
+
+    @jax.jit
+    @jax.vmap
+    def ends(key):
+        jacobian = policy.jacobian(policy.scores(theta, obs[:few], actions[:few]))
+        space = reduction(fisher(lambda point: jnp.zeros(few), theta, jacobian=jacobian), b, 100)
+        start = space.operator.completed(trees.normal_like(key, space.b))
+        return extreme_eigenvalues(damped(space.operator, 0.1)[0], start, 12)
+
+    low, high = ends(jax.random.split(KEY, 64))
+    assert np.all(low > 0.098) and np.all(high < 1.01 * (highest + 0.1))
 
 
 def test_a_right_hand_side_of_zero_has_the_solution_zero(system):
