@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +47,6 @@ def normalized(x: Float[Array, "*b"], least: float | Float[Array, ""] = 0.0, eps
     return (x - jnp.mean(x)) / (jnp.maximum(jnp.std(x), least) + eps)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(1,))
 def with_clipped_cotangent(x: Float[Array, "*b m"], limit: float) -> Float[Array, "*b m"]:
     """x, through which no element's derivative comes back much larger than ``limit`` root mean squares of all.
 
@@ -60,6 +60,11 @@ def with_clipped_cotangent(x: Float[Array, "*b m"], limit: float) -> Float[Array
 
     Reference: per-example gradients are clipped in Abadi et al. 2016, there for privacy.
     """
+    return cast(Array, _clipped(x, limit))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _clipped(x, limit):
     return x
 
 
@@ -70,7 +75,7 @@ def _clipped_back(limit, _, cotangent):
     return (cotangent * jnp.sqrt((1.0 + limit**2) / (jnp.square(cotangent) / square + limit**2)),)
 
 
-with_clipped_cotangent.defvjp(lambda x, limit: (x, None), _clipped_back)
+_clipped.defvjp(lambda x, limit: (x, None), _clipped_back)
 
 
 def with_cotangent_beside(x: Float[Array, "*b m"], along: Float[Array, "*b m"], share: float) -> Float[Array, "*b m"]:
