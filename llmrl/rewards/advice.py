@@ -158,8 +158,8 @@ def advice(followed: Following, source: int = 0, name: str = "", beside_task: bo
     good followed a source's words, the discount keeps more, up to all.
 
     Where it keeps all and f is 1, nothing tells such words from the task's, and their sum has one critic head: of two,
-    each brings its own error into the sum. On a sword in Crafter, with goals that are all right, agents with two heads
-    made one in 71 % of the last episodes, and with one in 72 to 74 % (four times ten seeds).
+    each may bring its own error into the sum. On a sword in Crafter, with goals that are all right, agents with two
+    heads made one in 71 % of the last episodes, and with one in 72 to 74 % (four times ten seeds).
 
     Args:
         followed: decides f.

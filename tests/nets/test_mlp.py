@@ -68,26 +68,33 @@ def test_spread_places_the_units_and_leaves_the_output_at_0():
     jax.tree.map(np.testing.assert_array_equal, spread["Dense_1"], start["Dense_1"])  # only the first layer is placed
 
 
-def test_with_spread_a_border_away_from_the_mean_is_learned_in_fewer_steps():
-    """A source that is right from one deviation above the mean on, 30 steps of Adam on the sum of its worth."""
-    x = jnp.linspace(-2.0, 2.0, 401)[:, None]
-    right = jnp.sign(x[:, 0] - 1.0)
+LINE = jnp.linspace(-2.0, 2.0, 401)[:, None]
+
+
+def learned_on_a_line(worth, length, key, spread, clip=None):
+    """Weights on ``LINE`` after so many steps of Adam on the sum of what they are worth."""
     adam = own_promotion(optax.adam(2e-3))
+    net = make_reward_net(ONE, (32,), 1, sees_action=False, spread=spread)
+
+    def weight(params):
+        told = net.apply(params, LINE, None)
+        return (told if clip is None else with_clipped_cotangent(told, clip))[..., 0]
+
+    def step(carry, _):
+        params, state = carry
+        steps, state = adam.update(jax.grad(lambda p: -jnp.mean(worth * weight(p)))(params), state)
+        return (optax.apply_updates(params, steps), state), None
+
+    params = net.init(key)
+    return weight(jax.lax.scan(step, (params, adam.init(params)), None, length=length)[0][0])
+
+
+def test_with_spread_a_border_away_from_the_mean_is_learned_in_fewer_steps():
+    """A source that is right from one deviation above the mean on."""
+    right = jnp.sign(LINE[:, 0] - 1.0)
 
     def share(spread, key):
-        net = make_reward_net(ONE, (32,), 1, sees_action=False, spread=spread)
-
-        def weight(params):
-            return net.apply(params, x, None)[..., 0]
-
-        def step(carry, _):
-            params, state = carry
-            steps, state = adam.update(jax.grad(lambda p: -jnp.mean(right * weight(p)))(params), state)
-            return (optax.apply_updates(params, steps), state), None
-
-        params = net.init(key)
-        params = jax.lax.scan(step, (params, adam.init(params)), None, length=30)[0][0]
-        return jnp.mean(jnp.sign(weight(params)) == right)
+        return jnp.mean(jnp.sign(learned_on_a_line(right, 30, key, spread)) == right)
 
     keys = jax.random.split(jax.random.key(0), 8)
     together, apart = (np.asarray(jax.jit(jax.vmap(lambda k, s=spread: share(s, k)))(keys)) for spread in (0.0, 2.0))
@@ -96,24 +103,10 @@ def test_with_spread_a_border_away_from_the_mean_is_learned_in_fewer_steps():
 
 def test_where_each_step_has_one_vote_the_louder_side_does_not_move_the_border():
     """A source that is wrong below one deviation under the mean, and costs eight times what it brings above."""
-    x = jnp.linspace(-2.0, 2.0, 401)[:, None]
-    worth = jnp.where(x[:, 0] < -1.0, -8.0, 1.0)
-    adam = own_promotion(optax.adam(2e-3))
-    net = make_reward_net(ONE, (32,), 1, sees_action=False, spread=2.0)
+    worth = jnp.where(LINE[:, 0] < -1.0, -8.0, 1.0)
 
     def border(clip, key):
-        def weight(params):
-            told = net.apply(params, x, None)
-            return (told if clip is None else with_clipped_cotangent(told, clip))[..., 0]
-
-        def step(carry, _):
-            params, state = carry
-            steps, state = adam.update(jax.grad(lambda p: -jnp.mean(worth * weight(p)))(params), state)
-            return (optax.apply_updates(params, steps), state), None
-
-        params = net.init(key)
-        params = jax.lax.scan(step, (params, adam.init(params)), None, length=100)[0][0]
-        return jnp.mean((weight(params) < 0).astype(jnp.float32)) * 4.0 - 2.0
+        return jnp.mean((learned_on_a_line(worth, 100, key, 2.0, clip) < 0).astype(jnp.float32)) * 4.0 - 2.0
 
     keys = jax.random.split(jax.random.key(0), 8)
     plain, votes = (np.asarray(jax.jit(jax.vmap(lambda k, c=clip: border(c, k)))(keys)) for clip in (None, 0.1))
