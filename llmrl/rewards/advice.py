@@ -171,8 +171,11 @@ def advice(followed: Following, source: int = 0, name: str = "", beside_task: bo
         A stream whose transform's phi holds e as ``evidence``.
     """
 
+    def shares(phi, state: AdviceState) -> Float[Array, " m"]:
+        return followed.needed(phi, state) * followed.share(phi, state)
+
     def share(phi, state: AdviceState) -> Scalar:
-        return (followed.needed(phi, state) * followed.share(phi, state))[source]
+        return shares(phi, state)[source]
 
     def kept(phi, state: AdviceState) -> Float[Array, " m"]:
         """Of what comes after a source's word."""
@@ -186,8 +189,8 @@ def advice(followed: Following, source: int = 0, name: str = "", beside_task: bo
     def carries(phi, state: AdviceState) -> Scalar:
         """f of what is kept beyond the least; of several sources, none more than its part."""
         more = jnp.maximum(0.0, (kept(phi, state) - KEPT) / (1.0 - KEPT))
-        shares = followed.needed(phi, state) * followed.share(phi, state) * more
-        return (shares / jnp.maximum(1.0, jnp.sum(shares)))[source]
+        each = shares(phi, state) * more
+        return (each / jnp.maximum(1.0, jnp.sum(each)))[source]
 
     transform = RewardTransform(
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),

@@ -98,7 +98,7 @@ def test_with_spread_a_border_away_from_the_mean_is_learned_in_fewer_steps():
 
     keys = jax.random.split(jax.random.key(0), 8)
     together, apart = (np.asarray(jax.jit(jax.vmap(lambda k, s=spread: share(s, k)))(keys)) for spread in (0.0, 2.0))
-    assert np.all(apart > together) and apart.mean() > together.mean() + 0.05
+    assert together.max() < 0.78 < apart.min() and apart.mean() > together.mean() + 0.08
 
 
 def test_where_each_step_has_one_vote_the_louder_side_does_not_move_the_border():
