@@ -24,7 +24,7 @@ from llmrl.ops.optimizers import own_promotion
 from llmrl.ops.tables import NO_KEY
 from llmrl.rewards import GoalTable, Heard, Language, Suggested, goal_scores
 from llmrl.sources import LateSource, language_source, late_sources, suggested_by_rule
-from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, View
+from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -114,16 +114,19 @@ def acting_policy(config: Config, spec: EnvSpec) -> Policy:
 def _optimizer(config: Config) -> optax.GradientTransformation:
     ppo = config.ppo
     updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
-    rate = optax.linear_schedule(ppo.learning_rate, 0.0, updates) if ppo.anneal else ppo.learning_rate
-    # One long vector instead of a dozen arrays: small programs are as slow as they have operations.
-    step = optax.flatten(optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5)))
+
+    def steps(ratio: float | Scalar) -> optax.GradientTransformation:
+        first = ratio * ppo.learning_rate
+        rate = optax.linear_schedule(first, 0.0, updates) if ppo.anneal else first
+        # One long vector instead of a dozen arrays: small programs are as slow as they have operations.
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5)))
 
     def part(params: Params) -> Params:
         return Params(*(jax.tree.map(lambda _, name=name: name, getattr(params, name)) for name in Params._fields))
 
     # Each part is clipped by itself: under a joint norm a critic with many heads, surprised by a rare reward, would
     # shrink the actor's step just where there is something to learn.
-    return own_promotion(optax.multi_transform(dict.fromkeys(Params._fields, step), part))
+    return own_promotion(optax.multi_transform({"actor": steps(1.0), "critic": steps(ppo.critic_rate_ratio)}, part))
 
 
 class Parts(NamedTuple):

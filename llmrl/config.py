@@ -98,6 +98,8 @@ class PPOConfig:
         num_epochs: passes over a rollout.
         num_minibatches: minibatches per pass.
         learning_rate: Adam's step size, for actor and critic.
+        critic_rate_ratio: the critic's step size, in multiples of that. A critic that learns faster knows sooner what
+            is about to fail.
         anneal: whether the learning rate falls linearly to 0 over the run.
         discount: gamma.
         gae_lambda: lambda of generalised advantage estimation. High, since a critic of a solved task has seen few
@@ -118,6 +120,7 @@ class PPOConfig:
     num_epochs: int = 4
     num_minibatches: int = 4
     learning_rate: float = 3e-4
+    critic_rate_ratio: float = 1.0
     anneal: bool = True
     discount: float = 0.99
     gae_lambda: float = 0.98
@@ -226,8 +229,8 @@ class TrustConfig:
         patience: silent iterations before it is followed.
         prior_decay: share of it lost per iteration from then on.
         prior_rarity: a task that speaks on fewer than this share of the steps, over the first ``patience``
-            iterations, is sparse: once it speaks, advice is followed as far as its words bear it out
-            (``llmrl.rewards.advice``).
+            iterations or up to ``prior_words``, is sparse: once it speaks, advice is followed as far as its words
+            bear it out (``llmrl.rewards.advice``).
         prior_words: words of a sparse task from which on they alone decide that; up to then silence fades.
         prior_fade: how fast advice is outgrown as the task speaks in more of the episodes; 0 never.
         ceiling: lower the largest allowed weight while the task's return is below its best.

@@ -66,6 +66,7 @@ def _validate_ppo(ppo: PPOConfig) -> None:
             "ppo.num_epochs": ppo.num_epochs,
             "ppo.num_minibatches": ppo.num_minibatches,
             "ppo.learning_rate": ppo.learning_rate,
+            "ppo.critic_rate_ratio": ppo.critic_rate_ratio,
             "ppo.clip": ppo.clip,
             "ppo.max_gradient_norm": ppo.max_gradient_norm,
         }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -37,13 +38,14 @@ class AdviceState(NamedTuple):
 class Following(NamedTuple):
     """How far a source's word is followed: ``observe(state, rollout) -> state``, ``share(phi, state) -> f``, [m],
     ``needed(phi, state)``, from 0 to 1, how much of it the task still needs, [m], ``undecided(state)``, from 1 to 0,
-    how little the task has said yet, and ``good(phi)``, from 0 to 1, how good what followed its words was, [m]."""
+    how little the task has said yet, and ``flawless(phi)``, from 0 to 1, whether hardly anything but good followed its
+    words, [m]."""
 
     observe: Callable[..., AdviceState]
     share: Callable[..., Float[Array, " m"]]
     needed: Callable[..., Float[Array, " m"]]
     undecided: Callable[[AdviceState], Scalar]
-    good: Callable[..., Float[Array, " m"]]
+    flawless: Callable[..., Float[Array, " m"]]
     num_aux: int
     judged: bool
 
@@ -75,8 +77,10 @@ def following(
     decay)^(age - patience), so that a misleading source is followed ever less. Once the task has spoken ``enough``
     times, f = prior e, where e, from 0 to 1, is how far the task's words have borne out the source's. Its first words
     may be luck, and bear out nobody: up to then f is the larger of prior e and of what silence would give, less an
-    ``enough``-th with every word. A task that speaks on at least ``rarity`` of the steps in that time can judge learned
-    weights, and is left to them: f = 0.
+    ``enough``-th with every word. But where hardly anything but good has followed a source's words, e, which asks for
+    many, need not be waited for, nor the end of exploring alone: after n words of the task f is at least n / (n + 1) of
+    what it may be. A task that speaks on at least ``rarity`` of the steps in that time, or up to its ``enough``-th
+    word, can judge learned weights, and is left to them: f = 0.
 
     Where the task speaks in an episode it judges what was done in it, and what a source says is seldom the shortest
     way. So (1 - s)^p of f is followed, s the share of episodes in which the task spoke of late, and p from ``fade``,
@@ -99,7 +103,9 @@ def following(
         said = words(rollout)
         heard, age = state.heard + said, state.age + 1.0
         seen = state.seen + rollout.steps.reward.size
-        sparse = jnp.where(age <= patience, (heard < rarity * seen).astype(jnp.float32), state.sparse)
+        # Whoever is followed makes the task speak more often, which would be no sign of a task that is not sparse.
+        alone = (age <= patience) & (state.heard < enough)
+        sparse = jnp.where(alone, (heard < rarity * seen).astype(jnp.float32), state.sparse)
         speaking = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
         talk = running_peak(state.talk, speaking, TALK_DECAY)
         return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, rollout))
@@ -108,7 +114,9 @@ def following(
         waited = state.age - patience
         silent = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
         borne_out = held_constant(phi["evidence"]["advice"]) if judged else jnp.zeros(num_aux)
-        return prior * state.sparse * jnp.maximum(undecided(state) * silent, jnp.where(state.heard > 0, borne_out, 0.0))
+        borne_out = jnp.where(state.heard > 0, borne_out, 0.0)
+        likely = state.heard / (state.heard + 1.0) * flawless(phi)
+        return prior * state.sparse * reduce(jnp.maximum, [undecided(state) * silent, borne_out, likely])
 
     def undecided(state: AdviceState) -> Scalar:
         return jnp.maximum(0.0, 1.0 - state.heard / enough)
@@ -117,15 +125,20 @@ def following(
         balance = held_constant(phi["evidence"]["balance"]) if judged else jnp.zeros(num_aux)
         return jnp.minimum(1.0, balance / WELL_BALANCED)
 
+    def flawless(phi) -> Float[Array, " m"]:
+        return jnp.maximum(0.0, (good(phi) - HARDLY_BAD) / (1.0 - HARDLY_BAD))
+
     def needed(phi, state: AdviceState) -> Float[Array, " m"]:
         silent = jnp.maximum(0.0, 1.0 - state.voiced)
         return silent ** (fade * (1.0 - good(phi)))
 
-    return Following(observe, share, needed, undecided, good, num_aux, judged)
+    return Following(observe, share, needed, undecided, flawless, num_aux, judged)
 
 
 WELL_BALANCED = 0.5
 """Good less bad over both, from which on a source is not outgrown."""
+HARDLY_BAD = 0.8
+"""Share of that from which on a source counts as one whose words hardly anything but good follows, fully at 1."""
 VOICE_MEMORY = 0.9
 """What of ``AdviceState.voiced`` is remembered after a rollout in which episodes ended."""
 
@@ -139,8 +152,6 @@ TALKATIVE, TALK_DECAY = 0.2, 0.99
 """Share of steps from which on a source is talkative, and what of the largest is remembered after a rollout."""
 KEPT = 0.3
 """Of what comes after the word of one that is not, at least."""
-HARDLY_BAD = 0.8
-"""``Following.good`` from which on more of that is kept, up to all at 1."""
 
 
 def advice(followed: Following, source: int = 0, name: str = "", beside_task: bool = False) -> Stream:
@@ -179,7 +190,7 @@ def advice(followed: Following, source: int = 0, name: str = "", beside_task: bo
 
     def kept(phi, state: AdviceState) -> Float[Array, " m"]:
         """Of what comes after a source's word."""
-        quiet = jnp.maximum(KEPT, (followed.good(phi) - HARDLY_BAD) / (1.0 - HARDLY_BAD))
+        quiet = jnp.maximum(KEPT, followed.flawless(phi))
         return jnp.where(state.talk > TALKATIVE, 0.0, quiet)
 
     def apply(signal: Signal, phi, state: AdviceState, rollout: Rollout) -> Signal:

@@ -83,9 +83,9 @@ def test_first_words_may_be_luck_and_each_ends_a_part_of_it(paying):
 
 def test_advice_has_no_say_once_the_task_has_spoken_and_borne_nothing_out(paying):
     """Until then it has all of it, or as much as it is followed."""
-    stream = advice(following(M, patience=PATIENCE, rarity=0.5, enough=4.0))
+    stream = advice(following(M, patience=PATIENCE, rarity=0.5, enough=4.0, fade=0.0))
     phi, state = stream.transform.init(jax.random.key(0))
-    borne_out = {"evidence": {"advice": jnp.full(M, 0.7), "balance": jnp.ones(M)}}
+    borne_out = {"evidence": {"advice": jnp.full(M, 0.7), "balance": jnp.zeros(M)}}
     for said, say in ((0.0, 1.0), (spoken(), 0.75), (spoken(), 0.5), (0.0, 0.5), (spoken(), 0.25), (spoken(), 0.0)):
         rollout = paying(said)
         state = stream.transform.observe(state, phi, task_signal(rollout, 0.9), rollout)
@@ -121,6 +121,27 @@ def test_in_a_sparse_task_a_source_is_followed_as_far_as_it_is_borne_out(paying)
     np.testing.assert_allclose(shares, 0.35)
     shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5, enough=2.0, decay=0.0)
     np.testing.assert_allclose(shares, 0.35)  # before it could silence say half of it
+
+
+@pytest.mark.parametrize(("balance", "flawless"), [(0.0, 0.0), (0.4, 0.0), (0.45, 0.5), (0.5, 1.0), (0.9, 1.0)])
+def test_nobody_goes_on_alone_whom_the_task_tells_that_hardly_anything_but_good_follows_a_source(
+    paying, balance, flawless
+):
+    """The more the task has said, the less that may be luck; what silence gives comes after patience, and a task that
+    has not spoken bears out nobody."""
+    told = [paying(0.0), paying(spoken()), paying(spoken()), *[paying(0.0)] * 2]
+    shares, _ = followed(told, evidence=0.0, balance=balance, rarity=0.5, enough=4.0, patience=3.0, decay=0.0)
+    later = max(0.5, flawless * 2 / 3)
+    np.testing.assert_allclose(shares, [0.0, flawless / 2, flawless * 2 / 3, later, later], rtol=1e-5)
+
+
+def test_that_a_task_speaks_often_under_a_good_source_does_not_make_it_a_dense_one(paying):
+    """Eight words are heard, and then one on every step, still within the time of patience."""
+    often = [paying(np.arange(T * N).reshape(T, N))] * 4
+    sparse, _ = followed([*[paying(spoken())] * 8, *often], evidence=1.0, rarity=0.1, patience=20.0)
+    np.testing.assert_array_equal(sparse, 1.0)
+    dense, _ = followed([*[paying(spoken())] * 7, *often], evidence=1.0, rarity=0.1, patience=20.0)
+    np.testing.assert_array_equal(dense[7:], 0.0)
 
 
 @pytest.mark.parametrize("step", [(0, 0), (3, 1), (T - 1, N - 1)])
@@ -186,13 +207,15 @@ def test_of_a_source_that_speaks_rarely_later_words_count_the_more_the_more_good
     [
         ((0.4, 0.0), (1.0, 0.0), (0.0, 0.0)),
         ((0.46, 0.0), (1.0, 0.0), ((0.6 - KEPT) / (1 - KEPT), 0.0)),
-        ((0.9, 0.0), (0.3, 0.0), (0.3, 0.0)),
+        ((0.46, 0.0), (0.3, 0.0), (0.6 * 12 / 13 * (0.6 - KEPT) / (1 - KEPT), 0.0)),
+        ((0.9, 0.0), (0.3, 0.0), (12 / 13, 0.0)),
         ((0.9, 0.9), (1.0, 1.0), (0.5, 0.5)),
-        ((0.9, 0.9), (1.0, 0.25), (0.8, 0.2)),
-        ((0.9, 0.9), (0.0, 0.0), (0.0, 0.0)),
+        ((0.9, 0.9), (1.0, 0.25), (13 / 25, 12 / 25)),
+        ((0.9, 0.4), (1.0, 1.0), (1.0, 0.0)),
     ],
 )
 def test_what_is_followed_and_keeps_all_carries_the_task(paying, balance, evidence, carried):
+    """After twelve words of the task, which make flawless sources count for 12/13 whatever their evidence."""
     known = following(M, patience=PATIENCE, fade=0.0)
     state = known.init()
     said = paying(spoken())
