@@ -119,14 +119,14 @@ class PPOConfig:
     num_steps: int = 128
     num_epochs: int = 4
     num_minibatches: int = 4
-    learning_rate: float = 3e-4
-    critic_rate_ratio: float = 1.0
+    learning_rate: float = 6e-4
+    critic_rate_ratio: float = 20.0
     anneal: bool = True
     discount: float = 0.99
     gae_lambda: float = 0.98
     clip: float = 0.2
-    entropy: float = 0.01
-    advantage_floor: float = 1.0
+    entropy: float = 0.003
+    advantage_floor: float = 0.3
     advantage_decay: float = 0.998
     value_coefficient: float = 0.5
     max_gradient_norm: float = 0.5
@@ -226,10 +226,11 @@ class TrustConfig:
         evidence_memory: what the record of that keeps per outer step.
         units: scale a source so that its discounted sum does not outgrow the task's.
         prior: weight of the sources' advice while the task stays silent; 0 never follows it.
-        patience: silent iterations before it is followed.
+        patience: silent steps of the environments before it is followed: how long exploring alone takes is a matter of
+            experience, not of how it is cut into rollouts.
         prior_decay: share of it lost per iteration from then on.
         prior_rarity: a task that speaks on fewer than this share of the steps, over the first ``patience``
-            iterations or up to ``prior_words``, is sparse: once it speaks, advice is followed as far as its words
+            steps or up to ``prior_words``, is sparse: once it speaks, advice is followed as far as its words
             bear it out (``llmrl.rewards.advice``).
         prior_words: words of a sparse task from which on they alone decide that; up to then silence fades.
         prior_fade: how fast advice is outgrown as the task speaks in more of the episodes; 0 never.
@@ -245,7 +246,7 @@ class TrustConfig:
     evidence_memory: float = 0.99
     units: bool = True
     prior: float = 1.0
-    patience: float = 10.0
+    patience: float = 40960.0
     prior_decay: float = 0.02
     prior_rarity: float = 0.005
     prior_words: float = 8.0

@@ -19,6 +19,7 @@ from llmrl.config import Config
 from llmrl.envs import LANGUAGE
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.rollout import collect, reset_all, with_captions
+from llmrl.rewards import frozen
 from llmrl.rewards.mixture import TRUSTED_FROM
 from llmrl.train import make_environment, make_trainer, policy_of, state_shapes, use_compilation_cache
 from llmrl.types import Box, Discrete, Environment, EnvSpec, Rollout
@@ -42,7 +43,7 @@ def trust_map(
         threshold: see ``TrustMap``.
 
     Returns:
-        The map of all seeds.
+        The map of all seeds, in the largest units that the task has had.
 
     Raises:
         ValueError: the run has no auxiliary source, or its method no weights of sources, or nothing was saved yet.
@@ -57,7 +58,8 @@ def trust_map(
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
         raise ValueError(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
-    weights_of = streams[trusting[0]].transform.weights
+    # As the weights would be transferred: while a task is solved, there would be nothing to see.
+    weights_of = frozen(streams[trusting[0]].transform).weights
     assert weights_of is not None
     probes = _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)

@@ -297,6 +297,8 @@ class RewardTransform(NamedTuple):
         report: ``(phi, state, rollout) -> {metric: scalar}``, what a person should see of it.
         weights: ``(phi, state, rollout) -> SourceWeights``: how far each source is trusted, for the trust report; None
             where a transform has no weight per source. Only ``obs``, ``action`` and ``aux`` of the steps may matter.
+        settled: ``state -> state``: what the transform goes by once it is frozen, in place of what it noted last; None
+            where that is the same.
     """
 
     init: Callable[[PRNGKeyArray], tuple[dict[str, PyTree], PyTree]]
@@ -304,6 +306,7 @@ class RewardTransform(NamedTuple):
     observe: Callable[[PyTree, PyTree, Signal, Rollout], PyTree]
     report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
     weights: Callable[[PyTree, PyTree, Rollout], SourceWeights] | None = None
+    settled: Callable[[PyTree], PyTree] | None = None
 
 
 class Stream(NamedTuple):

@@ -26,6 +26,7 @@ from llmrl.learner.rollout import with_captions
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.pictures import PICTURES, SIZE
+from llmrl.rewards import frozen
 from llmrl.train import TrainState, acting_policy, any_environment
 from llmrl.types import Environment, HostEnvironment, Rollout, TimeStep, Transition
 
@@ -161,8 +162,9 @@ def told(
 
 def _weights(parts: Parts, state: TrainState, rollout: Rollout) -> Float[np.ndarray, "t m"] | None:
     for stream, phi, noted in zip(parts.inner.streams, state.phis, state.transform_states, strict=True):
-        if stream.transform.weights is not None:
-            return np.asarray(stream.transform.weights(phi, noted, rollout).weight)[:, 0]
+        weights = frozen(stream.transform).weights  # a solved task's own units would leave nothing to see
+        if weights is not None:
+            return np.asarray(weights(phi, noted, rollout).weight)[:, 0]
     return None
 
 

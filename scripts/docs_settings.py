@@ -21,8 +21,14 @@ from llmrl.config import Config
 
 UNITS = {
     "seconds": ("llm.deadline", "llm.max_seconds"),
-    "environment steps": ("env.horizon", "env.steps_per_reset", "ppo.num_steps", "total_steps"),
-    "iterations": ("method.trust.patience", "method.outer.every", "method.outer.warmup"),
+    "environment steps": (
+        "env.horizon",
+        "env.steps_per_reset",
+        "ppo.num_steps",
+        "total_steps",
+        "method.trust.patience",
+    ),
+    "iterations": ("method.outer.every", "method.outer.warmup"),
     "per iteration": (
         "ppo.advantage_decay",
         "method.outer.scale_decay",

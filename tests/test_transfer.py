@@ -12,6 +12,7 @@ import llmrl
 from llmrl import runs
 from llmrl.evaluate import evaluate
 from llmrl.methods import make_method
+from llmrl.rewards import frozen as frozen_transform
 from llmrl.rewards import task_signal
 from llmrl.train import make_environment, train
 from llmrl.transfer import resolved
@@ -77,7 +78,8 @@ def test_the_reward_is_the_source_runs_to_the_last_number(source, target, random
         phis, states = (
             jax.tree.map(lambda x: x[seed], of) for of in (result.state.phis, result.state.transform_states)
         )
-        return [s.transform.apply(bare, p, n, rollout) for s, p, n in zip(streams, phis, states, strict=True)]
+        settled = [frozen_transform(stream.transform) for stream in streams]
+        return [s.apply(bare, p, n, rollout) for s, p, n in zip(settled, phis, states, strict=True)]
 
     for seed, learned in enumerate((0, 1, 0)):
         equal(signals(target, seed), signals(source, learned))

@@ -63,7 +63,7 @@ def following(
     num_aux: int,
     *,
     prior: float | Scalar = 1.0,
-    patience: float | Scalar = 10.0,
+    patience: float | Scalar = 40960.0,
     decay: float | Scalar = 0.02,
     rarity: float | Scalar = 0.005,
     enough: float | Scalar = 8.0,
@@ -73,14 +73,14 @@ def following(
     """f, from 0 to ``prior``, for each source.
 
     In a sparse task nothing can be learned about a source before the first success, and without a source there may
-    never be one. While the task is silent, exploring alone comes first, for ``patience`` rollouts; then f = prior (1 -
-    decay)^(age - patience), so that a misleading source is followed ever less. Once the task has spoken ``enough``
-    times, f = prior e, where e, from 0 to 1, is how far the task's words have borne out the source's. Its first words
-    may be luck, and bear out nobody: up to then f is the larger of prior e and of what silence would give, less an
-    ``enough``-th with every word. But where hardly anything but good has followed a source's words, e, which asks for
-    many, need not be waited for, nor the end of exploring alone: after n words of the task f is at least n / (n + 1) of
-    what it may be. A task that speaks on at least ``rarity`` of the steps in that time, or up to its ``enough``-th
-    word, can judge learned weights, and is left to them: f = 0.
+    never be one. While the task is silent, exploring alone comes first, for ``patience`` steps; then f = prior (1 -
+    decay)^k after k rollouts more, so that a misleading source is followed ever less. Once the task has spoken
+    ``enough`` times, f = prior e, where e, from 0 to 1, is how far the task's words have borne out the source's. Its
+    first words may be luck, and bear out nobody: up to then f is the larger of prior e and of what silence would give,
+    less an ``enough``-th with every word. But where hardly anything but good has followed a source's words, e, which
+    asks for many, need not be waited for, nor the end of exploring alone: after n words of the task f is at least n /
+    (n + 1) of what it may be. A task that speaks on at least ``rarity`` of the steps in that time, or up to its
+    ``enough``-th word, can judge learned weights, and is left to them: f = 0.
 
     Where the task speaks in an episode it judges what was done in it, and what a source says is seldom the shortest
     way. So (1 - s)^p of f is followed, s the share of episodes in which the task spoke of late, and p from ``fade``,
@@ -91,7 +91,7 @@ def following(
     Args:
         num_aux: number of sources, m.
         prior: largest f.
-        patience: silent rollouts before a source is followed.
+        patience: silent steps before a source is followed.
         decay: share of f lost per silent rollout from then on.
         rarity: share of steps on which a task may speak to count as sparse.
         enough: words of the task from which on it alone judges a source; above 0.
@@ -104,14 +104,14 @@ def following(
         heard, age = state.heard + said, state.age + 1.0
         seen = state.seen + rollout.steps.reward.size
         # Whoever is followed makes the task speak more often, which would be no sign of a task that is not sparse.
-        alone = (age <= patience) & (state.heard < enough)
+        alone = (seen <= patience) & (state.heard < enough)
         sparse = jnp.where(alone, (heard < rarity * seen).astype(jnp.float32), state.sparse)
         speaking = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
         talk = running_peak(state.talk, speaking, TALK_DECAY)
         return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, rollout))
 
     def share(phi, state: AdviceState) -> Float[Array, " m"]:
-        waited = state.age - patience
+        waited = state.age - patience * state.age / jnp.maximum(state.seen, 1.0)  # in rollouts
         silent = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
         borne_out = held_constant(phi["evidence"]["advice"]) if judged else jnp.zeros(num_aux)
         borne_out = jnp.where(state.heard > 0, borne_out, 0.0)

@@ -66,7 +66,13 @@ def speaks(rollout: Rollout) -> Scalar:
 
 def frozen(transform: RewardTransform) -> RewardTransform:
     """The same transform, noting nothing any more: what it makes of a signal no longer changes by itself."""
-    return transform._replace(observe=lambda state, phi, signal, rollout: state)
+    settled, weights = transform.settled or (lambda state: state), transform.weights
+    return transform._replace(
+        apply=lambda signal, phi, state, rollout: transform.apply(signal, phi, settled(state), rollout),
+        observe=lambda state, phi, signal, rollout: state,
+        report=lambda phi, state, rollout: transform.report(phi, settled(state), rollout),
+        weights=weights and (lambda phi, state, rollout: weights(phi, settled(state), rollout)),
+    )
 
 
 def task_signal(rollout: Rollout, discount: float | Float[Array, ""]) -> Signal:

@@ -233,14 +233,8 @@ def mixture(
     def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:
         return limits.limit(state.trust, weights.weight(phi, rollout, state.seen))
 
-    def scale(phi, state: MixtureState) -> Float[Array, " m"]:
-        # Whichever part of the weights has shown the most for itself speaks for the source.
-        shares = [share for group, share in phi.get("evidence", {}).items() if group in phi]
-        known = jnp.max(jnp.stack(shares), axis=0) if shares else jnp.ones(len(spec.aux_names))
-        return limits.scale(state.trust, held_constant(known))
-
     def trusted(phi, state: MixtureState, rollout: Rollout) -> SourceWeights:
-        factors = scale(phi, state)
+        factors = limits.scale(state.trust)
         weight = effective(phi, state, rollout) * factors
         if followed is not None:
             weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - followed.share(phi, state.advice)))
@@ -266,7 +260,7 @@ def mixture(
             "weight_mean": jnp.mean(weight),
             "weight_mean_active": jnp.mean(active),
             "weight_size": jnp.mean(jnp.abs(weight)),
-            "trust_scale": jnp.mean(scale(phi, state)),
+            "trust_scale": jnp.mean(limits.scale(state.trust)),
             **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
             **_trust_shares(learned, rollout.steps.aux, spec.aux_names),
             **limits.report(state.trust),
@@ -283,4 +277,5 @@ def mixture(
         observe=observe,
         report=report,
         weights=trusted,
+        settled=lambda state: state._replace(trust=limits.settled(state.trust)),
     )

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llmrl.ops.moments import running_peak
 from llmrl.ops.returns import discounted_sum
 from llmrl.rewards.base import speaks
 from llmrl.types import Rollout, Scalar, Signal
@@ -20,8 +19,8 @@ class TrustState(NamedTuple):
     Attributes:
         ceiling: largest weight allowed at present, as a share of the bound, [m].
         informed: 0 while the task has only ever paid one constant, 1 once it has said anything else.
-        task_peak, source_peak: largest deviation of a discounted sum from its mean, slowly forgotten, [] and [m].
         task_spread, source_spread: deviation of the discounted sums in the last rollout, [] and [m].
+        task_peak, source_peak: the largest they have been.
         level, best, worst, noise: running mean of the task's reward per step, the most that it has surely been, the
             least that it has been, its variance as an estimate.
         age: rollouts seen.
@@ -29,10 +28,10 @@ class TrustState(NamedTuple):
 
     ceiling: Float[Array, " m"]
     informed: Scalar
-    task_peak: Scalar
-    source_peak: Float[Array, " m"]
     task_spread: Scalar
     source_spread: Float[Array, " m"]
+    task_peak: Scalar
+    source_peak: Float[Array, " m"]
     level: Scalar
     best: Scalar
     worst: Scalar
@@ -42,13 +41,15 @@ class TrustState(NamedTuple):
 
 class Trust(NamedTuple):
     """Functions of a ``TrustState``: ``init()``, ``observe(state, signal, rollout)``, ``limit(state, weight)``,
-    ``scale(state, evidence)``, ``report(state)``."""
+    ``scale(state)``, ``report(state)``, and ``settled(state)``, with the largest units instead of the last, those of
+    the time when the task had most to say."""
 
     init: Callable[[], TrustState]
     observe: Callable[[TrustState, Signal, Rollout], TrustState]
     limit: Callable[[TrustState, Float[Array, "t n m"]], Float[Array, "t n m"]]
-    scale: Callable[[TrustState, Float[Array, " m"]], Float[Array, " m"]]
+    scale: Callable[[TrustState], Float[Array, " m"]]
     report: Callable[[TrustState], dict[str, Scalar]]
+    settled: Callable[[TrustState], TrustState]
 
 
 def _start(num_aux: int) -> TrustState:
@@ -56,10 +57,10 @@ def _start(num_aux: int) -> TrustState:
     return TrustState(
         ceiling=jnp.ones(num_aux),
         informed=zero,
-        task_peak=zero,
-        source_peak=jnp.zeros(num_aux),
         task_spread=zero,
         source_spread=jnp.zeros(num_aux),
+        task_peak=zero,
+        source_peak=jnp.zeros(num_aux),
         level=zero,
         best=-infinity,
         worst=infinity,
@@ -74,8 +75,9 @@ def no_trust(num_aux: int) -> Trust:
         init=lambda: _start(num_aux),
         observe=lambda state, signal, rollout: state,
         limit=lambda state, weight: weight,
-        scale=lambda state, evidence: jnp.ones(num_aux),
+        scale=lambda state: jnp.ones(num_aux),
         report=lambda state: {},
+        settled=lambda state: state,
     )
 
 
@@ -88,27 +90,25 @@ def evidence(
     ceiling_rise: float | Scalar = 0.002,
     setback: float | Scalar = 0.05,
     gae_lambda: float | Scalar = 0.95,
-    memory: float = 0.998,
 ) -> Trust:
     """w_effective = ceiling * scale * w.
 
     Args:
         num_aux: number of sources, m.
-        units: scale a source, down only, to the task's own units. A source without confirmed evidence may not spread
-            its discounted sums wider than the task does now (an optimiser blows whatever is left up to full size once
-            the task is quiet); one with evidence may reach the task's largest ever, and between them it is linear.
+        units: scale a source, down only, to the task's own units: it may not spread its discounted sums wider than the
+            task does now. An optimiser blows whatever is left up to full size once the task is quiet, and a source that
+            has helped to solve it is seldom what a solved task needs, however well its help was borne out.
         ceiling: lower the limit while the task's return is below its best.
         ceiling_fall: share lost per rollout of a setback.
         ceiling_rise: share regained per rollout otherwise.
         setback: how far below its best, as a share of its range, the return must be, by two standard errors of both.
         gae_lambda: shortens the discounted sums that ``units`` compares, as it shortens the advantages.
-        memory: what the peaks keep per rollout.
     """
 
     def observe(state, signal, rollout):
         state = state._replace(age=state.age + 1.0, informed=jnp.maximum(state.informed, speaks(rollout)))
         if units:
-            state = _note_units(state, signal, rollout, gae_lambda, memory)
+            state = _note_units(state, signal, rollout, gae_lambda)
         if ceiling:
             state = _note_level(state, signal, ceiling_fall, ceiling_rise, setback)
         return state
@@ -116,42 +116,31 @@ def evidence(
     def limit(state, weight):
         return state.ceiling * weight
 
-    def scale(state, evidence):
+    def scale(state):
         if not units:
             return jnp.ones(num_aux)
-        lenient = _at_most_one(state.task_peak, state.source_peak)
-        strict = jnp.minimum(lenient, _at_most_one(state.task_spread, state.source_spread))
+        ratio = jnp.minimum(1.0, state.task_spread / jnp.maximum(state.source_spread, 1e-8))
         # Without a signal there are no units to bring a source to.
-        return jnp.where(state.informed > 0, strict + evidence * (lenient - strict), 1.0)
+        return jnp.where(state.informed > 0, ratio, 1.0)
 
     def report(state):
         return {"trust_ceiling": jnp.mean(state.ceiling)} if ceiling else {}
 
-    return Trust(lambda: _start(num_aux), observe, limit, scale, report)
+    def settled(state):
+        return state._replace(task_spread=state.task_peak, source_spread=state.source_peak)
+
+    return Trust(lambda: _start(num_aux), observe, limit, scale, report, settled)
 
 
-def _at_most_one(task: Scalar, source: Float[Array, " m"]) -> Float[Array, " m"]:
-    return jnp.minimum(1.0, task / jnp.maximum(source, 1e-8))
-
-
-def _peak(sums: Float[Array, "t n *m"]) -> Float[Array, "*m"]:
-    return jnp.max(jnp.abs(sums - jnp.mean(sums, axis=(0, 1))), axis=(0, 1))
-
-
-def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda, memory: float) -> TrustState:
+def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda) -> TrustState:
     steps = rollout.steps
     decay = jnp.where(steps.terminated | steps.truncated, 0.0, signal.discount * gae_lambda)
     paid = jnp.concatenate([signal.reward[..., None], steps.aux], axis=-1)
     sums = discounted_sum(paid, jnp.broadcast_to(decay[..., None], paid.shape))
-    task, source = sums[..., 0], sums[..., 1:]
-    task_peak = running_peak(state.task_peak, _peak(task), memory)
-    source_peak = running_peak(state.source_peak, _peak(source), memory)
-    return state._replace(
-        task_peak=task_peak,
-        source_peak=source_peak,
-        task_spread=jnp.std(task),
-        source_spread=jnp.std(source, axis=(0, 1)),
-    )
+    spread = jnp.std(sums, axis=(0, 1))
+    task, source = spread[0], spread[1:]
+    peaks = jnp.maximum(state.task_peak, task), jnp.maximum(state.source_peak, source)
+    return state._replace(task_spread=task, source_spread=source, task_peak=peaks[0], source_peak=peaks[1])
 
 
 def _note_level(state: TrustState, signal: Signal, fall, rise, setback) -> TrustState:

@@ -13,7 +13,8 @@ from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 8, 2, 2
 SPEC = EnvSpec("none", (2,), Discrete(2), 50, ("first", "second"))
-PATIENCE = 3.0
+SILENT = 3  # rollouts
+PATIENCE = float(SILENT * T * N)
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,9 @@ def followed(rollouts, evidence=None, balance=0.0, **settings):
 def test_while_the_task_stays_silent_a_source_is_followed_for_a_time(paying, constant):
     """A constant is silence; exploring alone comes first, the prior is the most that is ever given, and it fades."""
     shares, _ = followed([paying(constant)] * 40, prior=0.8)
-    np.testing.assert_array_equal(shares[: int(PATIENCE)], 0.0)
-    assert 0.7 < shares[int(PATIENCE)] <= 0.8
-    assert np.all(np.diff(shares[int(PATIENCE) :]) < 0) and shares[-1] < 0.5
+    np.testing.assert_array_equal(shares[:SILENT], 0.0)
+    assert 0.7 < shares[SILENT] <= 0.8
+    assert np.all(np.diff(shares[SILENT:]) < 0) and shares[-1] < 0.5
 
 
 def spoken():
@@ -66,7 +67,7 @@ def spoken():
     return said
 
 
-@pytest.mark.parametrize("when", [0, int(PATIENCE) + 2])
+@pytest.mark.parametrize("when", [0, SILENT + 2])
 @pytest.mark.parametrize("judged", [True, False])
 def test_from_its_first_words_on_a_task_that_bears_nothing_out_ends_it(paying, when, judged):
     silent = [paying(0.0)] * 12
@@ -79,6 +80,18 @@ def test_first_words_may_be_luck_and_each_ends_a_part_of_it(paying):
     told = [rollout for _ in range(5) for rollout in (paying(spoken()), *silent)]
     shares, _ = followed([*silent, *silent, *told], enough=4.0, decay=0.0)
     np.testing.assert_allclose(shares, np.repeat([0, 1, 0.75, 0.5, 0.25, 0, 0], [3, 3, 4, 4, 4, 4, 4]))
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_patience_is_counted_in_steps_however_they_are_cut_into_rollouts(paying, cut):
+    """Steps are seen by so many rollouts; the first is followed where more than the patience has been seen."""
+    silent = paying(0.0)
+    steps = silent.steps._replace(
+        **{name: getattr(silent.steps, name)[: T // cut] for name in ("reward", "aux", "terminated", "truncated")}
+    )
+    shares, _ = followed([silent._replace(steps=steps)] * (SILENT * cut + 1), patience=PATIENCE, decay=0.5)
+    np.testing.assert_array_equal(shares[:-1], 0.0)
+    np.testing.assert_allclose(shares[-1], 0.5)
 
 
 def test_advice_has_no_say_once_the_task_has_spoken_and_borne_nothing_out(paying):
@@ -130,7 +143,7 @@ def test_nobody_goes_on_alone_whom_the_task_tells_that_hardly_anything_but_good_
     """The more the task has said, the less that may be luck; what silence gives comes after patience, and a task that
     has not spoken bears out nobody."""
     told = [paying(0.0), paying(spoken()), paying(spoken()), *[paying(0.0)] * 2]
-    shares, _ = followed(told, evidence=0.0, balance=balance, rarity=0.5, enough=4.0, patience=3.0, decay=0.0)
+    shares, _ = followed(told, evidence=0.0, balance=balance, rarity=0.5, enough=4.0, patience=PATIENCE, decay=0.0)
     later = max(0.5, flawless * 2 / 3)
     np.testing.assert_allclose(shares, [0.0, flawless / 2, flawless * 2 / 3, later, later], rtol=1e-5)
 
@@ -138,9 +151,9 @@ def test_nobody_goes_on_alone_whom_the_task_tells_that_hardly_anything_but_good_
 def test_that_a_task_speaks_often_under_a_good_source_does_not_make_it_a_dense_one(paying):
     """Eight words are heard, and then one on every step, still within the time of patience."""
     often = [paying(np.arange(T * N).reshape(T, N))] * 4
-    sparse, _ = followed([*[paying(spoken())] * 8, *often], evidence=1.0, rarity=0.1, patience=20.0)
+    sparse, _ = followed([*[paying(spoken())] * 8, *often], evidence=1.0, rarity=0.1, patience=20.0 * T * N)
     np.testing.assert_array_equal(sparse, 1.0)
-    dense, _ = followed([*[paying(spoken())] * 7, *often], evidence=1.0, rarity=0.1, patience=20.0)
+    dense, _ = followed([*[paying(spoken())] * 7, *often], evidence=1.0, rarity=0.1, patience=20.0 * T * N)
     np.testing.assert_array_equal(dense[7:], 0.0)
 
 
@@ -175,7 +188,7 @@ def gained(paying, said, balance=0.0):
     rollout = paying(0.0)
     aux = jnp.asarray(np.stack([said, np.ones_like(said)], axis=-1), jnp.float32)
     rollout = rollout._replace(steps=rollout.steps._replace(aux=aux, truncated=jnp.zeros((T, N), bool)))
-    shares, signal = followed([rollout] * (int(PATIENCE) + 1), evidence=0.0, balance=balance)
+    shares, signal = followed([rollout] * (SILENT + 1), evidence=0.0, balance=balance)
     zeros, ended = jnp.zeros((T, N)), jnp.zeros((T, N), bool)
     return generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 1.0) / shares[-1]
 
@@ -223,7 +236,7 @@ def test_what_is_followed_and_keeps_all_carries_the_task(paying, balance, eviden
     often = said._replace(steps=said.steps._replace(aux=jnp.ones_like(said.steps.aux)))
     phi = {"evidence": {"advice": jnp.asarray(evidence), "balance": jnp.asarray(balance)}}
     for rollout, expected in ((rare, carried), (often, (0.0, 0.0))):
-        for _ in range(int(PATIENCE) + 9):
+        for _ in range(SILENT + 9):
             state = known.observe(state, rollout)
         state = state._replace(sparse=jnp.ones(()))
         shares = [advice(known, m, beside_task=True).carries(phi, state) for m in range(M)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from llmrl.ops.returns import discounted_sum
-from llmrl.rewards import MixtureState, evidence, make_weights, mixture, no_trust, task_signal
+from llmrl.rewards import MixtureState, evidence, frozen, make_weights, mixture, no_trust, task_signal
 from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 16, 4, 2
@@ -84,9 +84,9 @@ def test_a_source_is_only_ever_scaled_down_and_to_the_tasks_own_size(paying, aux
     assert np.all((weight > 0) & (weight <= 1 + 1e-6))
     for source in range(M):
         heard = weight[source] * spread(last.steps.aux[..., source], last)
-        assert heard < 2 * spread(last.steps.reward, last)
+        assert heard < 1.001 * spread(last.steps.reward, last)
         if aux_size == 100.0:
-            assert heard > spread(last.steps.reward, last) / 2
+            np.testing.assert_allclose(heard, spread(last.steps.reward, last), rtol=1e-3)
         if aux_size == 0.01:
             np.testing.assert_allclose(weight[source], 1.0, rtol=1e-5)
 
@@ -106,6 +106,26 @@ def test_each_source_has_a_scale_of_its_own(paying):
     weight = paid_weight(UNITS, follow(UNITS, [loud])[-1], 1.0, loud)
     assert weight[0] < 0.1
     np.testing.assert_allclose(weight[1], 1.0, rtol=1e-5)
+
+
+def test_a_source_goes_quiet_with_the_task_and_comes_back_with_it(paying):
+    said, solved = paying(noise(0)), paying(0.0)
+    before, quiet, again = (paid_weight(UNITS, state, 1.0, said) for state in follow(UNITS, [said, solved, said]))
+    assert np.all(quiet < 0.01 * before)
+    np.testing.assert_allclose(again, before, rtol=1e-5)
+
+
+def test_a_frozen_reward_keeps_the_units_of_the_time_when_the_task_had_most_to_say(paying):
+    said = paying(noise(0))
+    transform = mixture(SPEC, make_weights(SPEC, network=False, bound=None), UNITS)
+    phi = {"scalar": jnp.ones(M)}
+
+    def weights(of, state):
+        return of.weights(phi, state, said).weight
+
+    before, quiet = follow(UNITS, [said, paying(0.0)])
+    np.testing.assert_allclose(weights(frozen(transform), quiet), weights(transform, before), rtol=1e-5)
+    assert np.all(weights(transform, quiet) < 0.01 * weights(transform, before))
 
 
 def test_before_a_signal_there_are_no_units(paying):
