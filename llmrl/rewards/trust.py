@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from llmrl.ops.moments import running_peak
 from llmrl.ops.returns import discounted_sum
 from llmrl.rewards.base import speaks
 from llmrl.types import Rollout, Scalar, Signal
@@ -139,8 +140,12 @@ def _note_units(state: TrustState, signal: Signal, rollout: Rollout, gae_lambda)
     sums = discounted_sum(paid, jnp.broadcast_to(decay[..., None], paid.shape))
     spread = jnp.std(sums, axis=(0, 1))
     task, source = spread[0], spread[1:]
-    peaks = jnp.maximum(state.task_peak, task), jnp.maximum(state.source_peak, source)
-    return state._replace(task_spread=task, source_spread=source, task_peak=peaks[0], source_peak=peaks[1])
+    return state._replace(
+        task_spread=task,
+        source_spread=source,
+        task_peak=running_peak(state.task_peak, task, 1.0),
+        source_peak=running_peak(state.source_peak, source, 1.0),
+    )
 
 
 def _note_level(state: TrustState, signal: Signal, fall, rise, setback) -> TrustState:
