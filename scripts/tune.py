@@ -28,7 +28,7 @@ from llmrl.studies import Found, Run, carry_out, config_of, read_finished, train
 if TYPE_CHECKING:
     from llmrl.config import Config
 
-COEFFICIENTS = (0.3, 1.0, 3.0)
+COEFFICIENTS = (0.1, 0.3, 1.0)
 OUTER = "method.outer.learning_rate"
 POTENTIAL = "method.potential.learning_rate"
 FACTOR = "method.potential.coefficient"
@@ -41,17 +41,20 @@ class Knobs(NamedTuple):
     Attributes:
         inside: dotted name -> values, of what may differ inside one program.
         outside: the same of what is compiled in.
+        fixed: overrides under which coefficients mean what they say, whatever is in the method's yaml.
         hears: whether it hears sources at all.
     """
 
     inside: Mapping[str, tuple[float, ...]] = {}
     outside: Mapping[str, tuple[float, ...]] = {}
+    fixed: tuple[str, ...] = ()
     hears: bool = True
 
 
 SCALED = {"aux.scale": COEFFICIENTS}
 DYNAMIC = {POTENTIAL: (1e-3, 3e-3, 1e-2), FACTOR: COEFFICIENTS}
-BIPARS = Knobs({OUTER: (3e-3, 1e-2, 3e-2)}, SCALED)
+BIPARS = Knobs({OUTER: (3e-3, 1e-2, 3e-2)}, SCALED, ("method.weight.bound=2", "method.weight.initial=1"))
+"""Times the paper's own range, 2 tanh(.) from 1; a setting that is chosen goes into the yaml as a smaller range."""
 
 BASELINES: dict[str, Knobs] = {
     "ppo": Knobs(hears=False),
@@ -118,7 +121,7 @@ def programs(methods: Sequence[str], envs: Sequence[str], sources: Sequence[str]
             aux = f"aux={source if knobs.hears else 'none'}"
             chosen = tuple(f"{key}={value:g}" for key, value in values.items())
             below = [f"{key.rpartition('.')[2]}-{value:g}" for key, value in values.items()]
-            yield Program(Run("/".join((env, source, method, *below)), (*setting, aux, *chosen)), values)
+            yield Program(Run("/".join((env, source, method, *below)), (*setting, aux, *knobs.fixed, *chosen)), values)
 
 
 def points(program: Program, config: Config) -> list[Point]:
