@@ -16,7 +16,7 @@ from llmrl.config import Config
 from llmrl.envs import HOST_ENVIRONMENTS, make_host
 from llmrl.envs import make as make_env
 from llmrl.language import Table
-from llmrl.learner.ppo import Params, make_update
+from llmrl.learner.ppo import Params, make_update, with_steps_beside
 from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.methods import make_method
 from llmrl.nets import Policy, make_critic, make_policy
@@ -111,7 +111,8 @@ def acting_policy(config: Config, spec: EnvSpec) -> Policy:
     return Policy(policy.init, distribution)
 
 
-def _optimizer(config: Config) -> optax.GradientTransformation:
+def _optimizer(config: Config, beside: bool) -> optax.GradientTransformation:
+    """Of the inner level; ``beside``: whether a stream is followed by steps of their own."""
     ppo = config.ppo
     updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
 
@@ -126,7 +127,10 @@ def _optimizer(config: Config) -> optax.GradientTransformation:
 
     # Each part is clipped by itself: under a joint norm a critic with many heads, surprised by a rare reward, would
     # shrink the actor's step just where there is something to learn.
-    return own_promotion(optax.multi_transform({"actor": steps(1.0), "critic": steps(ppo.critic_rate_ratio)}, part))
+    optimizer = optax.multi_transform({"actor": steps(1.0), "critic": steps(ppo.critic_rate_ratio)}, part)
+    if not beside:
+        return own_promotion(optimizer)
+    return with_steps_beside(own_promotion(optimizer), own_promotion(steps(1.0)))
 
 
 class Parts(NamedTuple):
@@ -194,7 +198,7 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     policy = policy_of(config, spec, method.view)
     critic = make_critic(spec, ppo.hidden, len(method.streams))
     inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy, method.view)
-    optimizer = _optimizer(config)
+    optimizer = _optimizer(config, any(stream.beside is not None for stream in method.streams))
     update = partial(
         make_update,
         critic=critic,

@@ -16,7 +16,7 @@ from llmrl.language import Table
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
-from llmrl.learner.streams import blended, signals, stream_advantages, unit_of_advantages, value_rollout
+from llmrl.learner.streams import blended, followed_beside, signals, stream_advantages, value_rollout
 from llmrl.nets import Policy
 from llmrl.ops.moments import running_peak
 from llmrl.ops.trees import all_finite
@@ -38,7 +38,7 @@ class TrainState(NamedTuple):
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
         last_kl: how far the last inner update moved the policy.
-        advantage_peaks: largest deviations so far of the blended advantage, of what is to last of it and of all, slowly
+        advantage_peaks: largest deviations so far of the blended advantage and of what is followed beside it, slowly
             forgotten, [2].
         iteration: iterations done.
         heard: what the language source has noted; None where there is none.
@@ -166,7 +166,7 @@ def learn_from(
     )
     phis, meta_state, metrics = state.phis, state.meta_state, {}
     floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
-    least_deviation = floor * decay * unit_of_advantages(inner.streams, phis, states, state.advantage_peaks)
+    least_deviation = floor * decay * state.advantage_peaks[0]
     if parts.meta is not None:
         phis, meta_state, metrics = parts.meta.update(
             meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl, least_deviation
@@ -175,21 +175,22 @@ def learn_from(
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
     values = value_rollout(inner.critic, state.params.critic, rollout)
     advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
-    advantage = blended(advantages, inner.streams, phis, states)
-    lasting = blended(advantages, inner.streams, phis, states, lasting=True)
-    peaks = running_peak(state.advantage_peaks, jnp.stack([jnp.std(lasting), jnp.std(advantage)]), decay)
+    advantage, beside = blended(advantages, inner.streams), followed_beside(advantages, inner.streams, phis, states)
+    spreads = [jnp.std(advantage), jnp.zeros(()) if beside is None else jnp.std(beside.advantage)]
+    peaks = running_peak(state.advantage_peaks, jnp.stack(spreads), decay)
     batch = Batch(
         obs=rollout.steps.obs,
         action=rollout.steps.action,
         log_prob=rollout.steps.log_prob,
         advantage=advantage,
         target=advantages + values.now,
+        beside=None if beside is None else beside.advantage,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
     update = parts.update(parts.policy(phis))
-    least_deviation = floor * unit_of_advantages(inner.streams, phis, states, peaks)
-    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, least_deviation)
+    lengths = (1.0, 0.0) if beside is None else (beside.left, beside.share)
+    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, floor * peaks, lengths)
 
     for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)

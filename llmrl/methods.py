@@ -207,7 +207,7 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
     streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)
     if followed is None:
         return streams
-    return (*streams, *(advice(followed, m, name, not learns_discount) for m, name in enumerate(spec.aux_names)))
+    return (*streams, *(advice(followed, m, name) for m, name in enumerate(spec.aux_names)))
 
 
 def ppo(config: Config, spec: EnvSpec) -> Method:

@@ -316,17 +316,14 @@ class Stream(NamedTuple):
         transform: the reward's transform.
         weight: share of this stream's advantage in the inner objective; the bare task is always stream 0, and counts
             0 where another stream contains it already.
-        passing: of a stream that is to end before training does: ``(phi, state) -> x``, from 0 to 1, how far it still
-            sets the unit of the advantages, in which what is learned later would be small. At 0 it counts for nothing.
-            None where a stream lasts.
-        carries: of a stream whose head is to value the bare task with what it pays, as one sum: ``(phi, state) -> x``,
-            from 0 to 1, what share of the task it takes over from stream 0. None where it takes nothing.
+        beside: of a stream that is no part of the inner objective, but that the policy follows by steps of their own:
+            ``(phi, state) -> (x, y)``, from 0 to 1, how long those are, and by how much those on the inner objective
+            are shortened meanwhile. None where a stream is part of it.
     """
 
     transform: RewardTransform
     weight: float | Scalar
-    passing: Callable[[PyTree, PyTree], Scalar] | None = None
-    carries: Callable[[PyTree, PyTree], Scalar] | None = None
+    beside: Callable[[PyTree, PyTree], tuple[Scalar, Scalar]] | None = None
 
 
 class View(NamedTuple):

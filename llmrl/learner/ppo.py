@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ class Batch(NamedTuple):
         log_prob: under the policy that acted, [b].
         advantage: blended, [b].
         target: value targets per head, [b, k].
+        beside: advantage that the policy follows by steps of its own, [b]; None where there is none.
     """
 
     obs: Shaped[Array, "b *obs"]
@@ -37,6 +38,7 @@ class Batch(NamedTuple):
     log_prob: Float[Array, " b"]
     advantage: Float[Array, " b"]
     target: Float[Array, "b k"]
+    beside: Float[Array, " b"] | None = None
 
 
 class UpdateInfo(NamedTuple):
@@ -63,6 +65,37 @@ def shuffled_indices(key: PRNGKeyArray, num_epochs: int, size: int) -> Array:
     return (words & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)
 
 
+def with_steps_beside(
+    optimizer: optax.GradientTransformation, aside: optax.GradientTransformation
+) -> optax.GradientTransformationExtraArgs:
+    """An optimiser of ``Params`` whose actor also takes steps on another gradient.
+
+    Adam divides by the size of what it is given. In one sum, the larger of two gradients decides that size, now and as
+    long as its moments last, and the other's steps shrink. Two optimisers leave each its own.
+
+    Args:
+        optimizer: of ``Params``.
+        aside: of the actor's other gradient.
+
+    Returns:
+        An optimiser whose ``update`` also takes that gradient, ``beside``, and ``lengths``: factors on the actor's
+        steps on either.
+    """
+
+    def init(params: Any):
+        return optimizer.init(params), aside.init(params.actor)
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any):
+        steps, main = optimizer.update(updates, state[0], params)
+        others, own = aside.update(extra["beside"], state[1], params.actor)
+        steps = cast(Params, steps)
+        left, share = extra["lengths"]
+        both = jax.tree.map(lambda x, y: left * x + share * y, steps.actor, others)
+        return steps._replace(actor=both), (main, own)
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
 def make_update(
     policy: Policy,
     critic: Critic,
@@ -79,7 +112,7 @@ def make_update(
     Args:
         policy: the policy.
         critic: the critic, one head per stream.
-        optimizer: steps on the joint gradient of ``Params``.
+        optimizer: steps on the joint gradient of ``Params``; see ``with_steps_beside`` for batches that ask for them.
         clip: range of the importance ratio.
         entropy: c_H.
         value_coefficient: weight of the value loss.
@@ -87,14 +120,15 @@ def make_update(
         num_minibatches: per pass; divides the batch.
 
     Returns:
-        ``(params, opt_state, batch, key, least_deviation=0) -> (params, opt_state, UpdateInfo)``. Advantages are
-        divided by their deviation in a minibatch, or by ``least_deviation`` where that is larger: once a task is
-        solved, what is left of them is noise, and should stay small.
+        ``(params, opt_state, batch, key, least_deviations=(0, 0), lengths=(1, 0)) -> (params, opt_state, UpdateInfo)``.
+        Advantages are divided by their deviation in a minibatch, or by their ``least_deviations`` (of ``advantage``, of
+        ``beside``) where those are larger: once a task is solved, what is left of them is noise, and should stay small.
+        ``lengths``, from 0 to 1, are those of the actor's steps on either, where there is something beside.
     """
 
     distribution_of = policy.in_updates or policy.distribution
 
-    def loss(params: Params, minibatch: Batch, least_deviation):
+    def loss(params: Params, minibatch: Batch, least_deviation: float | Scalar):
         distribution = distribution_of(params.actor, minibatch.obs)
         log_prob = distribution.log_prob(minibatch.action)
         policy_term = clipped_policy_loss(
@@ -113,15 +147,31 @@ def make_update(
         )
         return policy_term + value_coefficient * value_term - entropy * entropy_term, info
 
-    def update(params: Params, opt_state, batch: Batch, key: PRNGKeyArray, least_deviation: float | Scalar = 0.0):
+    def loss_beside(actor: PyTree, minibatch: Batch, least_deviation: float | Scalar) -> Scalar:
+        log_prob = distribution_of(actor, minibatch.obs).log_prob(minibatch.action)
+        advantage = normalized(cast(Array, minibatch.beside), least_deviation)
+        return clipped_policy_loss(log_prob, minibatch.log_prob, advantage, clip)
+
+    def update(
+        params: Params,
+        opt_state: PyTree,
+        batch: Batch,
+        key: PRNGKeyArray,
+        least_deviations: Float[Array, " 2"] | tuple[float, float] = (0.0, 0.0),
+        lengths: tuple[float | Scalar, float | Scalar] = (1.0, 0.0),
+    ):
         size = batch.log_prob.shape[0]
         order = shuffled_indices(key, num_epochs, size).reshape(num_epochs * num_minibatches, -1)
 
         def minibatch_step(carry, indices):
             params, opt_state = carry
             minibatch = jax.tree.map(lambda x: x[indices], batch)
-            gradient, info = jax.grad(loss, has_aux=True)(params, minibatch, least_deviation)
-            updates, opt_state = optimizer.update(gradient, opt_state, params)
+            gradient, info = jax.grad(loss, has_aux=True)(params, minibatch, least_deviations[0])
+            extra = {}
+            if batch.beside is not None:
+                beside = jax.grad(loss_beside)(params.actor, minibatch, least_deviations[1])
+                extra = {"beside": beside, "lengths": lengths}
+            updates, opt_state = optimizer.update(gradient, opt_state, params, **extra)
             params = cast(Params, optax.apply_updates(params, updates))
             return (params, opt_state), info._replace(gradient_norm=optax.tree.norm(gradient))
 

@@ -98,7 +98,7 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 def _blended_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
     advantages = stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda)
-    return blended(advantages, inner.streams, phis, states)
+    return blended(advantages, inner.streams)
 
 
 def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:

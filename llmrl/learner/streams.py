@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import reduce
 from operator import add
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
@@ -42,16 +42,10 @@ def signals(
     rollout: Rollout,
     discount: float | Scalar,
 ) -> list[Signal]:
-    """What each stream makes of the task's signal, and what it carries of it."""
+    """What each stream makes of the task's signal."""
     bare = task_signal(rollout, discount)
-
-    def signal_of(stream: Stream, phi: PyTree, state: PyTree) -> Signal:
-        own = stream.transform.apply(bare, phi, state, rollout)
-        if stream.carries is None:
-            return own
-        return own._replace(reward=own.reward + stream.carries(phi, state) * bare.reward)
-
-    return [signal_of(*each) for each in zip(streams, phis, states, strict=True)]
+    each = zip(streams, phis, states, strict=True)
+    return [stream.transform.apply(bare, phi, state, rollout) for stream, phi, state in each]
 
 
 def stream_advantage(signal: Signal, values: Values, head: int, rollout: Rollout, gae_lambda) -> Float[Array, "t n"]:
@@ -84,50 +78,42 @@ def stream_advantages(
     )
 
 
-def blended(
-    advantages: Float[Array, "t n k"],
-    streams: Sequence[Stream],
-    phis: Sequence[PyTree],
-    states: Sequence[PyTree],
-    *,
-    lasting: bool = False,
-) -> Float[Array, "t n"]:
-    """The advantage that the inner level follows: the streams' weighted sum; ``lasting`` leaves out those that pass.
+def blended(advantages: Float[Array, "t n k"], streams: Sequence[Stream]) -> Float[Array, "t n"]:
+    """The advantage of the inner objective: the weighted sum of the streams that are part of it."""
+    parts = [stream.weight * advantages[..., i] for i, stream in enumerate(streams) if stream.beside is None]
+    return reduce(add, parts)
 
-    What a stream carries of the task, stream 0 does not count.
+
+class Beside(NamedTuple):
+    """What the policy follows by steps of its own, beside those on the inner objective.
+
+    Attributes:
+        advantage: as if it were followed in full, [t, n].
+        share: how long those steps are, from 0 to 1.
+        left: how long those on the inner objective are meanwhile, from 0 to 1.
     """
-    counted = [i for i, stream in enumerate(streams) if not (lasting and stream.passing is not None)]
-    weights = {i: _weight(streams[i], phis[i], states[i]) for i in counted}
-    for i in counted:
-        carries = streams[i].carries
-        if carries is not None:
-            weights[0] = weights[0] - weights[i] * carries(phis[i], states[i])
-    return reduce(add, [advantages[..., i] * weight for i, weight in weights.items()])
+
+    advantage: Float[Array, "t n"]
+    share: Scalar
+    left: Scalar
 
 
-def _weight(stream: Stream, phi: PyTree, state: PyTree) -> float | Scalar:
-    if stream.passing is None:
-        return stream.weight
-    # Of one that has ended nothing is left but what its critic, which is late, still expects.
-    return jnp.where(stream.passing(phi, state) > 0, stream.weight, 0.0)
+def followed_beside(
+    advantages: Float[Array, "t n k"], streams: Sequence[Stream], phis: Sequence[PyTree], states: Sequence[PyTree]
+) -> Beside | None:
+    """The streams that are followed beside the inner objective, as one; None where there are none.
 
-
-def unit_of_advantages(
-    streams: Sequence[Stream], phis: Sequence[PyTree], states: Sequence[PyTree], peaks: Float[Array, " 2"]
-) -> Scalar:
-    """The largest deviation that the blended advantage has had, as far as the streams that made it still have a say.
-
-    Advice moves the policy far more than a sparse task's first successes. In its unit those would be small for the rest
-    of the training: on a sword in Crafter, an agent that had followed a misleading source for a while, and no longer
-    did, learned at half of plain PPO's pace. But while the task is silent, it is the unit in which advice that is
-    followed less moves the policy less.
-
-    Args:
-        streams: the streams.
-        phis: their parameters.
-        states: what their transforms have noted.
-        peaks: the deviation of what lasts, and that of everything.
+    Of several, that which is followed most sets the share. One that is not followed any more counts for nothing: what
+    is left of it is what its critic, which is late, still expects.
     """
-    passing = [(stream.passing, *of) for stream, *of in zip(streams, phis, states, strict=True)]
-    say = [each(phi, state) for each, phi, state in passing if each is not None]
-    return reduce(jnp.maximum, [share * peaks[1] for share in say], peaks[0])
+    chosen = [i for i, stream in enumerate(streams) if stream.beside is not None]
+    if not chosen:
+        return None
+    shares, taken = zip(*(cast(Callable, streams[i].beside)(phis[i], states[i]) for i in chosen), strict=True)
+    share = reduce(jnp.maximum, shares)
+    parts = [jnp.where(x > 0, streams[i].weight, 0.0) * advantages[..., i] for i, x in zip(chosen, shares, strict=True)]
+    return Beside(reduce(add, parts) / jnp.maximum(share, LEAST_SHARE), share, 1.0 - reduce(jnp.maximum, taken))
+
+
+LEAST_SHARE = 1e-3
+"""By which an advantage that was paid a smaller share is divided."""

@@ -154,7 +154,7 @@ KEPT = 0.3
 """Of what comes after the word of one that is not, at least."""
 
 
-def advice(followed: Following, source: int = 0, name: str = "", beside_task: bool = False) -> Stream:
+def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
     """A stream that pays f r_m, credited above all to the steps since the source's last word.
 
     What makes following dangerous is not the source's word on a step but the sum of its words: whatever pays each time
@@ -168,40 +168,32 @@ def advice(followed: Following, source: int = 0, name: str = "", beside_task: bo
     steps on the way, no sums where it names the goal too; this lies between them in both. Where hardly anything but
     good followed a source's words, the discount keeps more, up to all.
 
-    Where it keeps all and f is 1, nothing tells such words from the task's, and their sum has one critic head: of two,
-    each may bring its own error into the sum. On a sword in Crafter, with goals that are all right, agents with two
-    heads made one in 71 % of the last episodes, and with one in 72 to 74 % (four times ten seeds).
+    The policy follows it by steps of their own, f times as long as those on the task, which stay what they are: in one
+    gradient the source, which says so much more, would leave the task's next to nothing, as an optimiser that divides
+    by the gradient's size makes no longer steps of a longer one, and remembers that size after the source is given up.
+    As long as the task has said too little, though, its own steps are noise of full size, and shorter by what of f it
+    leaves undecided. On a 15 x 15 grid 12 of 30 seeds found the goal with them, and all do without.
 
     Args:
         followed: decides f.
         source: m.
         name: of the source, for reports.
-        beside_task: whether stream 0 counts as the task itself, so that the stream may carry it.
 
     Returns:
         A stream whose transform's phi holds e as ``evidence``.
     """
 
-    def shares(phi, state: AdviceState) -> Float[Array, " m"]:
-        return followed.needed(phi, state) * followed.share(phi, state)
-
     def share(phi, state: AdviceState) -> Scalar:
-        return shares(phi, state)[source]
+        return (followed.needed(phi, state) * followed.share(phi, state))[source]
 
-    def kept(phi, state: AdviceState) -> Float[Array, " m"]:
-        """Of what comes after a source's word."""
-        quiet = jnp.maximum(KEPT, followed.flawless(phi))
-        return jnp.where(state.talk > TALKATIVE, 0.0, quiet)
+    def kept(phi, state: AdviceState) -> Scalar:
+        """Of what comes after the source's word."""
+        quiet = jnp.maximum(KEPT, followed.flawless(phi)[source])
+        return jnp.where(state.talk[source] > TALKATIVE, 0.0, quiet)
 
     def apply(signal: Signal, phi, state: AdviceState, rollout: Rollout) -> Signal:
         word = rollout.steps.aux[..., source]
-        return Signal(share(phi, state) * word, jnp.where(word != 0, kept(phi, state)[source], 1.0) * signal.discount)
-
-    def carries(phi, state: AdviceState) -> Scalar:
-        """f of what is kept beyond the least; of several sources, none more than its part."""
-        more = jnp.maximum(0.0, (kept(phi, state) - KEPT) / (1.0 - KEPT))
-        each = shares(phi, state) * more
-        return (each / jnp.maximum(1.0, jnp.sum(each)))[source]
+        return Signal(share(phi, state) * word, jnp.where(word != 0, kept(phi, state), 1.0) * signal.discount)
 
     transform = RewardTransform(
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),
@@ -209,10 +201,9 @@ def advice(followed: Following, source: int = 0, name: str = "", beside_task: bo
         observe=lambda state, phi, signal, rollout: followed.observe(state, rollout),
         report=lambda phi, state, rollout: {f"trust_prior/{name}": share(phi, state)},
     )
-    return Stream(
-        transform,
-        1.0,
-        # While the task is silent, the unit is that in which advice that is followed less moves the policy less.
-        passing=lambda phi, state: jnp.maximum(followed.undecided(state), share(phi, state)),
-        carries=carries if beside_task else None,
-    )
+
+    def beside(phi, state: AdviceState) -> tuple[Scalar, Scalar]:
+        length = share(phi, state)
+        return length, followed.undecided(state) * length
+
+    return Stream(transform, 1.0, beside)

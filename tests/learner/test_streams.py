@@ -8,10 +8,10 @@ import pytest
 from llmrl.learner.streams import (
     Values,
     blended,
+    followed_beside,
     signals,
     stream_advantage,
     stream_advantages,
-    unit_of_advantages,
     value_rollout,
 )
 from llmrl.nets import make_critic
@@ -81,29 +81,7 @@ def test_other_heads_and_other_parameters_do_not_touch_the_task(rollout, values)
 
 def test_blended_is_the_weighted_sum(rollout, values):
     advantages = stream_advantages(signals(STREAMS, PHIS, STATES, rollout, 0.9), values, rollout, 0.7)
-    np.testing.assert_allclose(
-        blended(advantages, STREAMS, PHIS, STATES), np.asarray(advantages) @ [0.25, 2.0, -1.0], rtol=1e-4
-    )
-
-
-@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
-def test_what_a_stream_carries_of_the_task_moves_to_its_head_and_nowhere_else(rollout, values, share):
-    """Values that are right add up the same whoever carries the task; so do the advantages."""
-    apart = (Stream(task(), 1.0), Stream(add(0.5), 1.0))
-    carrying = (apart[0], Stream(add(0.5), 1.0, lambda phi, state: 1.0, lambda phi, state: phi))
-    phis, states = ({}, share), ((), ())
-    heads = Values(*(v[..., :2] for v in values))
-    mixed = Values(*(v.at[..., 1].add(share * v[..., 0]) for v in heads))
-    own = stream_advantages(signals(apart, phis, states, rollout, 0.9), heads, rollout, 0.7)
-    moved = stream_advantages(signals(carrying, phis, states, rollout, 0.9), mixed, rollout, 0.7)
-    np.testing.assert_allclose(moved[..., 1], own[..., 1] + share * own[..., 0], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(
-        blended(moved, carrying, phis, states), blended(own, apart, phis, states), rtol=1e-4, atol=1e-5
-    )
-    np.testing.assert_array_equal(moved[..., 0], own[..., 0])
-    np.testing.assert_array_equal(blended(moved, carrying, phis, states, lasting=True), own[..., 0])
-    silent = (apart[0], carrying[1]._replace(passing=lambda phi, state: 0.0))
-    np.testing.assert_array_equal(blended(moved, silent, phis, states), own[..., 0])
+    np.testing.assert_allclose(blended(advantages, STREAMS), np.asarray(advantages) @ [0.25, 2.0, -1.0], rtol=1e-4)
 
 
 def test_an_advantage_learns_of_phi_as_far_as_lambda_reaches(rollout, values):
@@ -135,15 +113,39 @@ def test_a_signal_that_termination_does_not_end_goes_on_with_the_fresh_episode(r
     assert not np.allclose(found, stream_advantage(ending, values, 1, rollout._replace(steps=steps), 0.7))
 
 
-def test_what_is_to_end_sets_the_unit_as_far_as_it_has_a_say_and_counts_for_nothing_after_that():
-    advising = Stream(add(1.0), 2.0, lambda phi, state: phi * state)
-    advantages = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 4)), jnp.float32)
-    streams, phis, peaks = (*STREAMS, advising), (*PHIS, 0.5), jnp.asarray([2.0, 10.0])
-    rest = blended(advantages[..., :3], STREAMS, PHIS, STATES)
-    for state, unit in ((2.0, 10.0), (1.0, 5.0), (0.2, 2.0), (0.0, 2.0)):
-        states = (*STATES, jnp.asarray(state))
-        np.testing.assert_allclose(blended(advantages, streams, phis, states, lasting=True), rest, rtol=1e-6)
-        whole = rest + (2.0 * advantages[..., 3] if state > 0 else 0.0)
-        np.testing.assert_allclose(blended(advantages, streams, phis, states), whole, rtol=1e-5, atol=1e-6)
-        assert unit_of_advantages(streams, phis, states, peaks) == unit
-    assert unit_of_advantages(STREAMS, PHIS, STATES, peaks) == 2.0
+def test_what_is_followed_beside_is_no_part_of_the_blend():
+    first, second = (Stream(add(1.0), 2.0, lambda phi, state: (phi * state, 0.5 * phi)) for _ in range(2))
+    advantages = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 5)), jnp.float32)
+    streams, states = (*STREAMS, first, second), (*STATES, 1.0, 0.5)
+    np.testing.assert_array_equal(blended(advantages, streams), blended(advantages[..., :3], STREAMS))
+    assert followed_beside(advantages, STREAMS, PHIS, STATES) is None
+    for shares, expected in (
+        ((0.8, 0.4), (2.0 * advantages[..., 3] + 2.0 * advantages[..., 4]) / 0.8),
+        ((0.2, 0.8), (2.0 * advantages[..., 3] + 2.0 * advantages[..., 4]) / 0.4),
+        ((0.0, 0.8), 2.0 * advantages[..., 4] / 0.4),
+        ((0.8, 0.0), 2.0 * advantages[..., 3] / 0.8),
+        ((0.0, 0.0), jnp.zeros((6, 4))),
+    ):
+        advantage, share, left = followed_beside(advantages, streams, (*PHIS, *map(jnp.asarray, shares)), states)
+        np.testing.assert_allclose(advantage, expected, rtol=1e-5)
+        np.testing.assert_allclose(share, max(shares[0], 0.5 * shares[1]), rtol=1e-6)
+        np.testing.assert_allclose(left, 1.0 - 0.5 * max(shares), rtol=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 1.0])
+def test_how_far_it_is_followed_does_not_change_what_is_followed(rollout, values, share):
+    """A stream that pays a share of its words, valued rightly, has the advantage of one that pays them in full."""
+
+    def found(paid):
+        streams = (Stream(task(), 1.0), Stream(add(paid), 1.0, lambda phi, state: (jnp.asarray(paid), jnp.zeros(()))))
+        both = ({}, {}), ((), ())
+        heads = Values(*(jnp.stack([v[..., 0], paid * v[..., 1]], axis=-1) for v in values))
+        # What add pays includes the task; here only what it adds is of interest.
+        every = [
+            signal._replace(reward=signal.reward - i * rollout.steps.reward)
+            for i, signal in enumerate(signals(streams, *both, rollout, 0.9))
+        ]
+        return followed_beside(stream_advantages(every, heads, rollout, 0.7), streams, *both)
+
+    np.testing.assert_allclose(found(share).advantage, found(1.0).advantage, rtol=1e-3, atol=1e-4)
+    assert found(share).share == np.float32(share)

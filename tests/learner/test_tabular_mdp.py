@@ -193,7 +193,7 @@ def estimates(rollout, theta, phi, table, gae_lambda):
     def advantage(phi, part):
         values = value_rollout(CRITIC, table, part)
         all_signals = signals(STREAMS, phis(phi), TRANSFORM_STATES, part, 1.0)
-        return blended(stream_advantages(all_signals, values, part, gae_lambda), STREAMS, phis(phi), TRANSFORM_STATES)
+        return blended(stream_advantages(all_signals, values, part, gae_lambda), STREAMS)
 
     def loss(theta, phi, part, surrogate):
         steps = part.steps
