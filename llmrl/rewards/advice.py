@@ -37,14 +37,12 @@ class AdviceState(NamedTuple):
 
 class Following(NamedTuple):
     """How far a source's word is followed: ``observe(state, rollout) -> state``, ``share(phi, state) -> f``, [m],
-    ``needed(phi, state)``, from 0 to 1, how much of it the task still needs, [m], ``undecided(state)``, from 1 to 0,
-    how little the task has said yet, and ``flawless(phi)``, from 0 to 1, whether hardly anything but good followed its
-    words, [m]."""
+    ``needed(phi, state)``, from 0 to 1, how much of it the task still needs, [m], and ``flawless(phi)``, from 0 to 1,
+    whether hardly anything but good followed its words, [m]."""
 
     observe: Callable[..., AdviceState]
     share: Callable[..., Float[Array, " m"]]
     needed: Callable[..., Float[Array, " m"]]
-    undecided: Callable[[AdviceState], Scalar]
     flawless: Callable[..., Float[Array, " m"]]
     num_aux: int
     judged: bool
@@ -132,7 +130,7 @@ def following(
         silent = jnp.maximum(0.0, 1.0 - state.voiced)
         return silent ** (fade * (1.0 - good(phi)))
 
-    return Following(observe, share, needed, undecided, flawless, num_aux, judged)
+    return Following(observe, share, needed, flawless, num_aux, judged)
 
 
 WELL_BALANCED = 0.5
@@ -171,8 +169,8 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
     The policy follows it by steps of their own, f times as long as those on the task, which stay what they are: in one
     gradient the source, which says so much more, would leave the task's next to nothing, as an optimiser that divides
     by the gradient's size makes no longer steps of a longer one, and remembers that size after the source is given up.
-    As long as the task has said too little, though, its own steps are noise of full size, and shorter by what of f it
-    leaves undecided. On a 15 x 15 grid 12 of 30 seeds found the goal with them, and all do without.
+    As long as the task has said nothing, though, its own steps are noise of full size, and 1 - f times as long. On a
+    15 x 15 grid 12 of 30 seeds found the goal with noise of full size, and all do without.
 
     Args:
         followed: decides f.
@@ -204,6 +202,6 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
 
     def beside(phi, state: AdviceState) -> tuple[Scalar, Scalar]:
         length = share(phi, state)
-        return length, followed.undecided(state) * length
+        return length, jnp.where(state.heard > 0, 0.0, length)
 
     return Stream(transform, 1.0, beside)
