@@ -25,8 +25,8 @@ DIMS = ("cart position", "pole angle")
 """What the source looks at: the first decides whether it is right, the second what it says."""
 
 
-WIDER = ("ppo.num_envs=64", "ppo.num_minibatches=16", "total_steps=819200")
-"""Four times as many environments, and as many updates on as many samples each."""
+WIDER = ("ppo.num_envs=256", "ppo.num_minibatches=64", "total_steps=3276800")
+"""Sixteen times as many environments, and as many more updates on as many samples each."""
 TOLD_APART = (
     "method.weight.spread=2",
     "method.weight.sees_action=false",
