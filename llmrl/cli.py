@@ -245,7 +245,8 @@ def evaluate(node: Any) -> None:
     from llmrl.progress import show_summary
 
     env = request.env if request.env.name else None
-    show_summary(run(request.run_dir, env, request.episodes, request.seed), title=request.run_dir)
+    found = run(request.run_dir, env, request.episodes, request.seed, request.progress)
+    show_summary(found, title=request.run_dir)
     if request.video:
         from llmrl.video import film
 

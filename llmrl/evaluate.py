@@ -17,6 +17,7 @@ from llmrl.config import AuxConfig, Config, EnvConfig
 from llmrl.learner.rollout_host import play_episodes
 from llmrl.nets import Policy
 from llmrl.ops.distributions import Categorical, sampling_noise
+from llmrl.progress import progress as shown
 from llmrl.train import TrainState, acting_policy, any_environment, make_trainer, state_shapes, use_compilation_cache
 from llmrl.types import Discrete, Environment, EnvSpec, HostEnvironment
 
@@ -38,7 +39,9 @@ class Episodes(NamedTuple):
     success_rate: Float[Array, "*batch"]
 
 
-def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 100, seed: int = 0) -> dict[str, Any]:
+def evaluate(
+    run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 100, seed: int = 0, progress: bool = True
+) -> dict[str, Any]:
     """Plays whole episodes with the policies of a run, and notes the result in its ``evaluation.json``.
 
     Every seed's policy meets the same episodes (starts and randomness), with sampled actions and once more greedily.
@@ -48,6 +51,7 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
         env: where to play; None plays in the run's own environment.
         episodes: episodes of each seed.
         seed: of the episodes.
+        progress: whether to show how many are played, where the game is one that takes its time.
 
     Returns:
         ``final``: metric -> mean over seeds, the ends of its 95 % interval, every seed's own; what the policies' modes
@@ -67,7 +71,7 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
     states, iterations = trained_states(run)
     actors = states.params.actor, states.phis
 
-    final = _final(place, policy, actors, run.config.seeds, episodes, seed)
+    final = _final(place, policy, actors, run.config.seeds, episodes, seed, progress=progress)
     beside: dict[str, Any] = {}
     if env is not None:
         home = any_environment(replace(run.config, aux=AuxConfig()))
@@ -75,7 +79,8 @@ def evaluate(run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 
         random = _random_agent(place.spec)
         if random is not None:
             nobody = jnp.zeros((1, 0))
-            beside[f"random play in {place.spec.name}"] = _final(place, random, nobody, 1, episodes, seed, {"": False})
+            by_chance = _final(place, random, nobody, 1, episodes, seed, {"": False}, progress)
+            beside[f"random play in {place.spec.name}"] = by_chance
     found = {
         "env": {key: value for key, value in asdict(chosen).items() if value not in (None, {})},
         "seeds": run.config.seeds,
@@ -97,11 +102,12 @@ def _final(
     episodes: int,
     seed: int,
     styles: Mapping[str, bool] = STYLES,
+    progress: bool = False,
 ) -> dict[str, Any]:
     """Every metric over seeds."""
     return {
         f"{prefix}{name}": metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
-        for prefix, played in _played(place, policy, actors, num_seeds, episodes, seed, styles).items()
+        for prefix, played in _played(place, policy, actors, num_seeds, episodes, seed, styles, progress).items()
         for name, values in played._asdict().items()
     }
 
@@ -150,10 +156,14 @@ def _played(
     episodes: int,
     seed: int,
     styles: Mapping[str, bool],
+    progress: bool,
 ) -> dict[str, Episodes]:
     """What every seed's policy reached in each style, [seeds, episodes]."""
     if isinstance(place, HostEnvironment):
-        every = play_episodes(place, policy, actors, num_seeds, episodes, seed, tuple(styles.values()))
+        with shown(episodes, enabled=progress, unit=f"{place.spec.name}: episode") as show:
+            every = play_episodes(
+                place, policy, actors, num_seeds, episodes, seed, tuple(styles.values()), lambda n: show(n, {})
+            )
         return {prefix: Episodes(*(values[i] for values in every)) for i, prefix in enumerate(styles)}
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(episodes))
     return {prefix: _play_all(place, policy, actors, keys, greedy) for prefix, greedy in styles.items()}

@@ -51,7 +51,9 @@ TABLED = (
 
 
 @contextmanager
-def progress(total: int, start: int = 0, enabled: bool = True, console: Console | None = None) -> Iterator[Update]:
+def progress(
+    total: int, start: int = 0, enabled: bool = True, console: Console | None = None, unit: str = "iteration"
+) -> Iterator[Update]:
     """Shows how far training is: iterations, return, weight, time left.
 
     Args:
@@ -59,6 +61,7 @@ def progress(total: int, start: int = 0, enabled: bool = True, console: Console 
         start: iterations that an earlier process has done.
         enabled: False shows nothing.
         console: where to; standard error where not given, in a notebook the cell's output.
+        unit: what is counted, where it is not a training's iterations.
 
     Yields:
         The function to call between two chunks. The first chunk contains the compilation, so time left is told from the
@@ -69,9 +72,9 @@ def progress(total: int, start: int = 0, enabled: bool = True, console: Console 
         yield lambda done, metrics: None
     elif console.is_terminal:
         with _bar(console) as bar:
-            yield _moving(bar, total, start)
+            yield _moving(bar, total, start, unit)
     else:
-        yield _lines(console, total)
+        yield _lines(console, total, unit)
 
 
 def plural(count: int, thing: str) -> str:
@@ -164,21 +167,22 @@ def _bar(console: Console) -> Progress:
     return Progress(*columns, console=console)
 
 
-def _moving(bar: Progress, total: int, start: int) -> Update:
+def _moving(bar: Progress, total: int, start: int, unit: str) -> Update:
     task = bar.add_task("compiling", total=total, completed=start, left="")
     left = _clock(total)
 
     def update(done: int, metrics: Mapping[str, np.ndarray]) -> None:
-        bar.update(task, completed=done, description=_shown(metrics), left=left(done))
+        bar.update(task, completed=done, description=_shown(metrics) or unit, left=left(done))
 
     return update
 
 
-def _lines(console: Console, total: int) -> Update:
+def _lines(console: Console, total: int, unit: str) -> Update:
     left = _clock(total)
 
     def update(done: int, metrics: Mapping[str, np.ndarray]) -> None:
-        console.print(Text(f"iteration {done}/{total}  {_shown(metrics)}  {left(done)}".rstrip()), soft_wrap=True)
+        told = filter(None, (f"{unit} {done}/{total}", _shown(metrics), left(done)))
+        console.print(Text("  ".join(told)), soft_wrap=True)
 
     return update
 

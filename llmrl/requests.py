@@ -18,6 +18,7 @@ class Evaluation:
         env: environment to evaluate in; without a name it is the run's own.
         episodes: episodes per seed.
         seed: base seed of the evaluation.
+        progress: whether to show how many episodes are played, where the game is one that takes its time.
         video: whether to write an episode as ``video.gif`` into the run's directory too.
     """
 
@@ -25,6 +26,7 @@ class Evaluation:
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
     episodes: int = 100
     seed: int = 0
+    progress: bool = True
     video: bool = False
 
 

@@ -314,8 +314,8 @@ def test_evaluate_asks_for_the_runs_own_environment_unless_told(monkeypatch, cap
     monkeypatch.setitem(sys.modules, "llmrl.evaluate", SimpleNamespace(evaluate=evaluate))
     main(["evaluate", "run_dir=x"])
     main(["evaluate", "run_dir=x", "env=gridworld", "env.size=5", "episodes=7", "seed=2"])
-    assert asked[0] == ("x", None, 100, 0)
-    assert (asked[1][1].name, asked[1][1].size, asked[1][2:]) == ("gridworld", 5, (7, 2))
+    assert asked[0] == ("x", None, 100, 0, True)
+    assert (asked[1][1].name, asked[1][1].size, asked[1][2:]) == ("gridworld", 5, (7, 2, True))
     for words, message in (
         (["env=cartpol", "run_dir=x"], "'cartpole'"),
         ([], "run_dir"),

@@ -24,6 +24,13 @@ def test_a_log_gets_one_plain_line_per_chunk():
     assert lines == ["iteration 3/6  return 1.5  weight -0.25", "iteration 6/6  return -"]
 
 
+def test_other_things_are_counted_by_their_own_name():
+    log = console(terminal=False)
+    with progress(8, console=log, unit="episode") as update:
+        update(4, {})
+    assert log.file.getvalue() == "episode 4/8\n"
+
+
 def test_what_a_language_model_costs_is_shown_once_it_costs_something():
     log = console(terminal=False)
     spent = {"language_coverage": np.full((2, 3), 0.5), "language_failures": np.zeros((2, 3))}

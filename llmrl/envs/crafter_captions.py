@@ -145,9 +145,9 @@ def state_key(seen: UInt8[Array, "145"]) -> UInt32[Array, ""]:
     return _key(seen, jnp)
 
 
-def host_state_key(seen: UInt8[np.ndarray, "145"]) -> np.uint32:
-    """The same key on the host."""
-    return _key(seen, np)
+def host_state_key(seen: UInt8[np.ndarray, "*batch 145"]) -> UInt32[np.ndarray, "*batch"]:
+    """The same key on the host, of as many states as there are."""
+    return np.asarray(_key(seen, np))
 
 
 def describe(key: int) -> str:
@@ -189,45 +189,50 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _key(seen: Any, xp: Any) -> Any:
-    blocks, mobs, items = seen[BLOCK], seen[MOB], seen[ITEM]
+    blocks, mobs, items = seen[..., BLOCK], seen[..., MOB], seen[..., ITEM]
 
     def any_of(cells, *names):
-        return xp.stack([cells == BLOCKS.index(name) for name in names]).any()
+        return xp.stack([cells == BLOCKS.index(name) for name in names]).any(axis=(0, -1))
 
     def level(name):
         """0 out of view, 1 in view, 2 within reach."""
-        return any_of(blocks, name).astype(xp.uint32) + any_of(blocks[_AROUND], name).astype(xp.uint32)
+        return any_of(blocks, name).astype(xp.uint32) + any_of(blocks[..., _AROUND], name).astype(xp.uint32)
 
     def best(tool):
         places = [ITEMS.index(f"{material}_{tool}") for material in ("wood", "stone", "iron")]
-        return xp.where(items[np.array(places)] > 0, xp.arange(1, 4, dtype=xp.uint32), xp.uint32(0)).max()
+        return xp.where(items[..., np.array(places)] > 0, xp.arange(1, 4, dtype=xp.uint32), xp.uint32(0)).max(axis=-1)
 
     near = [any_of(blocks, "plant", "ripe plant") if n == "plant" else any_of(blocks, n) for n in NEAR[:-3]]
-    near += [((mobs & (1 << MOBS.index(name))) > 0).any() for name in NEAR[-3:]]
+    near += [((mobs & (1 << MOBS.index(name))) > 0).any(axis=-1) for name in NEAR[-3:]]
     values = [
         *near,
         *(level(name) for name in STATIONS),
         _front(seen, xp),
-        *(items[ITEMS.index(name)] > 0 for name in HELD),
+        *(items[..., ITEMS.index(name)] > 0 for name in HELD),
         *(best(tool) for tool in TOOLS),
-        *(seen[VITAL] <= LOW),
+        *(seen[..., VITAL.start + i] <= LOW for i in range(len(FEELINGS))),
     ]
-    bits = xp.stack([xp.asarray(value).astype(xp.uint32) for value in values])
-    return (bits << xp.asarray(_SHIFTS, dtype=xp.uint32)).sum(dtype=xp.uint32)
+    bits = xp.stack([xp.asarray(value).astype(xp.uint32) for value in values], axis=-1)
+    return (bits << xp.asarray(_SHIFTS, dtype=xp.uint32)).sum(axis=-1, dtype=xp.uint32)
 
 
 def _front(seen: Any, xp: Any) -> Any:
     """Index into ``FRONT``: a creature, else what the cell is made of; nothing is seen in one's sleep."""
     cell = _faced(seen, xp)
-    front = xp.asarray(_FRONT_OF_BLOCK)[seen[BLOCK][cell]]
+    front = xp.asarray(_FRONT_OF_BLOCK)[_at(seen[..., BLOCK], cell, xp)]
     for name in ("zombie", "cow", "skeleton"):
-        stands = (seen[MOB][cell] & (1 << MOBS.index(name))) > 0
+        stands = (_at(seen[..., MOB], cell, xp) & (1 << MOBS.index(name))) > 0
         front = xp.where(stands, xp.uint32(FRONT.index(name)), front)
-    return xp.where(seen[ASLEEP] > 0, xp.uint32(FRONT.index("darkness")), front)
+    return xp.where(seen[..., ASLEEP] > 0, xp.uint32(FRONT.index("darkness")), front)
 
 
 def _faced(seen: Any, xp: Any) -> Any:
-    return xp.asarray(_BESIDE + _CENTRE)[seen[FACING]]
+    return xp.asarray(_BESIDE + _CENTRE)[seen[..., FACING]]
+
+
+def _at(cells: Any, cell: Any, xp: Any) -> Any:
+    """What is in that cell of each view."""
+    return xp.take_along_axis(cells, cell[..., None], axis=-1)[..., 0]
 
 
 # --- events ---------------------------------------------------------------------------------------------------------
@@ -247,18 +252,22 @@ def event(seen: UInt8[Array, "145"], action: Shaped[Array, ""], next_seen: UInt8
     return _event(seen, action, next_seen, jnp)
 
 
-def host_event(seen: UInt8[np.ndarray, "145"], action: int, next_seen: UInt8[np.ndarray, "145"]) -> np.int32:
-    """The same event on the host."""
-    return _event(seen, action, next_seen, np)
+def host_event(
+    seen: UInt8[np.ndarray, "*batch 145"],
+    action: int | Int[np.ndarray, "*batch"],
+    next_seen: UInt8[np.ndarray, "*batch 145"],
+) -> Int[np.ndarray, "*batch"]:
+    """The same event on the host, of as many steps as there are."""
+    return np.asarray(_event(seen, action, next_seen, np))
 
 
 def _event(seen: Any, action: Any, next_seen: Any, xp: Any) -> Any:
     cell = _faced(seen, xp)
-    before, after = seen[BLOCK][cell], next_seen[BLOCK][cell]
-    awake, still_awake = seen[ASLEEP] == 0, next_seen[ASLEEP] == 0
+    before, after = _at(seen[..., BLOCK], cell, xp), _at(next_seen[..., BLOCK], cell, xp)
+    awake, still_awake = seen[..., ASLEEP] == 0, next_seen[..., ASLEEP] == 0
     does = awake & (action == _DO)
-    more = next_seen[ITEM] > seen[ITEM]
-    fed, watered = next_seen[VITAL][1] > seen[VITAL][1], next_seen[VITAL][2] > seen[VITAL][2]
+    more = next_seen[..., ITEM] > seen[..., ITEM]
+    fed, watered = (next_seen[..., VITAL.start + i] > seen[..., VITAL.start + i] for i in (1, 2))
 
     def is_block(which, name):
         return which == BLOCKS.index(name)
@@ -266,17 +275,18 @@ def _event(seen: Any, action: Any, next_seen: Any, xp: Any) -> Any:
     def stands(who, name):
         return (who & (1 << MOBS.index(name))) > 0
 
-    hits = [does & stands(seen[MOB][cell], name) for name, *_ in _HIT]
-    around = next_seen[MOB][cell + np.array([0, *_BESIDE])]
-    gone = [~stands(around, name).any() for name, *_ in _HIT]
+    who = _at(seen[..., MOB], cell, xp)
+    hits = [does & stands(who, name) for name, *_ in _HIT]
+    around = xp.take_along_axis(next_seen[..., MOB], cell[..., None] + np.array([0, *_BESIDE]), axis=-1)
+    gone = [~stands(around, name).any(axis=-1) for name, *_ in _HIT]
     gone[0] = gone[0] | fed
-    drinks = does & is_block(before, "water") & ((seen[MOB][cell] == 0) | watered)
+    drinks = does & is_block(before, "water") & ((who == 0) | watered)
     happened = [
         awake & False,
         awake & ~still_awake,
         ~awake & still_awake,
         *(does & is_block(before, name) & ~is_block(after, name) for name, _ in _TAKEN),
-        does & is_block(before, "grass") & more[ITEMS.index("sapling")],
+        does & is_block(before, "grass") & more[..., ITEMS.index("sapling")],
         drinks,
         does & is_block(before, "ripe plant") & is_block(after, "plant"),
         *(hit & dead for hit, dead in zip(hits, gone, strict=True)),
@@ -285,7 +295,7 @@ def _event(seen: Any, action: Any, next_seen: Any, xp: Any) -> Any:
             awake & (action == ACTIONS.index(f"place_{name}")) & is_block(after, name) & ~is_block(before, name)
             for name in _PLACED
         ),
-        *(awake & (action == ACTIONS.index(f"make_{tool}")) & more[ITEMS.index(tool)] for tool in _MADE),
+        *(awake & (action == ACTIONS.index(f"make_{tool}")) & more[..., ITEMS.index(tool)] for tool in _MADE),
     ]
     # The first that is true; where none is, the first of all, which never is.
-    return xp.argmax(xp.stack(happened)).astype(xp.int32)
+    return xp.argmax(xp.stack(happened), axis=0).astype(xp.int32)

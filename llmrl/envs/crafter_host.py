@@ -35,16 +35,16 @@ class Moment(NamedTuple):
         unlocked: achievements of the episode so far.
         dead: whether the player is.
         time: steps taken in this episode.
-        state_key: the caption of the state before the step that led here.
-        event: what that step did.
+        state_key: the caption of the state before the step that led here; 0 where none did.
+        event: what that step did; 0 where none did.
     """
 
     seen: UInt8[np.ndarray, "145"]
     unlocked: Bool[np.ndarray, "22"]
     dead: bool
     time: int
-    state_key: int
-    event: int
+    state_key: int = 0
+    event: int = 0
 
 
 def crafter(
@@ -102,7 +102,7 @@ def crafter(
 
             def step(places, actions):
                 before = [moments[place] for place in places]
-                after = exchange("step", places, actions)
+                after = _put_into_words(before, actions, exchange("step", places, actions))
                 moments.update(zip(places, after, strict=True))
                 aux = [
                     [float(function(a, action, b)) for function in sources]
@@ -113,6 +113,16 @@ def crafter(
             yield HostWorlds(reset, step, num_processes)
 
     return HostEnvironment(spec, opened)
+
+
+def _put_into_words(before: Sequence[Moment], actions: Sequence[int], after: Sequence[Moment]) -> list[Moment]:
+    """With captions, of all games at once: one by one they would cost as much as the games themselves."""
+    seen, next_seen = (np.stack([moment.seen for moment in moments]) for moments in (before, after))
+    keys, events = host_state_key(seen), host_event(seen, np.asarray(actions), next_seen)
+    return [
+        moment._replace(state_key=key, event=event)
+        for moment, key, event in zip(after, keys.tolist(), events.tolist(), strict=True)
+    ]
 
 
 def _time_steps(
@@ -200,9 +210,10 @@ def _play(pipe: Connection, rules: Rules) -> None:
             try:
                 if command == "reset":
                     games.update({place: replica(_world(worlds, template, seed, rules)) for place, seed in orders})
-                    answer = [_moment(games[place], 0, 0) for place, _ in orders]
                 else:
-                    answer = [_stepped(games[place], action) for place, action in orders]
+                    for place, action in orders:
+                        games[place].step(action)
+                answer = [_moment(games[place]) for place, _ in orders]
             except Exception as error:
                 answer = error
             pipe.send(answer)
@@ -216,11 +227,5 @@ def _world(worlds: OrderedDict[int, Any], template: Any, seed: int, rules: Rules
     return worlds[seed]
 
 
-def _stepped(game: Any, action: int) -> Moment:
-    seen = observe(game)
-    game.step(action)
-    return _moment(game, int(host_state_key(seen)), int(host_event(seen, action, observe(game))))
-
-
-def _moment(game: Any, state_key: int, event: int) -> Moment:
-    return Moment(observe(game), unlocked(game), bool(game._player.health <= 0), game._step, state_key, event)
+def _moment(game: Any) -> Moment:
+    return Moment(observe(game), unlocked(game), bool(game._player.health <= 0), game._step)

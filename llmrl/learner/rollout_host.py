@@ -23,6 +23,7 @@ def play_episodes(
     num_episodes: int,
     seed: int,
     styles: Sequence[bool] = (False,),
+    tell: Callable[[int], None] = lambda played: None,
 ) -> tuple[Float[np.ndarray, "styles actors episodes"], ...]:
     """Every actor plays the same episodes (worlds, chances, noise) to their ends.
 
@@ -34,6 +35,7 @@ def play_episodes(
         num_episodes: of each actor in each style.
         seed: of the episodes.
         styles: for each style whether the distribution's mode is played instead of a sample.
+        tell: told now and then how many episodes everybody has played.
 
     Returns:
         Returns, lengths and successes (1 where the goal was reached, else 0) of all episodes.
@@ -64,6 +66,7 @@ def play_episodes(
             played = _play_batch(env, worlds, act, chances[batch], width, shape[:2], key)
             for kept, values in zip((returned, length, success), played, strict=True):
                 kept[..., batch] = values[..., : batch.stop - first]
+            tell(batch.stop)
     return returned, length, success
 
 

@@ -65,6 +65,8 @@ def test_jax_and_numpy_agree():
     np.testing.assert_array_equal(
         events, [captions.host_event(*step) for step in zip(before, actions.tolist(), after, strict=True)]
     )
+    np.testing.assert_array_equal(keys, captions.host_state_key(before))
+    np.testing.assert_array_equal(events, captions.host_event(before, actions, after))
     assert len(np.unique(events)) > 5 and len(np.unique(keys)) > 400
 
 

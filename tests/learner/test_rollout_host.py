@@ -62,7 +62,9 @@ def chooses(action):
 def test_every_actor_plays_the_same_episodes_to_their_ends():
     policy = make_policy(SPEC, (4,))
     actors = jax.vmap(policy.init)(jax.random.split(jax.random.key(0), 3))
-    returned, length, success = play_episodes(counting(), policy, actors, 3, 7, seed=5, styles=(False, True))
+    told = []
+    returned, length, success = play_episodes(counting(), policy, actors, 3, 7, 5, (False, True), told.append)
+    assert told == [4, 7]
     assert returned.shape == length.shape == success.shape == (2, 3, 7)
     assert np.all(length == length[0, 0]) and len(np.unique(length)) > 2 and length.max() <= LONGEST
     np.testing.assert_array_equal(success, length > 4)
