@@ -114,10 +114,8 @@ def following(
         borne_out = held_constant(phi["evidence"]["advice"]) if judged else jnp.zeros(num_aux)
         borne_out = jnp.where(state.heard > 0, borne_out, 0.0)
         likely = state.heard / (state.heard + 1.0) * flawless(phi)
-        return prior * state.sparse * reduce(jnp.maximum, [undecided(state) * silent, borne_out, likely])
-
-    def undecided(state: AdviceState) -> Scalar:
-        return jnp.maximum(0.0, 1.0 - state.heard / enough)
+        undecided = jnp.maximum(0.0, 1.0 - state.heard / enough)
+        return prior * state.sparse * reduce(jnp.maximum, [undecided * silent, borne_out, likely])
 
     def good(phi) -> Float[Array, " m"]:
         balance = held_constant(phi["evidence"]["balance"]) if judged else jnp.zeros(num_aux)
