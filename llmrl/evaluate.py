@@ -17,7 +17,7 @@ from llmrl.config import AuxConfig, Config, EnvConfig
 from llmrl.learner.rollout_host import play_episodes
 from llmrl.nets import Policy
 from llmrl.ops.distributions import Categorical, sampling_noise
-from llmrl.progress import progress as shown
+from llmrl.progress import progress as bar
 from llmrl.train import TrainState, acting_policy, any_environment, make_trainer, state_shapes, use_compilation_cache
 from llmrl.types import Discrete, Environment, EnvSpec, HostEnvironment
 
@@ -71,7 +71,8 @@ def evaluate(
     states, iterations = trained_states(run)
     actors = states.params.actor, states.phis
 
-    final = _final(place, policy, actors, run.config.seeds, episodes, seed, progress=progress)
+    shown = place.spec.name if progress else ""
+    final = _final(place, policy, actors, run.config.seeds, episodes, seed, shown=shown)
     beside: dict[str, Any] = {}
     if env is not None:
         home = any_environment(replace(run.config, aux=AuxConfig()))
@@ -79,8 +80,8 @@ def evaluate(
         random = _random_agent(place.spec)
         if random is not None:
             nobody = jnp.zeros((1, 0))
-            by_chance = _final(place, random, nobody, 1, episodes, seed, {"": False}, progress)
-            beside[f"random play in {place.spec.name}"] = by_chance
+            name = f"random play in {place.spec.name}"
+            beside[name] = _final(place, random, nobody, 1, episodes, seed, {"": False}, name if progress else "")
     found = {
         "env": {key: value for key, value in asdict(chosen).items() if value not in (None, {})},
         "seeds": run.config.seeds,
@@ -102,12 +103,12 @@ def _final(
     episodes: int,
     seed: int,
     styles: Mapping[str, bool] = STYLES,
-    progress: bool = False,
+    shown: str = "",
 ) -> dict[str, Any]:
-    """Every metric over seeds."""
+    """Every metric over seeds; ``shown`` is what a slow game's progress is shown under, if at all."""
     return {
         f"{prefix}{name}": metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
-        for prefix, played in _played(place, policy, actors, num_seeds, episodes, seed, styles, progress).items()
+        for prefix, played in _played(place, policy, actors, num_seeds, episodes, seed, styles, shown).items()
         for name, values in played._asdict().items()
     }
 
@@ -156,11 +157,11 @@ def _played(
     episodes: int,
     seed: int,
     styles: Mapping[str, bool],
-    progress: bool,
+    shown: str,
 ) -> dict[str, Episodes]:
     """What every seed's policy reached in each style, [seeds, episodes]."""
     if isinstance(place, HostEnvironment):
-        with shown(episodes, enabled=progress, unit=f"{place.spec.name}: episode") as show:
+        with bar(episodes, enabled=bool(shown), unit=f"{shown}: episode") as show:
             every = play_episodes(
                 place, policy, actors, num_seeds, episodes, seed, tuple(styles.values()), lambda n: show(n, {})
             )
