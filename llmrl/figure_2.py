@@ -38,7 +38,7 @@ GOALS = ("plausible", "oracle")
 SETTING = ("env=craftax_classic", "env.horizon=400", "ppo=crafter", "total_steps=1024000")
 """250 iterations: pieces of ten, where a million steps would make two lengths, each to be compiled."""
 QUICK = ("total_steps=307200", "num_chunks=5")
-"""A third of the steps: half an hour on two cores."""
+"""A third of the steps: an hour on two cores."""
 SEEDS, QUICK_SEEDS = 10, 3
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -41,6 +42,7 @@ from llmrl.validation import from_dict, refuse_secret
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracker"}
 """What a config group's choices are called in errors, where its own name does not say it."""
 
+GROUPS_WITHOUT_KEYS = ("experiment", "launcher")
 
 LAUNCHERS = {
     "joblib": "'llmrl[cluster]'",
@@ -243,6 +245,9 @@ def _container(node: DictConfig) -> dict[str, Any]:
 # --- errors -----------------------------------------------------------------------------------------------------------
 
 
+_NO_SUCH_GROUP = re.compile(r"Could not override '([^']+)'\. No match in the defaults list")
+
+
 def explain(error: BaseException) -> str:
     """One line for the reader of a terminal: what was wrong and, where there is one, the nearest right thing."""
     cause = error.__cause__ if isinstance(error.__cause__, OmegaConfBaseException) else error
@@ -274,6 +279,8 @@ def explain(error: BaseException) -> str:
         if secret := refuse_secret(key.lstrip("+~")):
             return str(secret)
         return f"{override} is several values: add --multirun to run each, or write {key}=[{values}] for a list"
+    if not_there := _NO_SUCH_GROUP.match(str(error)):
+        return f"{not_there[1]}=... is not for this command; its --help lists what is"
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
     return _first_line(error) or type(error).__name__
@@ -295,6 +302,8 @@ def _unknown_key(key: str, settings: Any) -> str:
     keys = list(_dotted_keys(settings))
     parent, _, name = key.rpartition(".")
     siblings = [other for other in keys if other.rpartition(".")[0] == parent]
+    if not parent and isinstance(settings, Config):
+        siblings += GROUPS_WITHOUT_KEYS
     namesakes = [other for other in keys if other.rpartition(".")[2] == name]
     return str(unknown("key", key, namesakes or siblings or get_close_matches(key, keys, n=5)))
 

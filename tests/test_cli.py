@@ -97,6 +97,8 @@ ERRORS = [
     (("solver.name=neuman",), "unknown solver.name 'neuman'; nearest: 'neumann'"),
     (("sed=3",), "unknown key 'sed'; nearest: 'seed'"),
     (("+sed=3",), "unknown key 'sed'; nearest: 'seed'"),
+    (("lancher=joblib",), "unknown key 'lancher'; nearest: 'launcher'"),
+    (("experimant=no_regret",), "unknown key 'experimant'; nearest: 'experiment'"),
     (("ppo.learning_rat=3",), "unknown key 'ppo.learning_rat'; nearest: 'ppo.learning_rate'"),
     (("entropy=3",), "unknown key 'entropy'; nearest: 'ppo.entropy'"),
     (("pppo.clip=3",), "unknown key 'pppo'; nearest: 'ppo'"),
@@ -460,6 +462,19 @@ def test_help_names_groups_and_keys(capsys):
     printed = capsys.readouterr().out
     for word in (*GROUPS, "implicit_paper", "learning_rate", "--multirun"):
         assert word in printed
+
+
+@pytest.mark.parametrize("command", ["figure", "report", "status", "bench"])
+def test_commands_without_groups_name_none(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, "--help"])
+    printed = capsys.readouterr().out
+    assert "== Keys" in printed
+    assert "implicit_paper" not in printed
+    with pytest.raises(SystemExit) as exit_:
+        main([command, "method=implicit"])
+    assert exit_.value.code == 2
+    assert "method=... is not for this command" in capsys.readouterr().err
 
 
 def test_cfg_job_is_a_config(capsys):
