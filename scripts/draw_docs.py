@@ -3,7 +3,7 @@
     python scripts/draw_docs.py loop      # the two levels, a diagram
     python scripts/draw_docs.py trust     # what is learned about three sources
 
-The second one takes the runs of `python scripts/study.py no_regret` (30 seeds), from the folder that RUNS names or from
+The second one takes the runs of `python scripts/study.py no_regret --seeds 20`, from the folder that RUNS names or from
 where the study puts them; those that are not there it trains, with 8 seeds.
 """
 
