@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -60,8 +61,9 @@ def config_dir() -> Path:
     return installed if installed.is_dir() else package.parent / "configs"
 
 
+@functools.cache
 def register_schemas() -> None:
-    """Makes the dataclasses known to Hydra, so that types and keys are checked while it composes."""
+    """Makes the dataclasses known to Hydra, so that it checks types and keys; once: it takes as long as composing."""
     for name, schema in SCHEMAS.items():
         ConfigStore.instance().store(f"schema_{name}", _writable(OmegaConf.structured(schema)))
 

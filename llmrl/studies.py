@@ -6,14 +6,13 @@ fresh one, and over machines, each with its own part of the list.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+
+from llmrl.processes import Failed, attempt, side_by_side
 
 if TYPE_CHECKING:
     import numpy as np
@@ -104,8 +103,10 @@ def carry_out(
         processes: runs trained side by side.
         progress: whether each run shows its own progress too.
         train: how a run is trained; ``train_anew`` where not given.
+
+    Raises:
+        Stopped: SIGTERM or SIGUSR1 came; what was trained until then is on the disk.
     """
-    from llmrl.overrides import explain
     from llmrl.progress import note
 
     configs = {run.name: config_of(run, out, seeds, extra, progress) for run in runs}
@@ -120,11 +121,11 @@ def carry_out(
     began = time.monotonic()
     needed = {run.name: run.reward_from for run in runs if run.reward_from}
     for name, outcome in _train_in_turn(missing, needed, processes, train or train_anew):
-        if isinstance(outcome, Found):
+        if isinstance(outcome, Failed):
+            failures[name] = outcome.why
+        else:
             results[name] = outcome
             trained.append(name)
-        else:
-            failures[name] = explain(outcome)
         done = len(trained) + len(failures)
         left = (time.monotonic() - began) / done * (len(missing) - done) / 60
         said = f"failed, {failures[name]}" if name in failures else "finished"
@@ -177,7 +178,7 @@ def train_anew(config: Config) -> Found:
 
 def _train_in_turn(
     configs: Mapping[str, Config], needed: Mapping[str, str], processes: int, train: Train
-) -> Iterator[tuple[str, Found | Exception]]:
+) -> Iterator[tuple[str, Found | Failed]]:
     """As ``_train_all``, but whoever needs another run's reward after that one, whether it went well or not."""
     waiting = dict(configs)
     while waiting:
@@ -188,45 +189,13 @@ def _train_in_turn(
         yield from _train_all(ready, processes, train)
 
 
-def _train_all(configs: Mapping[str, Config], processes: int, train: Train) -> Iterator[tuple[str, Found | Exception]]:
+def _train_all(configs: Mapping[str, Config], processes: int, train: Train) -> Iterator[tuple[str, Found | Failed]]:
     """Each run's result, or why it has none, as they come."""
     from llmrl.progress import note
 
-    if processes == 1 or len(configs) < 2:
-        for name, config in configs.items():
-            note(f"training {name}")
-            yield name, _attempt(train, config)
+    if processes > 1 and len(configs) > 1:
+        yield from side_by_side(train, configs, processes)
         return
-    cores = max(1, (os.cpu_count() or 1) // processes)
-    # Spawned, since jax does not survive a fork; one run each, so that nothing of a run is left for the next.
-    with ProcessPoolExecutor(
-        processes, get_context("spawn"), initializer=_share_cores, initargs=(cores,), max_tasks_per_child=1
-    ) as pool:
-        tasks = {pool.submit(train, config): name for name, config in configs.items()}
-        try:
-            for task in as_completed(tasks):
-                error = task.exception()
-                if error is not None and not isinstance(error, Exception):
-                    raise error
-                yield tasks[task], task.result() if error is None else error
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _attempt(train: Train, config: Config) -> Found | Exception:
-    try:
-        return train(config)
-    except Exception as error:
-        if os.environ.get("LLMRL_DEBUG", "") not in ("", "0"):
-            raise
-        return error
-
-
-def _share_cores(cores: int) -> None:
-    """Leaves the other processes their cores, and memory where they share a GPU: this one simulates so many devices.
-    Said by flag and not by ``config.devices``, so that a run may go on under another number of processes."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    flags = os.environ.get("XLA_FLAGS", "")
-    if "xla_force_host_platform_device_count" not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count={cores}".strip()
+    for name, config in configs.items():
+        note(f"training {name}")
+        yield name, attempt(train, config)

@@ -1,12 +1,17 @@
 """Lists of runs: what is finished is not trained again, parts of a list are disjoint, one failure stops nobody."""
 
 import functools
+import importlib
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from llmrl import metrics, overrides, runs, transfer
+from llmrl.stopping import Stopped
 from llmrl.studies import Found, Run, carry_out, parse_shard
 from llmrl.train import make_environment
 
@@ -119,22 +124,96 @@ def test_progress_is_over_the_whole_set(tmp_path, capsys):
     assert "min left" in printed
 
 
-def test_runs_may_be_trained_by_other_processes(tmp_path, monkeypatch):
-    """The trainer travels by its name: a module that the other processes can import too."""
-    module = tmp_path / "elsewhere_for_tests.py"
-    module.write_text(
-        "import os\nimport numpy as np\nfrom llmrl.studies import Found\n\n"
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """``source -> train``: a trainer that travels by its name, in a module that other processes can import too."""
+
+    def make(body):
+        name = f"elsewhere_{tmp_path.name}".replace("-", "_")
+        top = "import os, signal, time\nfrom pathlib import Path\nimport numpy as np\nfrom llmrl.studies import Found\n"
+        (tmp_path / f"{name}.py").write_text(f"{top}from llmrl.stopping import stop_requests\n\n{body}")
+        monkeypatch.syspath_prepend(tmp_path)
+        monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
+        return importlib.import_module(name).train
+
+    return make
+
+
+def test_runs_may_be_trained_by_other_processes(tmp_path, elsewhere):
+    train = elsewhere(
         "def train(config):\n"
         "    if config.seed == 1:\n        raise ValueError('no luck')\n"
         "    return Found({'process': np.array([[os.getpid()]]), 'flags': os.environ['XLA_FLAGS']})\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}")
-    import elsewhere_for_tests  # pyright: ignore
-
-    outcome = carry_out(RUNS, tmp_path / "out", seeds=2, processes=2, train=elsewhere_for_tests.train)
+    outcome = carry_out(RUNS, tmp_path / "out", seeds=2, processes=2, train=train)
     assert outcome.failures == {NAMES[1]: "no luck", NAMES[3]: "no luck"}
     assert list(outcome.results) == [NAMES[0], NAMES[2]]
     first, second = (int(found.curves["process"][0, 0]) for found in outcome.results.values())
     assert len({first, second}) == 2  # each in a fresh one
     assert all("device_count" in str(found.curves["flags"]) for found in outcome.results.values())
+
+
+def test_a_process_that_is_killed_takes_no_other_run_with_it(tmp_path, elsewhere):
+    train = elsewhere(
+        "def train(config):\n"
+        "    if config.seed == 1:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    return Found({})\n"
+    )
+    outcome = carry_out(RUNS, tmp_path / "out", seeds=2, processes=2, train=train)
+    assert outcome.failures == dict.fromkeys((NAMES[1], NAMES[3]), "its process was killed by SIGKILL")
+    assert outcome.trained == (NAMES[0], NAMES[2]) or outcome.trained == (NAMES[2], NAMES[0])
+
+
+# Says that it has begun, and ends when it may stop without a loss.
+PATIENT = (
+    "def train(config):\n"
+    "    with stop_requests(9) as heed:\n"
+    "        place = Path(config.run_dir)\n"
+    "        place.mkdir(parents=True)\n"
+    "        while True:\n"
+    "            time.sleep(0.02)\n"
+    "            try:\n"
+    "                heed(4)\n"
+    "            except SystemExit:\n"
+    "                (place / 'saved').touch()\n"
+    "                raise\n"
+)
+
+
+def test_a_signal_is_passed_on_to_all_processes_and_nothing_more_is_begun(tmp_path, elsewhere):
+    ask_when_begun = f"{PATIENT}            if config.seed == 0 and not (place / 'asked').exists():\n"
+    ask_when_begun += (
+        "                (place / 'asked').touch()\n                os.kill(os.getppid(), signal.SIGTERM)\n"
+    )
+    with pytest.raises(Stopped, match="SIGTERM: stopped after 0 of 4 runs") as stopped:
+        carry_out(RUNS, tmp_path / "out", seeds=2, processes=2, train=elsewhere(ask_when_begun))
+    assert stopped.value.code == 143
+    assert (tmp_path / "out" / NAMES[0] / "saved").exists()
+    # The other one may have been told before it had begun; it is gone, too, or it would not have been waited for.
+    begun = [name for name in NAMES if (tmp_path / "out" / name).exists()]
+    assert set(begun) <= set(NAMES[:2])
+
+
+def test_who_is_left_alone_stops_by_itself(tmp_path, elsewhere):
+    train = elsewhere(PATIENT)
+    script = (
+        f"from pathlib import Path\nfrom {train.__module__} import train\n"
+        "from llmrl.studies import Run, carry_out\n"
+        f"runs = [Run(name, ('method=ppo',)) for name in {NAMES[:2]}]\n"
+        "if __name__ == '__main__':\n"
+        f"    carry_out(runs, Path({str(tmp_path / 'out')!r}), seeds=2, processes=2, train=train)\n"
+    )
+    (tmp_path / "study_for_tests.py").write_text(script)
+    with subprocess.Popen([sys.executable, tmp_path / "study_for_tests.py"]) as process:
+        begun = [tmp_path / "out" / name for name in NAMES[:2]]
+        wait_until(lambda: all(place.exists() for place in begun), process)
+        process.kill()
+    wait_until(lambda: all((place / "saved").exists() for place in begun))
+
+
+def wait_until(holds, process=None, seconds=200):
+    began = time.monotonic()
+    while not holds():
+        assert time.monotonic() - began < seconds
+        assert process is None or process.poll() is None
+        time.sleep(0.05)
