@@ -25,22 +25,10 @@ DIMS = ("cart position", "pole angle")
 """What the source looks at: the first decides whether it is right, the second what it says."""
 
 
-WIDER = ("ppo.num_envs=256", "ppo.num_minibatches=64", "total_steps=3276800")
-"""Sixteen times as many environments, and as many more updates on as many samples each."""
-TOLD_APART = (
-    "method.weight.spread=2",
-    "method.weight.sees_action=false",
-    "method.weight.clip_steps=0.1",
-    "method.weight.residual=0.8",
-)
-"""Weights of the state alone, by a network that starts to tell states apart all over what it has seen, each step with
-about one vote, and that learns little of what it says already."""
-
-
 def half_right_runs() -> Iterator[Run]:
-    setting = ("env=cartpole", f"aux={HALF_RIGHT}", "method=implicit")
-    yield Run("cartpole/half_right/implicit", (*setting, *CARTPOLE))
-    yield Run("cartpole/half_right/told_apart", (*setting, *WIDER, *TOLD_APART))
+    defaults = ("env=cartpole", f"aux={HALF_RIGHT}", "method=implicit")
+    yield Run("cartpole/half_right/implicit", (*defaults, *CARTPOLE))
+    yield Run("cartpole/half_right/told_apart", ("experiment=half_right",))
 
 
 def half_right_table(results: Results) -> str:
