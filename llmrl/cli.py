@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llmrl.errors import unknown
+from llmrl.errors import debugging, unknown
 from llmrl.stopping import Stopped
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
         sys.exit(141)
     except Exception as error:
-        if _debugging() or not _is_for_user(error):
+        if debugging() or not _is_for_user(error):
             raise
         _fail(_message(error))
 
@@ -183,7 +183,7 @@ def _job(task: Callable[..., None]) -> Callable[..., None]:
         try:
             task(node, **options)
         except Exception as error:
-            if _debugging() or not _is_for_user(error):
+            if debugging() or not _is_for_user(error):
                 raise
             if HydraConfig.get().mode == RunMode.MULTIRUN:
                 raise Refused(_message(error)) from None
@@ -356,10 +356,6 @@ def _default_run_dir(config: Config, what: str = "", more: Sequence[str] = ()) -
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
-
-
-def _debugging() -> bool:
-    return os.environ.get("LLMRL_DEBUG", "") not in ("", "0")
 
 
 def _is_for_user(error: BaseException) -> bool:

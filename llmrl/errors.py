@@ -1,7 +1,8 @@
-"""Errors that tell the reader what she probably meant."""
+"""Errors that tell the reader what she probably meant, and whether she would rather see where they come from."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -24,3 +25,8 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
     nearest = "; nearest: " + ", ".join(repr(by_lower_case[match]) for match in close) if close else ""
     existing = "one of " + ", ".join(map(repr, choices)) if choices else "there are none to choose from"
     return ValueError(f"unknown {kind} {name!r}{nearest} ({existing})")
+
+
+def debugging() -> bool:
+    """Whether LLMRL_DEBUG asks for errors as they are raised, tracebacks and all, instead of one line for the user."""
+    return os.environ.get("LLMRL_DEBUG", "") not in ("", "0")

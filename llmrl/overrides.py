@@ -44,6 +44,7 @@ GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracke
 """What a config group's choices are called in errors, where its own name does not say it."""
 
 GROUPS_WITHOUT_KEYS = ("experiment", "launcher")
+"""Config groups that a run chooses from and that are no field of its ``Config``."""
 
 LAUNCHERS = {
     "joblib": "'llmrl[cluster]'",

@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
+from llmrl.errors import debugging
 from llmrl.stopping import Stopped, held_signals, stop_with_parent
 
 Argument = TypeVar("Argument")
@@ -33,7 +34,7 @@ def attempt(work: Callable[[Argument], Result], argument: Argument) -> Result | 
     try:
         return work(argument)
     except Exception as error:
-        if os.environ.get("LLMRL_DEBUG", "") not in ("", "0"):
+        if debugging():
             raise
         return Failed(explain(error))
 
@@ -93,7 +94,7 @@ def _started(work: Callable[[Argument], object], argument: Argument, cores: int)
 def _received(pipe: Connection, process: BaseProcess) -> Any:
     try:
         found = pipe.recv()
-    except EOFError:
+    except (EOFError, OSError):  # nothing, or the beginning of something
         found = None
     process.join()
     pipe.close()
