@@ -111,7 +111,10 @@ def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
 
 
 def learned(config: Config) -> Callable[[InnerProblem], Meta]:
-    """The outer level that a config describes, for whatever streams have parameters."""
+    """The outer level that a config describes, for whatever streams have parameters.
+
+    Making it raises a ValueError where the environments cannot be split in the halves that it needs.
+    """
     outer, trust, solver = config.method.outer, config.method.trust, config.solver
     rates = {
         "scalar": outer.scalar_learning_rate,
@@ -120,30 +123,39 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         "discount": outer.discount_learning_rate,
         "evidence": 0.0,
     }
-    return lambda inner: make_meta(
-        inner,
-        make_gradient(outer, solver),
-        outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm),
-        cross_fitting=trust.cross_fitting,
-        gate=trust.gate,
-        evidence_memory=trust.evidence_memory,
-        data=outer.data,
-        window=outer.window,
-        follows_updates=outer.gradient == "incremental",
-        schedule=outer.schedule,
-        every=outer.every,
-        warmup=outer.warmup,
-        converged_kl=outer.converged_kl,
-        scale_decay=outer.scale_decay,
-        gae_lambda=outer.gae_lambda,
-        surrogate=outer.surrogate,
-        max_importance_ratio=outer.max_importance_ratio,
-        curvature=solver.curvature,
-        curvature_fraction=solver.curvature_fraction,
-        curvature_samples=solver.curvature_samples,
-        unroll_learning_rate=outer.unroll_learning_rate,
-        penalty=_penalty(outer),
-    )
+
+    def meta(inner: InnerProblem) -> Meta:
+        if trust.cross_fitting and config.ppo.num_envs % 2:
+            raise ValueError(
+                f"method={config.method.name} judges each half of the environments by the other half: ppo.num_envs="
+                f"{config.ppo.num_envs} is odd; choose an even number, or method.trust.cross_fitting=false"
+            )
+        return make_meta(
+            inner,
+            make_gradient(outer, solver),
+            outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm),
+            cross_fitting=trust.cross_fitting,
+            gate=trust.gate,
+            evidence_memory=trust.evidence_memory,
+            data=outer.data,
+            window=outer.window,
+            follows_updates=outer.gradient == "incremental",
+            schedule=outer.schedule,
+            every=outer.every,
+            warmup=outer.warmup,
+            converged_kl=outer.converged_kl,
+            scale_decay=outer.scale_decay,
+            gae_lambda=outer.gae_lambda,
+            surrogate=outer.surrogate,
+            max_importance_ratio=outer.max_importance_ratio,
+            curvature=solver.curvature,
+            curvature_fraction=solver.curvature_fraction,
+            curvature_samples=solver.curvature_samples,
+            unroll_learning_rate=outer.unroll_learning_rate,
+            penalty=_penalty(outer),
+        )
+
+    return meta
 
 
 def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:

@@ -114,7 +114,7 @@ def _validate_solver(solver: SolverConfig) -> None:
         _between(0.0, float("inf"), **{"solver.damping": solver.damping})
 
 
-def _validate_method(method: MethodConfig, num_envs: int) -> None:
+def _validate_method(method: MethodConfig) -> None:
     outer, trust, weight = method.outer, method.trust, method.weight
     _one_of(GRADIENTS, **{"method.outer.gradient": outer.gradient})
     _one_of(SURROGATES, **{"method.outer.surrogate": outer.surrogate})
@@ -171,10 +171,6 @@ def _validate_method(method: MethodConfig, num_envs: int) -> None:
                 f"method.weight.{name}={getattr(weight, name)} is for what a network learns: it needs "
                 "method.weight.network=true"
             )
-    if trust.cross_fitting and num_envs % 2:
-        raise ValueError(
-            f"method.trust.cross_fitting splits the environments in halves: ppo.num_envs={num_envs} is odd"
-        )
 
 
 def _validate_potential(potential: PotentialConfig) -> None:
@@ -324,7 +320,7 @@ def validate(config: Config) -> Config:
     _validate_distributed(config)
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)
-    _validate_method(config.method, config.ppo.num_envs)
+    _validate_method(config.method)
     _validate_potential(config.method.potential)
     _validate_transfer(config)
     _validate_bonuses(config.method.novelty, config.method.goals)

@@ -123,7 +123,6 @@ ERRORS = [
     (("method=pies", "method.potential.decay=2"), "method.potential.decay must lie in [0.0, 1.0], got 2.0"),
     (("method.potential.updates=0",), "method.potential.updates must be positive, got 0"),
     (("method.potential.hidden=[]",), "method.potential.hidden needs at least one positive width, got []"),
-    (("ppo.num_envs=15", "ppo.num_minibatches=5"), "ppo.num_envs=15 is odd"),
     (("method.outer.warmup=-1",), "method.outer.warmup must lie in [0, inf], got -1"),
     (("method.outer.gradient=unroled",), "unknown method.outer.gradient 'unroled'; nearest: 'unrolled'"),
     (("method.outer.data=pasta",), "unknown method.outer.data 'pasta'; nearest: 'past'"),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import llmrl
+from llmrl.building import build
 from llmrl.config import CURVATURES, DATA, GRADIENTS, SCHEDULES, SOLVERS, SURROGATES, Config
 from llmrl.errors import unknown
 from llmrl.methods import METHODS, make_method
@@ -21,6 +22,7 @@ from llmrl.ops import surrogates
 from llmrl.rewards import task_signal
 from llmrl.rewards.bonus import BonusState
 from llmrl.train import make_environment, make_trainer
+from llmrl.validation import validate
 
 TINY = (
     "env=gridworld",
@@ -214,6 +216,22 @@ def test_only_a_learned_reward_can_be_frozen(name, message):
     config = replace(config, method=replace(config.method, reward_of=name))
     with pytest.raises(ValueError, match=message):
         make_method(config, make_environment(config).spec)
+
+
+@pytest.mark.parametrize("num_envs", [1, 7])
+def test_only_who_splits_the_environments_in_halves_needs_an_even_number_of_them(num_envs):
+    refused = set()
+    for row in ROWS:
+        # All of APT's neighbours are in one rollout.
+        ppo = replace(composed(row).ppo, num_envs=num_envs, num_steps=16, num_minibatches=1)
+        config = replace(composed(row), ppo=ppo)
+        try:
+            build(validate(config), make_environment(config))
+        except ValueError as error:
+            assert f"ppo.num_envs={num_envs} is odd" in str(error) and f"method={config.method.name}" in str(error)
+            refused.add(row)
+    splitting = {row for row in ROWS if composed(row).method.trust.cross_fitting}
+    assert refused == {row for row in splitting if composed(row).method.name not in UNLEARNED} != set()
 
 
 def test_a_weight_of_zero_is_plain_ppo():
