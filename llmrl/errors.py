@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -25,6 +26,15 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
     nearest = "; nearest: " + ", ".join(repr(by_lower_case[match]) for match in close) if close else ""
     existing = "one of " + ", ".join(map(repr, choices)) if choices else "there are none to choose from"
     return ValueError(f"unknown {kind} {name!r}{nearest} ({existing})")
+
+
+def end_of(code: int) -> str:
+    """How a process ended, in words.
+
+    Args:
+        code: its exit code; -n where signal n killed it.
+    """
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
 
 
 def debugging() -> bool:

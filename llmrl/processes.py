@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple, TypeVar
 
-from llmrl.errors import debugging
+from llmrl.errors import debugging, end_of
 from llmrl.stopping import Stopped, held_signals, stop_with_parent
 
 Argument = TypeVar("Argument")
@@ -98,11 +97,7 @@ def _received(pipe: Connection, process: BaseProcess) -> Any:
         found = None
     process.join()
     pipe.close()
-    return found if found is not None else Failed(f"its process {_end_of(process.exitcode or 0)}")
-
-
-def _end_of(code: int) -> str:
-    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
+    return found if found is not None else Failed(f"its process {end_of(process.exitcode or 0)}")
 
 
 def _stop(working: Mapping[Connection, tuple[str, BaseProcess]]) -> None:

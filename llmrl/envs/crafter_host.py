@@ -8,6 +8,7 @@ import os
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import AuxFunction, require_positive_int
 from llmrl.envs.crafter_captions import host_event, host_state_key
 from llmrl.envs.crafter_game import Rules, make_game, observe, replica, ruled, started, unlocked
+from llmrl.errors import end_of
 from llmrl.types import Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 KEPT_WORLDS = 64
@@ -173,11 +175,14 @@ def _processes(rules: Rules, number: int) -> Iterator[Callable[[str, Sequence[in
             orders: dict[int, list] = {}
             for place, argument in zip(places, arguments, strict=True):
                 orders.setdefault(place % len(pipes), []).append((int(place), int(argument)))
-            for process, order in orders.items():
-                pipes[process].send((command, order))
+            for number, order in orders.items():
+                with _named_where_ended(processes[number]):
+                    pipes[number].send((command, order))
             answers: dict[int, Moment] = {}
-            for process, order in orders.items():
-                answers.update(zip([place for place, _ in order], _received(pipes[process]), strict=True))
+            for number, order in orders.items():
+                with _named_where_ended(processes[number]):
+                    moments = _received(pipes[number])
+                answers.update(zip([place for place, _ in order], moments, strict=True))
             return [answers[place] for place in places]
 
         yield exchange
@@ -189,11 +194,20 @@ def _processes(rules: Rules, number: int) -> Iterator[Callable[[str, Sequence[in
             process.terminate()
 
 
-def _received(pipe: Connection) -> list[Moment]:
+@contextlib.contextmanager
+def _named_where_ended(process: BaseProcess) -> Iterator[None]:
+    """Tells how a game process ended, where its pipe says only that nobody is there."""
     try:
-        answer = pipe.recv()
-    except EOFError as error:
-        raise RuntimeError("a process that plays Crafter ended; its own output says why") from error
+        yield
+    except (EOFError, ConnectionError) as error:
+        process.join(timeout=10)
+        raise RuntimeError(
+            f"game process {process.pid}, which plays Crafter, {end_of(process.exitcode or 0)}"
+        ) from error
+
+
+def _received(pipe: Connection) -> list[Moment]:
+    answer = pipe.recv()
     if isinstance(answer, Exception):
         raise RuntimeError(f"a process that plays Crafter failed: {answer!r}") from answer
     return answer

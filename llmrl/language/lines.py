@@ -35,12 +35,12 @@ def is_score(value: object) -> bool:
 
 
 def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Rows of a file of answers with their line numbers; its first line names the format.
+    """Rows of a file of answers with their line numbers; its first line names the format. A byte order mark is skipped.
 
     Raises:
         ValueError: a line is no JSON object, or the first one names another format.
     """
-    with Path(path).open(encoding="utf-8") as file:
+    with Path(path).open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if not line.strip():
                 continue

@@ -48,7 +48,7 @@ def read_goals(path: str | Path) -> GoalTable:
         ValueError: a line is something else, a key comes twice, lines differ in length, or there is none.
     """
     rows: dict[int, list[float]] = {}
-    for number, line in enumerate(Path(path).read_text().splitlines(), start=1):
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
         if not line.strip():
             continue
         key, scores = _read_line(line, f"{path}, line {number}")

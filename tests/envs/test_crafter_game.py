@@ -1,6 +1,8 @@
 """The original Crafter beside the compiled one: states are translated, and where the rules agree, so do the steps."""
 
 import functools
+import multiprocessing
+import threading
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +11,7 @@ import pytest
 
 from llmrl.envs import crafter_captions as captions
 from llmrl.envs import crafter_codes as codes
+from llmrl.envs import crafter_host
 from llmrl.envs.crafter_codes import ACHIEVEMENTS, ACTIONS, BLOCKS
 from llmrl.envs.crafter_game import Rules, _blocks, make_game, observe, replica, ruled, started, unlocked
 
@@ -289,3 +292,17 @@ def test_creatures_keep_the_order_in_which_they_came():
     for _, things in game._world.chunks.items():
         assert not isinstance(things, set)
         assert [thing for thing in things if not thing.removed] == list(things)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.2])
+def test_a_game_process_that_is_killed_before_or_while_it_is_asked_is_named(seconds):
+    with crafter_host._processes(PLAIN, 1) as exchange:
+        (process,) = multiprocessing.active_children()
+        killing = threading.Timer(seconds, process.kill)
+        killing.start()
+        killing.join(None if seconds == 0.0 else 0.0)
+        with pytest.raises(
+            RuntimeError, match=f"^game process {process.pid}, which plays Crafter, was killed by SIGKILL"
+        ):
+            exchange("reset", [0], [0])
+        killing.join()

@@ -110,6 +110,13 @@ def test_a_wrong_line_is_named(row, message, file):
         recorded(file(row))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(words, file):
+    path = file(*rows_of(words, [1]))
+    path.write_text(path.read_text(), encoding="utf-8-sig")
+    assert path.read_bytes().startswith(b"\xef\xbb\xbf")
+    assert fill(words, recorded(path), None, [1])
+
+
 def test_a_file_without_its_header_and_no_file_at_all(file, tmp_path):
     with pytest.raises(ValueError, match=":1: must read"):
         recorded(file(header={"state": "s", "event": "a", "score": 0}))

@@ -176,6 +176,11 @@ def test_a_file_in_any_order_is_a_sorted_table(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, read_goals(path), TABLE)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path):
+    (tmp_path / "goals.jsonl").write_text('{"key": 7, "scores": [1.0]}', encoding="utf-8-sig")
+    assert read_goals(tmp_path / "goals.jsonl").keys == [7]
+
+
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
