@@ -102,18 +102,27 @@ def truncate(path: Path, iteration: int) -> None:
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
-    """The curves in ``metrics.csv``.
+    """The curves in ``metrics.csv``, up to the last iteration that every seed has.
+
+    A process that is killed while it writes leaves a row without its end, and an iteration without some of its seeds.
 
     Args:
         path: a file that ``append`` wrote.
 
     Returns:
         name -> [seeds, iterations]; float32, exactly as trained, but int64 for seed, iteration and env_steps.
+
+    Raises:
+        ValueError: there is no complete row yet, or a row is damaged.
     """
     names = _columns(path)
-    table = np.loadtxt(path, delimiter=",", skiprows=1, ndmin=2, dtype=np.float64)
+    rows = _complete_lines(path)[1:]
+    if not rows:
+        raise ValueError(f"{path} holds no complete row yet")
+    table = np.loadtxt(rows, delimiter=",", ndmin=2, dtype=np.float64)
     seeds = len(np.unique(table[:, 0]))
-    curves = table.reshape(-1, seeds, len(names)).transpose(2, 1, 0)
+    whole = len(table) - len(table) % seeds
+    curves = table[:whole].reshape(-1, seeds, len(names)).transpose(2, 1, 0)
     return {
         name: curve.astype(np.int64 if name in INDEX else np.float32) for name, curve in zip(names, curves, strict=True)
     }
@@ -204,6 +213,11 @@ def replace_file(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, path)
+
+
+def _complete_lines(path: Path) -> list[str]:
+    with path.open(newline="") as file:
+        return [line for line in file if line.endswith("\n")]
 
 
 def _columns(path: Path) -> list[str]:

@@ -78,6 +78,26 @@ def test_a_half_written_row_is_dropped(tmp_path, lost):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("lost", [1, 7, 40, 60])
+def test_what_a_killed_process_wrote_in_part_is_left_out(tmp_path, lost):
+    path = tmp_path / "metrics.csv"
+    append(path, chunk(0, 3), 0, 64)
+    before = read(path)
+    append(path, chunk(3, 1), 3, 64)
+    path.write_bytes(path.read_bytes()[:-lost])
+    after = read(path)
+    assert after.keys() == before.keys()
+    for name, curve in before.items():
+        np.testing.assert_array_equal(after[name], curve)
+
+
+@pytest.mark.parametrize("text", ["seed,iteration,env_steps,x\n", "seed,iteration,env_steps,x\n0,0,64,0.5"])
+def test_a_file_without_a_complete_row_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match="no complete row"):
+        read(tmp_path / "metrics.csv")
+
+
 def test_rows_that_should_be_there_are_missed(tmp_path):
     path = tmp_path / "metrics.csv"
     truncate(path, 0)
