@@ -39,13 +39,15 @@ def packing(like: PyTree) -> tuple[Callable[[PyTree], Packed], Callable[[Packed]
         like: a pytree of arrays, or of their shapes, with a leading axis [n] on all that can be packed.
 
     Returns:
-        ``pack`` and ``unpack``; what ``unpack`` is given may have gained leading axes.
+        ``pack`` and ``unpack``; what ``unpack`` is given may have gained leading axes. ``pack`` raises a ``TypeError``
+        where a tree has another structure, shape or dtype than ``like``: its bits would be read as other numbers.
     """
     leaves, structure = jax.tree.flatten(like)
     count = next((leaf.shape[0] for leaf in leaves if leaf.ndim), 0)
     small = [_is_small(leaf, count) for leaf in leaves]
 
     def pack(tree: PyTree) -> Packed:
+        _require_alike(like, tree)
         arrays = jax.tree.leaves(tree)
         rows = [_rows(x) for x, packs in zip(arrays, small, strict=True) if packs]
         words = jnp.concatenate(rows) if rows else jnp.zeros((0, count), jnp.uint32)
@@ -63,6 +65,23 @@ def packing(like: PyTree) -> tuple[Callable[[PyTree], Packed], Callable[[Packed]
         return jax.tree.unflatten(structure, arrays)
 
     return pack, unpack
+
+
+def _require_alike(like: PyTree, tree: PyTree) -> None:
+    expected, structure = jax.tree.flatten_with_path(like)
+    arrays, found = jax.tree.flatten(tree)
+    if found != structure:
+        raise TypeError(f"what is packed has the structure {found}; expected {structure}")
+    for (path, one), other in zip(expected, arrays, strict=True):
+        if (one.shape, one.dtype) != (other.shape, other.dtype):
+            raise TypeError(
+                f"leaf {jax.tree_util.keystr(path) or 'itself'} of what is packed is {_described(other)}; "
+                f"expected {_described(one)}"
+            )
+
+
+def _described(x: Any) -> str:
+    return f"{x.dtype}{list(x.shape)}"
 
 
 def _is_small(leaf: Any, count: int) -> bool:

@@ -1,8 +1,11 @@
 """Packing is exact, and leaves alone what it cannot hold."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from llmrl.ops.packing import WIDEST, packing
 
@@ -50,3 +53,23 @@ def test_so_does_a_history_of_it():
 def test_nothing_to_pack_is_no_trouble():
     pack, unpack = packing({"scalar": jnp.zeros(())})
     assert unpack(pack({"scalar": jnp.ones(())}))["scalar"] == 1.0
+
+
+KINDS = ["float32", "int32", "uint32", "bool", "float16", "bfloat16", "int8", "uint8", "int16", "uint16"]
+
+
+@pytest.mark.parametrize(("kept", "given"), list(itertools.product(KINDS, KINDS)))
+def test_bits_are_never_read_as_another_kind_of_number(kept, given):
+    pack, unpack = packing({"state": (jax.ShapeDtypeStruct((N,), kept),)})
+    tree = {"state": (jnp.asarray([0, 1, 1, 0, 1]).astype(given),)}
+    if kept == given:
+        np.testing.assert_array_equal(unpack(pack(tree))["state"][0], tree["state"][0])
+        return
+    with pytest.raises(TypeError, match=rf"leaf \['state'\]\[0\] .* is {given}\[5\]; expected {kept}\[5\]"):
+        pack(tree)
+
+
+@pytest.mark.parametrize("given", [{"a": jnp.zeros((N, 2))}, {"b": jnp.zeros(N)}, jnp.zeros(N), {"a": jnp.zeros(1)}])
+def test_neither_are_another_shape_and_structure(given):
+    with pytest.raises(TypeError, match="of what is packed|what is packed has the structure"):
+        packing({"a": jnp.zeros(N)})[0](given)
