@@ -76,7 +76,8 @@ class AuxConfig:
         sources: names of the environment's sources, each with a factor of its own.
         scale: factor on all of them.
         function: dotted path (``package.module:function``) of a user's ``(state, action, next_state) -> [m]``.
-        options: options of a source's factory, e.g. ``{seed: 1}`` for ``random``.
+        options: options of the sources' factories, by name. ``random`` has ``seed``: each whole number is another fixed
+            random function, 0 where not given (``+aux.options.seed=1``).
         center: subtracted from every score of a language model: a number, or ``mean`` for the running mean of the
             scores met. In [0, 1] any answer is also a bonus for staying alive, which hides its help and its harm.
     """
@@ -84,7 +85,7 @@ class AuxConfig:
     sources: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
     function: str | None = None
-    options: dict[str, float] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
     center: Any = 0.5
 
 

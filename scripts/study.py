@@ -101,6 +101,16 @@ def no_regret_runs() -> Iterator[Run]:
                 yield Run(f"{env}/{source}/{method}", (f"env={env}", *CARTPOLE, *chosen, f"method={method}"))
 
 
+def random_draws_runs(draws: int = 5) -> Iterator[Run]:
+    """The rows of ``no_regret`` on several random functions in place of one."""
+    for env in CARTPOLES:
+        yield Run(f"{env}/any/ppo", (f"env={env}", *CARTPOLE, "method=ppo"))
+        for draw in range(draws):
+            drawn = ("aux=random", f"+aux.options.seed={draw}")
+            for method in ("add", "implicit"):
+                yield Run(f"{env}/random_{draw}/{method}", (f"env={env}", *CARTPOLE, *drawn, f"method={method}"))
+
+
 def ablation_cells() -> dict[str, tuple[str, ...]]:
     cells = (
         ("cartpole", "harmful"),
@@ -225,6 +235,7 @@ def fall(curves: np.ndarray, window: int = 5) -> float:
 
 STUDIES = {
     "no_regret": Study(30, tuple(no_regret_runs()), no_regret_table),
+    "random_draws": Study(10, tuple(random_draws_runs()), no_regret_table),
     "ablation": Study(10, tuple(ablation_runs()), ablation_table),
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),

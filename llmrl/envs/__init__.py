@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -195,15 +196,31 @@ def _own_sources(
     for source in chosen:
         if source not in factories:
             raise unknown(f"auxiliary source of {name}", source, factories)
-    accepted = {source: set(inspect.signature(factories[source]).parameters) for source in chosen}
+    accepted = {source: inspect.signature(factories[source]).parameters for source in chosen}
     settings = _settings(name, kwargs) if set(chosen).difference(LATE) else {}
     own = set().union(*accepted.values()) - set(settings)
     _refuse_unknown(f"option of the auxiliary sources {list(chosen)}", options, sorted(own))
     given = {**settings, **options}
-    return [
-        (source, factories[source](**{option: given[option] for option in given.keys() & accepted[source]}))
-        for source in chosen
-    ]
+
+    def made(source: str) -> AuxFunction:
+        asked = [accepted[source][option] for option in accepted[source] if option in given]
+        return factories[source](**{each.name: _as_declared(source, each, given[each.name]) for each in asked})
+
+    return [(source, made(source)) for source in chosen]
+
+
+def _as_declared(source: str, parameter: inspect.Parameter, value: Any) -> Any:
+    """An option's number in the type of its default, since files and command lines make little of 1 and 1.0."""
+    default = parameter.default
+    if type(default) not in (int, float) or isinstance(value, jax.Array):
+        return value
+    whole = type(default) is int
+    if type(value) not in (int, float) or (whole and value % 1 != 0):
+        raise ValueError(
+            f"option {parameter.name} of the auxiliary source {source} must be a {'whole ' if whole else ''}number, "
+            f"got {value!r}"
+        )
+    return type(default)(value)
 
 
 def _in_words(

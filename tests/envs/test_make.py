@@ -117,6 +117,18 @@ def test_options_go_to_every_source_that_has_them():
     assert 0.1 < abs(float(aux[0])) <= 7.0
 
 
+@pytest.mark.parametrize("name", ["cartpole", "cartpole_continuous", "gridworld"])
+def test_a_whole_number_is_an_option_however_it_is_written(name):
+    """Files and command lines give 1 and 1.0 alike; a draw of the random source is the same by either."""
+
+    def said(seed):
+        env = make(name, aux=("random",), aux_options={"seed": seed})
+        state, action = env.reset(KEY)[0], sample(env.spec.action, KEY)
+        return float(env.step(KEY, state, action)[1].aux[0])
+
+    assert said(1) == said(1.0) and len({said(seed) for seed in (0, 1, 2)}) == 3
+
+
 def test_a_gymnax_id_with_a_function_of_one_s_own(tmp_path, monkeypatch):
     (tmp_path / "upright_for_tests.py").write_text(
         "import jax.numpy as jnp\ndef upright(state, action, next_state):\n    return jnp.cos(next_state.theta)\n"
@@ -180,6 +192,8 @@ def test_who_runs_in_python_has_a_door_of_its_own():
         ({"name": "gridworld", "aux": "potential", "aux_options": {"seed": 3}}, "unknown option.*'seed'"),
         ({"name": "gridworld", "aux": "random", "aux_options": {"size": 3}}, "unknown option.*'size'"),
         ({"name": "gridworld", "aux": (), "aux_options": {"seed": 3}}, "there are none to choose from"),
+        ({"name": "cartpole", "aux": "random", "aux_options": {"seed": 0.5}}, "option seed .* random .*whole.*got 0.5"),
+        ({"name": "cartpole", "aux": "harmful", "aux_options": {"magnitude": "big"}}, "magnitude .*number, got 'big'"),
         ({"name": "gridworld", "aux": ("harmful", "harmful")}, "different names"),
         ({"name": "Pendulum-v1"}, "Pendulum-v1 has no auxiliary sources of its own.*harmful"),
         ({"name": "Pendulum-v1", "aux": (), "max_sped": 1.0}, "nearest: 'max_speed'"),
