@@ -71,5 +71,5 @@ def test_bits_are_never_read_as_another_kind_of_number(kept, given):
 
 @pytest.mark.parametrize("given", [{"a": jnp.zeros((N, 2))}, {"b": jnp.zeros(N)}, jnp.zeros(N), {"a": jnp.zeros(1)}])
 def test_neither_are_another_shape_and_structure(given):
-    with pytest.raises(TypeError, match="of what is packed|what is packed has the structure"):
+    with pytest.raises(TypeError, match=r"of what is packed|what is packed has the structure"):
         packing({"a": jnp.zeros(N)})[0](given)
