@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
-from llmrl.envs.tracing import first_line, traced
+from llmrl.envs.tracing import described, first_line, traced
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
 
@@ -197,14 +197,11 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     what, hint = f"auxiliary function {name}", f"expected {_EXPECTED}"
     returned = traced(what, function, state, action, state, hint=hint, **own_key)
     if not isinstance(returned, jax.ShapeDtypeStruct):
-        raise TypeError(f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}")
+        raise TypeError(f"{what} returned {described(returned)}; {hint}")
     if not jnp.issubdtype(returned.dtype, jnp.floating):
-        raise TypeError(
-            f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}. "
-            "`.astype(jnp.float32)` makes a reward of it"
-        )
+        raise TypeError(f"{what} returned {described(returned)}; {hint}. `.astype(jnp.float32)` makes a reward of it")
     if len(returned.shape) > 1 or 0 in returned.shape:
-        raise ValueError(f"auxiliary function {name} returned {_describe(returned)}; expected {_EXPECTED}")
+        raise ValueError(f"{what} returned {described(returned)}; {hint}")
     return returned.shape
 
 
@@ -278,9 +275,3 @@ def action_shape(space: Discrete | Box) -> jax.ShapeDtypeStruct:
     if isinstance(space, Discrete):
         return jax.ShapeDtypeStruct((), jnp.int32)
     return jax.ShapeDtypeStruct((space.dim,), jnp.float32)
-
-
-def _describe(returned: Any) -> str:
-    if isinstance(returned, jax.ShapeDtypeStruct):
-        return f"{returned.dtype.name}{list(returned.shape)}"
-    return f"a {type(returned).__name__} ({returned!r})"

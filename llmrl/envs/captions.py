@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt32
 
 from llmrl.envs.base import action_shape, load_object
-from llmrl.envs.tracing import first_line, traced
+from llmrl.envs.tracing import described, first_line, traced
 from llmrl.types import Captioner, Environment, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)
@@ -125,7 +125,7 @@ def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
         except Exception as error:
             raise ValueError(f"captioner {label} failed: {first_line(error)}") from error
     if not isinstance(found, Captioner):
-        raise TypeError(f"captioner {label}: expected an llmrl.types.Captioner, got {found!r}")
+        raise TypeError(f"captioner {label}: expected an llmrl.types.Captioner, got {described(found)}")
     if not found.events or len(set(found.events)) != len(found.events):
         raise ValueError(f"captioner {label}: events need different names, got {list(found.events)}")
     obs = _observation(env)
@@ -147,7 +147,7 @@ def _check_words(label: str, captioner: Captioner) -> None:
     except Exception as error:
         raise ValueError(f"captioner {label}: describe(key) failed: {first_line(error)}; expected a text") from error
     if not isinstance(words, str):
-        raise TypeError(f"captioner {label}: describe(key) returned {words!r}; expected a text")
+        raise TypeError(f"captioner {label}: describe(key) returned {described(words)}; expected a text")
 
 
 def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:
@@ -172,7 +172,7 @@ def _check_function(what: str, function: Any, arguments: tuple[Any, ...], dtype:
         raise TypeError(f"{what} is {function!r}; {expected}")
     returned = traced(what, function, *arguments, hint=expected)
     if not isinstance(returned, jax.ShapeDtypeStruct) or returned.shape != () or returned.dtype != dtype:
-        raise TypeError(f"{what} returned {returned}; {expected}, as .astype(jnp.{dtype.name}) makes it")
+        raise TypeError(f"{what} returned {described(returned)}; {expected}, as .astype(jnp.{dtype.name}) makes it")
 
 
 # --- CartPole -------------------------------------------------------------------------------------------------------

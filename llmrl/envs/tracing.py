@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+import itertools
 import re
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.core
 import numpy as np
+from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+|<[^<>]*at [^<>]*>")
+_LIBRARIES = (*(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
+_LONGEST = 200
+
+_once_more = jax.make_user_context(False)
+"""Functions that are jitted are remembered by jax; not from one value of this to the other."""
 
 
 def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any) -> Any:
-    """What a function returns, as shapes and dtypes; it is traced, never run.
+    """What a function returns, as shapes and dtypes; it is traced twice, never run.
 
     Args:
         what: the function's name and role, as errors begin.
@@ -23,26 +34,52 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
         **keywords: more of them, by name.
 
     Raises:
-        TypeError: it cannot be traced, or takes other arguments.
+        TypeError: it cannot be traced, takes other arguments, or returns something that is no pytree of arrays.
         ValueError: it raises anything else; or it is not pure: traced twice it gives two different programs, or it
             reads or writes something outside.
     """
     try:
-        returned = jax.eval_shape(function, *arguments, **keywords)
+        first, returned = _trace(function, arguments, keywords)
+    except _NoArrayError as error:
+        raise TypeError(f"{what} returned {error}; {hint}") from None
     except Exception as error:
         # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{what} failed: {first_line(error)}; {hint}{_advice(error)}") from error
-    arrays = all(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(returned))
-    if arrays and (impurity := _impurity(function, arguments, keywords)):
+        raise kind(f"{what} failed: {first_line(error)}{_place(error)}; {hint}{_advice(error)}") from error
+    if impurity := _impurity(first, function, arguments, keywords):
         raise ValueError(f"{what} is not pure: {impurity}; {hint}")
     return returned
 
 
-def _impurity(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
+class _NoArrayError(TypeError):
+    """Something in a returned pytree is no array; the message says what, and where."""
+
+
+def _trace(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> tuple[ClosedJaxpr, Any]:
+    """The program that a function is, and the shapes that it returns."""
+
+    # A function of its own each time, or jax would remember the first.
+    def called(*arguments, **keywords):
+        returned = function(*arguments, **keywords)
+        _require_arrays(returned)
+        return returned
+
+    return jax.make_jaxpr(called, return_shape=True)(*arguments, **keywords)
+
+
+def _require_arrays(returned: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(returned):
+        try:
+            jax.typeof(leaf)
+        except TypeError:
+            where = f" as {jax.tree_util.keystr(path)}" if path else ""
+            raise _NoArrayError(f"{described(leaf)}{where}, which is no array") from None
+
+
+def _impurity(first: ClosedJaxpr, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
     try:
-        # A function of its own each time, or jax would remember the first.
-        first, second = (jax.make_jaxpr(lambda *a, **k: function(*a, **k))(*arguments, **keywords) for _ in range(2))
+        with _once_more(True):
+            second, _ = _trace(function, arguments, keywords)
     except Exception as error:
         return f"traced once more it failed ({first_line(error)})"
     if not _same(first, second):
@@ -54,29 +91,95 @@ def _impurity(function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any
     return f"it reads or writes something outside ({', '.join(outside)})" if outside else None
 
 
+def _same(first: ClosedJaxpr, second: ClosedJaxpr) -> bool:
+    return all(a == b for a, b in itertools.zip_longest(_words(first), _words(second)))
+
+
+def _words(program: ClosedJaxpr | Jaxpr) -> Iterator[Any]:
+    """A program as a sequence of comparable things: constants, operations, what they read, and what they are told."""
+    if isinstance(program, ClosedJaxpr):
+        yield from map(_bits, program.consts)
+        program = program.jaxpr
+    numbers: dict[Any, int] = {}
+
+    def number(variable: Any) -> Any:
+        is_constant = isinstance(variable, Literal)
+        return _bits(variable.val) if is_constant else numbers.setdefault(variable, len(numbers))
+
+    yield [(number(variable), str(variable.aval)) for variable in (*program.constvars, *program.invars)]
+    for operation in program.eqns:
+        yield operation.primitive.name, [number(variable) for variable in operation.invars]
+        for name, told in operation.params.items():
+            yield name
+            for leaf in jax.tree.leaves(told):
+                yield from _told(leaf)
+        yield [(number(variable), str(variable.aval)) for variable in operation.outvars]
+    yield [number(variable) for variable in program.outvars]
+
+
+def _told(leaf: Any) -> Iterator[Any]:
+    if isinstance(leaf, ClosedJaxpr | Jaxpr):
+        yield from _words(leaf)
+    else:
+        yield _bits(leaf) if hasattr(leaf, "dtype") else _ADDRESS.sub("", str(leaf))
+
+
+def _bits(value: Any) -> Any:
+    """A constant, comparable; bytes, so that NaN is itself."""
+    if isinstance(value, jax.core.Tracer):  # left over from another trace
+        return object()
+    if hasattr(value, "dtype") and jax.dtypes.issubdtype(value.dtype, jax.dtypes.prng_key):
+        value = jax.random.key_data(value)
+    array = np.asarray(value)
+    return array.dtype, array.shape, array.tobytes()
+
+
+# --- in words -------------------------------------------------------------------------------------------------------
+
+
 def first_line(error: BaseException) -> str:
     """What an error is and the first line of what it says."""
     return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
-def _same(first: Any, second: Any) -> bool:
-    if _ADDRESS.sub("", str(first)) != _ADDRESS.sub("", str(second)) or len(first.consts) != len(second.consts):
-        return False
-    return all(_equal(a, b) for a, b in zip(first.consts, second.consts, strict=True))
+def described(returned: Any) -> str:
+    """What a function returned, as Python shows it in one line, but arrays by dtype and shape."""
+    text = " ".join(repr(jax.tree.map(_word, returned)).split())
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(a, jax.core.Tracer) or isinstance(b, jax.core.Tracer):  # left over from the trace before
-        return False
-    if a is b:
-        return True
-    if hasattr(a, "dtype") and jax.dtypes.issubdtype(a.dtype, jax.dtypes.prng_key):
-        a, b = jax.random.key_data(a), jax.random.key_data(b)
-    a, b = np.asarray(a), np.asarray(b)
-    # Bytes, so that NaN is itself.
-    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+def _word(leaf: Any) -> Any:
+    is_array = hasattr(leaf, "dtype") and hasattr(leaf, "shape")
+    return _Word(f"{leaf.dtype.name}{list(leaf.shape)}") if is_array else leaf
+
+
+class _Word(str):
+    """A text that is shown without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of code that is neither a library's nor ours."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+def _is_own(filename: str) -> bool:
+    return Path(filename).is_file() and not filename.startswith(_LIBRARIES)
 
 
 def _advice(error: BaseException) -> str:
-    untraceable = isinstance(error, jax.errors.ConcretizationTypeError | jax.errors.TracerArrayConversionError)
-    return ". Use jnp.where instead of `if`, and jnp instead of numpy or float(...)" if untraceable else ""
+    return ". Use jnp.where instead of `if`, and jnp instead of numpy or float(...)" if _is_concrete(error) else ""
+
+
+def _is_concrete(error: BaseException) -> bool:
+    """Whether code asked for a number where there is only a shape."""
+    return isinstance(
+        error,
+        jax.errors.ConcretizationTypeError
+        | jax.errors.TracerArrayConversionError
+        | jax.errors.TracerIntegerConversionError
+        | jax.errors.NonConcreteBooleanIndexError,
+    )

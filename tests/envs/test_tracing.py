@@ -10,7 +10,7 @@ import pytest
 
 from llmrl.envs import make, with_captioner
 from llmrl.envs.captions import cartpole
-from llmrl.envs.tracing import traced
+from llmrl.envs.tracing import described, traced
 
 COUNT = []
 KEPT = {}
@@ -43,11 +43,22 @@ def calling_out(x):
     return jax.experimental.io_callback(lambda y: y, jax.ShapeDtypeStruct((), jnp.float32), x)
 
 
+@jax.jit
+def dice_in_an_array(x):
+    return x + jnp.asarray(np.random.default_rng().random(3), jnp.float32).sum()
+
+
+def in_a_branch(x):
+    return jax.lax.cond(x > 0, lambda: jitted_dice(x), lambda: x)
+
+
+jitted_dice = jax.jit(numpys_dice)
 IMPURE = (numpys_dice, pythons_dice, the_clock, counting, remembering)
+JITTED = (jitted_dice, jax.jit(pythons_dice), jax.jit(the_clock), jax.jit(counting), dice_in_an_array, in_a_branch)
 SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
 
 
-@pytest.mark.parametrize("function", IMPURE)
+@pytest.mark.parametrize("function", (*IMPURE, *JITTED))
 def test_what_is_not_pure_is_named(function):
     with pytest.raises(ValueError, match=r"my function is not pure: traced .* do better"):
         traced("my function", function, SCALAR, hint="do better")
@@ -74,6 +85,44 @@ def printing(x):
 @pytest.mark.parametrize("function", [learned, jax.jit(learned), printing])
 def test_what_is_pure_passes(function):
     assert traced("my function", function, SCALAR, hint="").shape == ()
+
+
+def test_an_error_says_where_in_whose_code():
+    def takes(x):
+        return x.missing
+
+    line = takes.__code__.co_firstlineno + 1
+    with pytest.raises(
+        ValueError, match=rf"my function failed: AttributeError.*missing.* \(test_tracing\.py, line {line}\)"
+    ):
+        traced("my function", takes, SCALAR, hint="")
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ({"speed": "slow"}, r"returned 'slow' as \['speed'\], which is no array"),
+        ((1.0, object()), r"returned <object.*> as \[1\]"),
+        (np.array(["a", "b"]), r"returned .* which is no array"),
+    ],
+)
+def test_what_is_no_array_is_named_with_its_place(returned, says):
+    with pytest.raises(TypeError, match=says):
+        traced("my function", lambda x: returned, SCALAR, hint="")
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (jax.ShapeDtypeStruct((3,), jnp.int32), "int32[3]"),
+        ((jnp.zeros(()), {"x": jnp.zeros((2, 1), jnp.bool_)}), "(float32[], {'x': bool[2, 1]})"),
+        (None, "None"),
+        ("two\nlines", "'two\\nlines'"),
+        ([0.5, "x"], "[0.5, 'x']"),
+    ],
+)
+def test_what_was_returned_in_one_line(value, words):
+    assert described(value) == words
 
 
 def impatient(state, action, next_state):
