@@ -55,8 +55,9 @@ def evaluate(
 
     Returns:
         ``final``: metric -> mean over seeds, the ends of its 95 % interval, every seed's own; what the policies' modes
-        reached begins with ``greedy_``. ``beside``, where ``env`` is given: the same of the same agents in the run's
-        own environment, and of random play where they were sent. And what was evaluated, and where.
+        reached begins with ``greedy_``. ``acting``: which of the two is better, see ``better_acting``. ``beside``,
+        where ``env`` is given: the same of the same agents in the run's own environment, and of random play where they
+        were sent. And what was evaluated, and where.
 
     Raises:
         ValueError: there is no run or nothing of it was saved yet, the environment's observations or actions are
@@ -72,45 +73,57 @@ def evaluate(
     actors = states.params.actor, states.phis
 
     shown = place.spec.name if progress else ""
-    final = _final(place, policy, actors, run.config.seeds, episodes, seed, shown=shown)
+    played = _played(place, policy, actors, run.config.seeds, episodes, seed, STYLES, shown)
     beside: dict[str, Any] = {}
     if env is not None:
         home = any_environment(replace(run.config, aux=AuxConfig()))
-        beside[f"the same agents in {home.spec.name}"] = _final(home, policy, actors, run.config.seeds, episodes, seed)
+        at_home = _played(home, policy, actors, run.config.seeds, episodes, seed, STYLES, "")
+        beside[f"the same agents in {home.spec.name}"] = _over_seeds(at_home)
         random = _random_agent(place.spec)
         if random is not None:
             nobody = jnp.zeros((1, 0))
             name = f"random play in {place.spec.name}"
-            beside[name] = _final(place, random, nobody, 1, episodes, seed, {"": False}, name if progress else "")
+            by_chance = _played(place, random, nobody, 1, episodes, seed, {"": False}, name if progress else "")
+            beside[name] = _over_seeds(by_chance)
     found = {
         "env": {key: value for key, value in asdict(chosen).items() if value not in (None, {})},
         "seeds": run.config.seeds,
         "iterations": iterations,
         "episodes": episodes,
         "seed": seed,
-        "final": final,
+        "final": _over_seeds(played),
+        "acting": better_acting(played[""].episode_return, played["greedy_"].episode_return),
         "beside": beside,
     }
     metrics.write_summary(run.evaluation_path, found)
     return found
 
 
-def _final(
-    place: Environment | HostEnvironment,
-    policy: Policy,
-    actors: PyTree,
-    num_seeds: int,
-    episodes: int,
-    seed: int,
-    styles: Mapping[str, bool] = STYLES,
-    shown: str = "",
-) -> dict[str, Any]:
-    """Every metric over seeds; ``shown`` is what a slow game's progress is shown under, if at all."""
+def _over_seeds(played: Mapping[str, Episodes]) -> dict[str, Any]:
+    """Every metric over seeds."""
     return {
         f"{prefix}{name}": metrics.over_seeds(np.asarray(values, np.float64).mean(axis=1))
-        for prefix, played in _played(place, policy, actors, num_seeds, episodes, seed, styles, shown).items()
-        for name, values in played._asdict().items()
+        for prefix, episodes in played.items()
+        for name, values in episodes._asdict().items()
     }
+
+
+def better_acting(drawn: Any, deterministic: Any) -> dict[str, Any]:
+    """Whether these policies do better when they draw their actions or when they take the most probable one.
+
+    Args:
+        drawn: returns of the same episodes under drawn actions, [seeds, episodes].
+        deterministic: under the most probable actions, [seeds, episodes].
+
+    Returns:
+        The mean return of both, and which is ``better``: ``drawn``, ``deterministic``, or ``neither`` where they differ
+        by no more than two standard errors of their difference over episodes.
+    """
+    means = {"drawn": float(np.mean(drawn)), "deterministic": float(np.mean(deterministic))}
+    gain = np.mean(np.asarray(drawn, np.float64) - np.asarray(deterministic, np.float64), axis=0)
+    doubt = 2.0 * float(np.std(gain, ddof=1)) / len(gain) ** 0.5 if len(gain) > 1 else float("inf")
+    clear = abs(float(np.mean(gain))) > doubt
+    return means | {"better": max(means, key=lambda way: means[way]) if clear else "neither"}
 
 
 def play(env: Environment, policy: Policy, params: PyTree, key: PRNGKeyArray, greedy: bool = False) -> Episodes:

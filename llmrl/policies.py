@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jaxtyping import PRNGKeyArray, PyTree
 
 from llmrl import runs
@@ -177,7 +178,7 @@ def _policy(
             return likeliest(actor, obs)
         if key is not None:
             return with_key(actor, obs, key)
-        if isinstance(obs, jax.core.Tracer):
+        if isinstance(obs, Tracer):
             raise ValueError(
                 "policy.act(obs) inside jit, vmap or scan would draw the same action at every call: pass a key, or "
                 "deterministic=True"

@@ -111,9 +111,22 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
             table.add_row(name, _number(row["mean"]), interval, _number(min(scores)), _number(max(scores)), *whole)
     console.print(Text(title), soft_wrap=True)
     console.print(table)
+    if "acting" in summary:
+        console.print(Text(_acting(summary["acting"])), soft_wrap=True)
     for where, others in summary.get("beside", {}).items():
         told = ", ".join(f"{name} {_number(others[name]['mean'])}" for name in TABLED if name in others)
         console.print(Text(f"{where}: {told}"), soft_wrap=True)
+
+
+def _acting(found: Mapping[str, Any]) -> str:
+    """Which way to act is better, with the return of both."""
+    verdict = {
+        "drawn": "better drawn, policy.act(obs)",
+        "deterministic": "better the most probable one, policy.act(obs, deterministic=True)",
+        "neither": "no difference beyond chance",
+    }[found["better"]]
+    drawn, likeliest = _number(found["drawn"]), _number(found["deterministic"])
+    return f"actions: {verdict}; episode_return {drawn} drawn, {likeliest} with the most probable one"
 
 
 def show_table(

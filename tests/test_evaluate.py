@@ -11,7 +11,7 @@ import llmrl
 from llmrl import runs
 from llmrl.config import EnvConfig
 from llmrl.envs import make
-from llmrl.evaluate import evaluate, play
+from llmrl.evaluate import better_acting, evaluate, play
 from llmrl.nets import Policy, make_policy
 from llmrl.ops.distributions import Categorical
 from llmrl.progress import show_summary
@@ -99,10 +99,41 @@ def test_a_run_is_evaluated_in_its_own_environment(run_dir, capsys):
     assert evaluate(run_dir, None, 8, 0) == found
     assert evaluate(run_dir, None, 8, 1) != found
 
+    acting, final = found["acting"], found["final"]
+    assert acting["drawn"] == pytest.approx(final["episode_return"]["mean"])
+    assert acting["deterministic"] == pytest.approx(final["greedy_episode_return"]["mean"])
+
     show_summary(found, "a run")
     shown = capsys.readouterr().out
+    assert "actions: " in shown and "with the most probable one" in shown
     assert "greedy_success_rate" in shown and "2 seeds x 8 episodes in gridworld" in shown
     assert "training" not in shown.partition("2 seeds")[0]
+
+
+NOISE = np.random.default_rng(0).normal(size=(2, 50))
+
+
+@pytest.mark.parametrize(
+    ("drawn", "deterministic", "better"),
+    [
+        (np.ones((3, 20)), np.zeros((3, 20)), "drawn"),
+        (np.zeros((3, 20)), np.ones((3, 20)), "deterministic"),
+        (np.ones((3, 20)), np.ones((3, 20)), "neither"),
+        (NOISE, NOISE[::-1, ::-1], "neither"),
+        (NOISE, NOISE - 0.01, "drawn"),
+        (np.ones((3, 1)), np.zeros((3, 1)), "neither"),
+    ],
+)
+def test_which_way_to_act_is_better(drawn, deterministic, better, capsys):
+    found = better_acting(drawn, deterministic)
+    assert found == {
+        "drawn": pytest.approx(drawn.mean()),
+        "deterministic": pytest.approx(deterministic.mean()),
+        "better": better,
+    }
+    show_summary({"final": {}, "acting": found}, "a run")
+    said = {"drawn": "policy.act(obs);", "deterministic": "policy.act(obs, deterministic=True);"}
+    assert said.get(better, "no difference beyond chance;") in capsys.readouterr().out
 
 
 def test_the_policies_are_the_last_checkpoints(run_dir):
