@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
-from llmrl.envs.base import AuxFunction, clip_action, require_positive_int, time_step
-from llmrl.envs.gymnax_env import gymnax_functions
+from llmrl.envs.base import AuxFunction, action_shape, clip_action, require_positive_int, time_step
+from llmrl.envs.gymnax_steps import gymnax_functions
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
@@ -78,7 +78,8 @@ def _cartpole(spec: EnvSpec, to_native: Callable[[Array], Array], reward: str, f
         raise unknown("reward", reward, REWARDS)
     physics = CartPole()
     params = replace(physics.default_params, force_mag=force, max_steps_in_episode=spec.horizon)
-    raw_reset, raw_step = gymnax_functions(physics, params)
+    native = jax.eval_shape(to_native, action_shape(spec.action))
+    raw_reset, raw_step = gymnax_functions(physics, params, native)
 
     def reset(key: PRNGKeyArray) -> tuple[EnvState, Float[Array, "4"]]:
         state, obs = raw_reset(key)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from dataclasses import fields
 from math import prod
 from typing import Any
@@ -13,7 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
-from llmrl.envs.base import clip_action, require_positive_int, strongly_typed, time_step
+from llmrl.envs.base import action_shape, clip_action, require_positive_int, time_step
+from llmrl.envs.gymnax_steps import gymnax_functions, their_promotion
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
@@ -36,7 +36,7 @@ def gymnax_env(id: str, horizon: int | None = None, **params: Any) -> Environmen
 
     if id not in gymnax.registered_envs:
         raise unknown("gymnax environment", id, gymnax.registered_envs)
-    with _their_promotion():
+    with their_promotion():
         env, defaults = gymnax.make(id)
     names = [field.name for field in fields(defaults)]
     for name in params:
@@ -53,7 +53,7 @@ def from_gymnax(env: Any, params: Any, horizon: int | None = None, name: str | N
     before it is stretched. gymnax does not say what success is, so ``success`` is always false.
 
     Args:
-        env: a ``gymnax.environments.environment.Environment``.
+        env: a ``gymnax.environments.environment.Environment``, wrapped or not; what the outermost wrapper does counts.
         params: its parameters.
         horizon: time limit in steps; None takes ``params.max_steps_in_episode``.
         name: what to call it; None takes ``env.name``.
@@ -62,17 +62,19 @@ def from_gymnax(env: Any, params: Any, horizon: int | None = None, name: str | N
         The environment.
 
     Raises:
-        ValueError: the horizon is no positive integer, or a space is of a kind we cannot serve.
+        ValueError: the horizon is no positive integer, a space is of a kind we cannot serve, or as
+            ``gymnax_functions``.
     """
     if horizon is not None:
         require_positive_int("horizon", horizon)
         params = params.replace(max_steps_in_episode=horizon)
     label = str(env.name) if name is None else name
-    with _their_promotion():
+    with their_promotion():
         actions, observations = env.action_space(params), env.observation_space(params)
     action_space, to_native = _action_space(label, actions)
     to_vector = _observation_encoder(observations)
-    raw_reset, raw_step = gymnax_functions(env, params)
+    native = jax.eval_shape(to_native, action_shape(action_space))
+    raw_reset, raw_step = gymnax_functions(env, params, native, label)
 
     def reset(key: PRNGKeyArray) -> tuple[EnvState, Float[Array, " obs"]]:
         state, obs = raw_reset(key)
@@ -88,40 +90,9 @@ def from_gymnax(env: Any, params: Any, horizon: int | None = None, name: str | N
         obs_shape=obs_shape,
         action=action_space,
         horizon=int(params.max_steps_in_episode),
-        obs_scale=_observation_scale(observations, obs_shape),
+        obs_scale=_observation_scale(label, observations, obs_shape),
     )
     return Environment(spec, reset, step)
-
-
-def gymnax_functions(env: Any, params: Any) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """gymnax's own reset and step as pure functions that fit a scan and never reset by themselves.
-
-    Args:
-        env: a gymnax environment.
-        params: its parameters, held constant.
-
-    Returns:
-        ``reset(key) -> (state, obs)`` and ``step(key, state, action) -> (state, obs, reward, terminated, truncated)``,
-        all as gymnax has them, the action too.
-    """
-
-    def reset(key: PRNGKeyArray) -> tuple[EnvState, Any]:
-        with _their_promotion():
-            obs, state = env.reset_env(key, params)
-        return strongly_typed(state), obs
-
-    def step(key: PRNGKeyArray, state: EnvState, action: Shaped[Array, "*a"]) -> tuple[EnvState, Any, Any, Any, Any]:
-        with _their_promotion():
-            obs, next_state, reward, terminated, _ = env.step_env(key, state, action, params)
-            truncated = env.is_truncated(next_state, params)
-        return strongly_typed(next_state), obs, reward, terminated, truncated
-
-    return reset, step
-
-
-def _their_promotion() -> AbstractContextManager[None]:
-    """gymnax mixes booleans, integers and floats; a caller who asked for strict promotion need not answer for that."""
-    return jax.numpy_dtype_promotion("standard")
 
 
 def _action_space(name: str, space: Any) -> tuple[Discrete | Box, Callable[[Array], Array]]:
@@ -153,7 +124,7 @@ def _observation_encoder(space: Any) -> Callable[[Any], Array]:
     return lambda obs: jnp.asarray(obs, jnp.float32).reshape(-1)
 
 
-def _observation_scale(space: Any, obs_shape: tuple[int, ...]) -> tuple[float, ...] | float:
+def _observation_scale(name: str, space: Any, obs_shape: tuple[int, ...]) -> tuple[float, ...] | float:
     """The larger bound of each component where the box has a meaningful one, else 1."""
     from gymnax.environments import spaces
 
@@ -162,5 +133,7 @@ def _observation_scale(space: Any, obs_shape: tuple[int, ...]) -> tuple[float, .
     bound = np.maximum(np.abs(np.asarray(space.low, np.float64)), np.abs(np.asarray(space.high, np.float64)))
     # "No bound" is written as the largest float by some environments and as infinity by others.
     bound = np.where((bound > 0.0) & (bound < 1e6), bound, 1.0)
+    if prod(space.shape) != prod(obs_shape):
+        raise ValueError(f"{name}: reset gives {prod(obs_shape)} numbers; expected as many as {space!r} has")
     scale = np.broadcast_to(bound, space.shape).reshape(obs_shape)
     return float(scale[0]) if (scale == scale[0]).all() else tuple(scale.tolist())
