@@ -23,7 +23,7 @@ class Manners:
     Attributes:
         deadline: seconds for one question, all attempts and waits between them included.
         retries: further attempts after one that failed for a passing reason.
-        backoff: seconds before the first of them, doubled each time; the endpoint's own wish comes first.
+        backoff: seconds before the first of them, doubled each time; longer where the endpoint asks for it.
         requests_per_minute: None sets no rate.
         patience: questions in a row that fail before the breaker opens.
         cooldown: seconds it stays open, doubled each time up to ``max_cooldown``.
@@ -109,21 +109,26 @@ class Asker:
 
     async def _attempts(self, question: Question) -> Answer:
         ends = self._clock() + self._manners.deadline
-        for attempt in range(self._manners.retries + 1):
-            if attempt:
-                await self._slot()
+        failed = 0
+        while True:
             try:
                 return await self._attempt(question)
             except Unanswered as failure:
-                if failure.kind not in PASSING or attempt == self._manners.retries:
-                    raise
-                # Half of the wait is random, so that many clients do not come back at the same moment.
-                wait = self._manners.backoff * 2**attempt * random.uniform(0.5, 1.0)
-                wait = wait if failure.retry_after is None else failure.retry_after
-                if self._clock() + wait >= ends:
-                    raise  # there is no time left to try again
-                await self._sleep(wait)
-        raise AssertionError("unreachable")
+                if failure.kind != "adapted":
+                    if failure.kind not in PASSING or failed == self._manners.retries:
+                        raise
+                    wait = self._wait(failed, failure)
+                    if self._clock() + wait >= ends:
+                        raise  # there is no time left to try again
+                    await self._sleep(wait)
+                    failed += 1
+            await self._slot()
+
+    def _wait(self, failed: int, failure: Unanswered) -> float:
+        """Seconds before the next attempt. An endpoint may ask for more than the backoff, never for less."""
+        # Half of the backoff is random, so that many clients do not come back at the same moment.
+        backoff = self._manners.backoff * 2**failed * random.uniform(0.5, 1.0)
+        return max(backoff, failure.retry_after or 0.0)
 
     async def _attempt(self, question: Question) -> Answer:
         reservation = self._ledger.reserve(self._provider, question)

@@ -141,7 +141,7 @@ class Desk:
             return
         self.last_failure = failure
         self.ledger.count("failures")
-        if failure.kind in ("unparseable", "no_logprobs"):
+        if failure.kind in ("unparseable", "no_logprobs", "only_thoughts"):
             self.ledger.count("unparseable")
         if failure.kind not in self._said:
             self._said.add(failure.kind)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypeVar
 from llmrl.config import LLMConfig
 from llmrl.language.prompts import load_prompt, render
 from llmrl.language.providers.endpoint import Endpoint, connect
-from llmrl.language.providers.openai import read_completion, request_parameters, with_messages
+from llmrl.language.providers.openai import Sender, make_sender, read_completion, request_parameters
 from llmrl.language.question import Unanswered
 from llmrl.language.scoring import probability_of_yes
 from llmrl.language.secrets import read_key
@@ -51,22 +51,31 @@ def probe(config: LLMConfig) -> Probe:
         return Probe(False, str(error))
     phrases = ("walk through the door", "close the door")[: 1 if prompt.inquiry_kind == "yes_no" else 2]
     system, user = render(prompt, "The agent is to leave the house.", "The door is open.", phrases)
-    return _in_a_thread(_ask(config, endpoint, with_messages(request_parameters(config, prompt), system, user)))
+    return _in_a_thread(_ask(config, endpoint, make_sender(endpoint, request_parameters(config, prompt)), system, user))
 
 
-async def _ask(config: LLMConfig, endpoint: Endpoint, body: dict[str, Any]) -> Probe:
+async def _ask(config: LLMConfig, endpoint: Endpoint, send: Sender, system: str, user: str) -> Probe:
     try:
-        return await _ask_once(config, endpoint, body)
+        return await _ask_once(config, endpoint, _until_accepted(send, system, user))
     finally:
         await endpoint.close()
 
 
-async def _ask_once(config: LLMConfig, endpoint: Endpoint, body: dict[str, Any]) -> Probe:
+async def _until_accepted(send: Sender, system: str, user: str) -> Any:
+    while True:
+        try:
+            return await send(system, user)
+        except Unanswered as failure:
+            if failure.kind != "adapted":
+                raise
+
+
+async def _ask_once(config: LLMConfig, endpoint: Endpoint, answer: Coroutine[Any, Any, Any]) -> Probe:
     begun = time.monotonic()
     where = f"{config.model} at {config.base_url}"
     try:
         async with asyncio.timeout(config.deadline):
-            completion = read_completion(await endpoint.chat(body))
+            completion = read_completion(await answer, config.score == "token_probability")
         seconds = time.monotonic() - begun
         if config.score == "token_probability":
             score = probability_of_yes(completion)
@@ -103,6 +112,11 @@ def _explain(failure: Unanswered, config: LLMConfig, where: str, models: list[st
         "no_model": _near(config.model, models),
         "no_logprobs": "this endpoint gives no log-probabilities (Ollama does from 0.12.11 on; vLLM and llama.cpp's "
         "server do): choose llm.score=string_similarity, or another server",
+        "only_thoughts": "turn its thinking off, as with +llm.extra.reasoning_effort=none (vLLM: "
+        "+llm.extra.chat_template_kwargs.enable_thinking=false), or leave room for it: +llm.extra.max_tokens=2000",
+        "refused_request": "some servers give fewer candidates: llm.top_logprobs=5"
+        if "top_logprobs" in str(failure)
+        else "",
         "unparseable": "the model says neither yes nor no: choose one that follows instructions",
         "malformed": "this is no OpenAI-compatible endpoint: does llm.base_url end in /v1?",
         "redirected": "",

@@ -76,10 +76,10 @@ class Answer(NamedTuple):
 Kind: TypeAlias = str
 """Why there is no answer: a member of ``PASSING``, ``FINAL`` or ``FATAL``."""
 
-PASSING = ("unreachable", "timeout", "rate_limited", "server_error", "malformed", "paused")
-"""Worth another attempt."""
+PASSING = ("unreachable", "timeout", "rate_limited", "server_error", "malformed", "paused", "adapted")
+"""Worth another attempt. After ``adapted`` the next attempt differs: it comes at once and does not count as a retry."""
 
-FINAL = ("unparseable", "no_logprobs", "refused_request", "unknown_state", "failed")
+FINAL = ("unparseable", "no_logprobs", "only_thoughts", "refused_request", "unknown_state", "failed")
 """This question has no answer; others may have one."""
 
 FATAL = ("rejected_key", "no_model", "redirected", "misconfigured", "budget")
@@ -92,12 +92,14 @@ class Unanswered(Exception):
     Attributes:
         kind: why, see ``Kind``.
         retry_after: seconds the endpoint asked to wait, if it did.
+        parameter: the request's parameter that the endpoint does not support, if that is why.
     """
 
-    def __init__(self, kind: Kind, message: str, retry_after: float | None = None):
+    def __init__(self, kind: Kind, message: str, retry_after: float | None = None, parameter: str | None = None):
         super().__init__(message)
         self.kind = kind
         self.retry_after = retry_after
+        self.parameter = parameter
 
 
 Distort: TypeAlias = Callable[[Question, tuple[float, ...]], tuple[float, ...]]

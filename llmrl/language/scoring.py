@@ -18,18 +18,22 @@ MAX_GOAL_LENGTH = 200
 MIN_MASS = 0.05
 """Where yes and no together have less, the model is saying something else."""
 
+_WORDS = ("yes", "no")
+
+Candidates: TypeAlias = tuple[tuple[str, float], ...]
+"""(token, log-probability) of what may stand at a position, the chosen one first."""
+
 
 class Completion(NamedTuple):
     """What came back from a model.
 
     Attributes:
         text: the answer.
-        tokens: per position the candidates (token, log-probability), the one that was chosen first; empty where the
-            endpoint gave no log-probabilities.
+        tokens: per position the candidates; empty where the endpoint gave no log-probabilities.
     """
 
     text: str
-    tokens: tuple[tuple[tuple[str, float], ...], ...] = ()
+    tokens: tuple[Candidates, ...] = ()
 
 
 Scorer: TypeAlias = Callable[[Completion, Question], Awaitable[tuple[float, ...]]]
@@ -45,16 +49,18 @@ Similarity: TypeAlias = Callable[[Sequence[str], Sequence[str]], Awaitable[Float
 def probability_of_yes(completion: Completion) -> float:
     """P(yes) / (P(yes) + P(no)), at the first position that decides, all spellings of each word added up.
 
-    Where one of the two is not among the candidates it is given the most it can have: no more than the least likely
-    candidate, and no more than what is left to 1.
+    A word may be split into several tokens, "Y" and "es": its probability is then the product of theirs. A
+    log-probability of minus infinity is a probability of 0. Where one of the two is not among the candidates it is
+    given the most it can have: no more than the least likely candidate, and no more than what is left to 1.
 
     Raises:
         Unanswered: no log-probabilities came, or the model said neither word.
     """
-    if not completion.tokens:
+    positions = [each for each in completion.tokens if any(log_prob > -math.inf for _, log_prob in each)]
+    if not positions:
         raise Unanswered("no_logprobs", "the answer came without log-probabilities")
-    for candidates in completion.tokens:
-        yes, no, least, total = _masses(candidates)
+    for index, candidates in enumerate(positions):
+        yes, no, least, total = _masses(positions[index:])
         if yes + no >= MIN_MASS:
             unseen = min(least, max(0.0, 1.0 - total))
             yes, no = yes or unseen, no or unseen
@@ -64,17 +70,54 @@ def probability_of_yes(completion: Completion) -> float:
     raise Unanswered("unparseable", f"neither yes nor no: {completion.text[:60]!r}")
 
 
-def _masses(candidates: Sequence[tuple[str, float]]) -> tuple[float, float, float, float]:
-    """P(yes), P(no), the least and the total of all candidates' probabilities."""
-    each = {token: math.exp(min(0.0, log_prob)) for token, log_prob in candidates}  # the chosen one is listed twice
-    yes = math.fsum(p for token, p in each.items() if _word(token) == "yes")
-    no = math.fsum(p for token, p in each.items() if _word(token) == "no")
+def _masses(positions: Sequence[Candidates]) -> tuple[float, float, float, float]:
+    """P(yes), P(no), the least and the total probability of the first position's candidates."""
+    each = _probabilities(positions[0])
+    split = _is_split(positions)
+    yes, no = (_mass(word, positions, split) for word in _WORDS)
     return yes, no, min(each.values()), math.fsum(each.values())
 
 
+def _mass(word: str, positions: Sequence[Candidates], split: bool, begun: str = "") -> float:
+    """The probability that what has begun becomes the word. Where words are split, a candidate that is the beginning of
+    one counts as the whole, except for the chosen one: the tokens after it are known."""
+    chosen = positions[0][0][0]
+    shares = []
+    for token, probability in _probabilities(positions[0]).items():
+        spelt = begun + _word(token)
+        if not _goes_on(token, begun):
+            continue
+        if spelt == word:
+            shares.append(probability)
+        elif split and spelt != begun and word.startswith(spelt):
+            rest = _mass(word, positions[1:], split, spelt) if token == chosen else 1.0
+            shares.append(probability * rest)
+    return math.fsum(shares)
+
+
+def _is_split(positions: Sequence[Candidates]) -> bool:
+    """Whether the chosen tokens spell yes or no together, and the first one alone does not."""
+    first = spelt = _word(positions[0][0][0])
+    for candidates in positions[1:]:
+        token = candidates[0][0]
+        if not spelt or spelt in _WORDS or not _goes_on(token, spelt):
+            break
+        spelt += _word(token)
+    return spelt in _WORDS and spelt != first
+
+
+def _goes_on(token: str, begun: str) -> bool:
+    """Whether a token continues the word that has begun, instead of beginning the next one."""
+    return not begun or token[:1].isalpha()
+
+
+def _probabilities(candidates: Candidates) -> dict[str, float]:
+    return {token: math.exp(min(0.0, log_prob)) for token, log_prob in candidates}  # the chosen one is listed twice
+
+
 def _word(token: str) -> str:
-    """A token's letters in lower case; tokenizers write a leading space in several ways."""
-    return "".join(letter for letter in token.strip("\u0120\u2581 \t\r\n") if letter.isalpha()).lower()
+    """A token's letters in lower case; tokenizers write leading spaces and lines in several ways."""
+    return "".join(letter for letter in token.strip("\u0120\u2581\u010a \t\r\n") if letter.isalpha()).lower()
 
 
 def said_yes(text: str) -> float:
@@ -85,7 +128,7 @@ def said_yes(text: str) -> float:
     """
     first = re.search(r"[^\W\d_]+", text)
     word = first.group().lower() if first else ""
-    if word not in ("yes", "no"):
+    if word not in _WORDS:
         raise Unanswered("unparseable", f"neither yes nor no: {text[:60]!r}")
     return 1.0 if word == "yes" else 0.0
 

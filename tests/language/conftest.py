@@ -52,8 +52,77 @@ def completion(text="Yes", chosen=0.8, other=0.15, **changes):
     return {"choices": [choice | changes], "usage": {"prompt_tokens": 50, "completion_tokens": 1}}
 
 
+def position(*candidates):
+    """The log-probabilities at one position, of (token, probability) pairs, the chosen one first; None is none."""
+    from math import log
+
+    rows = [
+        {"token": token, "logprob": None if p is None else log(p) if p else -float("inf")} for token, p in candidates
+    ]
+    return {**rows[0], "top_logprobs": rows}
+
+
+def spoken(content, *positions, reason="stop", **message):
+    """A completion by its content, its positions and what else the message holds."""
+    said = {"role": "assistant", "content": content} | message
+    return completion(message=said, logprobs={"content": list(positions)}, finish_reason=reason)
+
+
+DECISION = position(("Yes", 0.8), (" no", 0.15), ("the", 0.01))
+THOUGHTS = [position((token, 0.99), ("Yes", 0.01)) for token in ("No", ", Yes", ", No", ".")]
+LINES = position(("\n\n", 0.99), ("Yes", 0.01))
+
+
+def marks(*tokens):
+    return [position((token, 1.0)) for token in tokens]
+
+
+CHANNELS = marks(
+    *("<|channel|>", "analysis", "<|message|>", "No", "<|end|>"),
+    *("<|start|>", "assistant", "<|channel|>", "final", "<|message|>"),
+)
+
+ANSWERS = {
+    # the same answer, Yes with 0.8 and no with 0.15, as servers of models that think write it
+    "thoughts_in_text": spoken(
+        "<think>No, Yes, No.</think>\n\nYes", *marks("<think>"), *THOUGHTS, *marks("</think>"), LINES, DECISION
+    ),
+    "thoughts_without_beginning": spoken("No, Yes, No.</think>Yes", *THOUGHTS, *marks("</", "think", ">"), DECISION),
+    "marks_not_among_tokens": spoken("<think>No, Yes, No.</think>Yes", *THOUGHTS, LINES, DECISION),
+    "thoughts_in_brackets": spoken("[THINK]No[/THINK]Yes", *marks("[THINK]", "No", "[/THINK]"), DECISION),
+    "thoughts_in_channels": spoken("Yes", *CHANNELS, DECISION, reasoning="No"),
+    "reasoning": spoken("Yes", *THOUGHTS, DECISION, *marks("<|im_end|>"), reasoning="No, Yes, No."),
+    "reasoning_content": spoken("\n\nYes", *THOUGHTS, LINES, DECISION, reasoning_content="No, Yes, No."),
+    "reasoning_without_its_tokens": spoken("Yes", DECISION, reasoning="No, Yes, No."),
+    "long_thoughts": spoken("Yes", *THOUGHTS * 40, DECISION, reasoning="No, Yes, No." * 40),
+    # in parts
+    "parts": spoken([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s"}], DECISION),
+    "parts_with_thoughts": spoken(
+        [{"type": "thinking", "thinking": [{"type": "text", "text": "No"}]}, {"type": "text", "text": "Yes"}], DECISION
+    ),
+    # candidates without a probability
+    "null_candidate": spoken("Yes", position(("Yes", 0.8), (" no", 0.15), ("maybe", None))),
+    "impossible_candidate": spoken("Yes", position(("Yes", 0.8), (" no", 0.15), ("maybe", 0.0))),
+    # no answer
+    "cut_off_in_text": spoken("<think>\nOkay, the", *marks("<think>", "\n", "Okay"), reason="length"),
+    "cut_off_apart": spoken(None, *THOUGHTS, reason="length", reasoning="No, Yes, No."),
+    "cut_off_unseen": spoken("", reason="length"),
+    "thoughts_alone": spoken("<think>Yes</think>\n", *marks("<think>", "Yes", "</think>", "\n")),
+    "nothing_likely": spoken("Yes", position(("Yes", None), ("No", 0.0))),
+    # errors with status 200
+    "error_within": {"error": {"message": "the GPU is on fire"}},
+    "error_as_text": {"error": "the GPU is on fire", "choices": None},
+    "busy_within": {"error": {"message": "the GPU is on fire", "code": 429}},
+    "error_in_choice": {"choices": [{"error": {"message": "the GPU is on fire", "code": 502}, "message": None}]},
+    "error_as_object": {"object": "error", "message": "the GPU\nis on fire", "type": "BadRequestError", "code": 400},
+    "detail_within": {"detail": "the GPU is on fire"},
+    "no_model_within": {"error": {"message": "the GPU is on fire", "code": "model_not_found"}},
+}
+"""Behaviours that answer everything alike, by name."""
+
+
 class Hostile(BaseHTTPRequestHandler):
-    """``/<behaviour>/<caller>/v1/...``: each behaviour a method of this name."""
+    """``/<behaviour>/<caller>/v1/...``: each behaviour a method of this name, or one of ``ANSWERS``."""
 
     protocol_version = "HTTP/1.1"
 
@@ -71,7 +140,7 @@ class Hostile(BaseHTTPRequestHandler):
             self.nth = self.server.hits[caller]
         self.caller, self.asked = caller, rest[-1]
         try:
-            getattr(self, behaviour)()
+            self.reply(ANSWERS[behaviour]) if behaviour in ANSWERS else getattr(self, behaviour)()
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
 
@@ -101,6 +170,33 @@ class Hostile(BaseHTTPRequestHandler):
             return self.reply({"error": {"message": "model not found", "code": "model_not_found"}}, 404)
         left = "the left now" in self.sent["messages"][1]["content"]
         return self.reply(completion(*(("Yes", 0.8, 0.15) if left else ("No", 0.9, 0.05))))
+
+    def newer(self):
+        """A model that knows newer names of parameters, and one temperature."""
+        for name, code, why in (
+            ("max_tokens", "unsupported_parameter", "is not supported with this model. Use 'max_completion_tokens'"),
+            ("temperature", "unsupported_value", "does not support 0.0 with this model. Only the default is supported"),
+        ):
+            if name in self.sent:
+                message = f"Unsupported: '{name}' {why} instead."
+                return self.reply({"error": {"message": message, "param": name, "code": code}}, 400)
+        return self.ok() if self.sent.get("max_completion_tokens") == 4 else self.broken()
+
+    def strict(self):
+        """A server that checks its input, and knows no parameter that others have."""
+        extra = [name for name in self.sent if name not in ("model", "messages")]
+        found = [{"type": "extra_forbidden", "loc": ["body", name], "msg": "Not permitted"} for name in extra]
+        return self.reply({"detail": found}, 422)
+
+    def too_long(self):
+        message = "'max_tokens' is too large: 4. The context length is 2048 tokens, and you sent 2046."
+        return self.reply({"error": {"message": message, "code": 400}}, 400)
+
+    def keeps_logprobs(self):
+        return self.reply({"error": {"message": "You are not allowed to request logprobs from this model"}}, 403)
+
+    def few_candidates(self):
+        return self.reply({"error": {"message": "top_logprobs must be at most 5"}}, 400)
 
     def goals(self):
         if self.asked == "embeddings":

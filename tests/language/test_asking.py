@@ -78,10 +78,24 @@ def test_another_failure_is_not(kind):
 
 
 def test_the_endpoints_own_wish_comes_first_and_stays_within_the_deadline():
-    _, attempts, *_ = asked([failure("rate_limited", 7.0), failure("rate_limited", 0.0), GOOD])
-    assert attempts == [0.0, 7.0, 7.0]
+    _, attempts, *_ = asked([failure("rate_limited", 7.0), failure("rate_limited", 9.0), GOOD])
+    assert attempts == [0.0, 7.0, 16.0]
     ends, attempts, *_ = asked([failure("rate_limited", 101.0)])
     assert (ends, attempts) == (["rate_limited"], [0.0])
+
+
+@pytest.mark.parametrize("wish", [None, -3.0, 0.0, 0.1])
+def test_an_endpoint_cannot_wish_for_less_than_the_backoff(wish):
+    _, attempts, *_ = asked([failure("rate_limited", wish)])
+    waits = [later - earlier for earlier, later in pairwise(attempts)]
+    assert len(waits) == MANNERS.retries
+    assert all(wait >= 0.5 * 2**i for i, wait in enumerate(waits))
+
+
+def test_an_attempt_in_other_words_follows_at_once_and_is_no_retry():
+    ends, attempts, asker, ledger = asked([failure("adapted"), failure("adapted"), GOOD], manners=Manners(retries=0))
+    assert (ends, attempts, asker.stopped) == ([GOOD], [0.0, 0.0, 0.0], None)
+    assert ledger.counts()["requests"] == 3
 
 
 def test_a_wish_longer_than_the_deadline_holds_the_next_question_back():

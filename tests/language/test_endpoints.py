@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import logging
 import socket
+import sys
 import time
 import traceback
 from dataclasses import replace
@@ -18,6 +19,7 @@ pytest.importorskip("openai")
 from llmrl.config import LLMConfig
 from llmrl.language import Budget, Manners, fill, make_labeller, make_provider, open_cache, probe
 from llmrl.language.asking import Asker
+from llmrl.language.providers.network import find_proxy
 from llmrl.language.question import FATAL, FINAL, PASSING, Unanswered, questions
 from llmrl.language.spending import Ledger
 
@@ -28,6 +30,13 @@ _callers = map(str, itertools.count())
 
 GOOD = {"ok": 1, "busy_once": 2, "busy_until_a_date": 2}
 """Behaviours that end in an answer, and how many requests that takes."""
+
+ALIKE = (
+    "thoughts_in_text", "thoughts_without_beginning", "marks_not_among_tokens", "thoughts_in_brackets",
+    "thoughts_in_channels", "reasoning", "reasoning_content", "reasoning_without_its_tokens", "long_thoughts", "parts",
+    "parts_with_thoughts", "null_candidate", "impossible_candidate",
+)  # fmt: skip
+"""Behaviours that end in the same answer, at the first request."""
 
 BAD = {
     "busy": "rate_limited",
@@ -40,10 +49,11 @@ BAD = {
     "a_list": "malformed",
     "empty_choices": "malformed",
     "no_message": "malformed",
-    "nan_logprob": "malformed",
-    "string_logprob": "malformed",
-    "positive_logprob": "malformed",
-    "infinite_logprob": "malformed",
+    "nan_logprob": "no_logprobs",
+    "string_logprob": "no_logprobs",
+    "positive_logprob": "no_logprobs",
+    "infinite_logprob": "no_logprobs",
+    "nothing_likely": "no_logprobs",
     "huge": "malformed",
     "deep": "malformed",
     "half": "unreachable malformed",
@@ -51,7 +61,17 @@ BAD = {
     "no_logprobs": "no_logprobs",
     "chatter": "unparseable",
     "no_text": "no_logprobs",
+    "cut_off_in_text": "only_thoughts",
+    "cut_off_apart": "only_thoughts",
+    "cut_off_unseen": "only_thoughts",
+    "thoughts_alone": "only_thoughts",
     "bad_request": "refused_request",
+    "too_long": "refused_request",
+    "few_candidates": "refused_request",
+    "keeps_logprobs": "no_logprobs",
+    "error_within": "server_error",
+    "error_as_object": "refused_request",
+    "no_model_within": "no_model",
     "redirect": "redirected",
     "rejects": "rejected_key",
 }
@@ -104,6 +124,64 @@ def test_an_answer_is_a_score(behaviour, config, words, hostile):
     assert (answer.prompt_tokens, answer.answer_tokens) == (50, 1)
     assert hostile.hits[caller] == GOOD[behaviour]
     assert ask(provider, right)[0].scores == pytest.approx((0.05 / 0.95,))
+
+
+@pytest.mark.parametrize("behaviour", ALIKE)
+def test_thoughts_parts_and_impossible_candidates_change_no_answer(behaviour, config, words, hostile):
+    settings, caller = config(behaviour)
+    provider = make_provider(settings, words)
+    answer, *_ = ask(provider, questions(provider, words, 3)[0])
+    assert answer.scores == pytest.approx((0.8 / 0.95,))
+    assert "Infinity" not in answer.raw
+    provider = make_provider(replace(settings, score="string_similarity"), words)
+    assert ask(provider, questions(provider, words, 3)[0])[0].scores == (1.0,)
+    assert hostile.hits[caller] == 2
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        ("error_within", "server_error"),
+        ("error_as_text", "server_error"),
+        ("error_in_choice", "server_error"),
+        ("detail_within", "server_error"),
+        ("busy_within", "rate_limited"),
+        ("error_as_object", "refused_request"),
+        ("no_model_within", "no_model"),
+    ],
+)
+def test_an_error_with_status_200_is_shown(behaviour, kind, config, words):
+    provider = make_provider(config(behaviour)[0], words)
+    failure, *_ = ask(provider, questions(provider, words, 3)[0], replace(CALM, retries=0))
+    assert failure.kind == kind
+    assert "the GPU is on fire" in str(failure)
+
+
+def test_what_a_model_does_not_support_is_refused_once_and_then_asked_otherwise(config, words, hostile, caplog):
+    settings, caller = config("newer", retries=0)
+    provider = make_provider(settings, words)
+    for requests in (3, 4):
+        answer, _, ledger, _ = ask(provider, questions(provider, words, 3)[0])
+        assert answer.scores == pytest.approx((0.8 / 0.95,))
+        assert hostile.hits[caller] == requests
+        assert ledger.counts()["requests"] == (3 if requests == 3 else 1)
+    assert "max_completion_tokens from now on" in caplog.text
+
+
+def test_questions_on_their_way_when_a_parameter_is_refused_are_all_answered(config, words, hostile):
+    settings, caller = config("newer")
+    table = fill(words, make_provider(settings, words), None, range(20), capacity=20, manners=CALM, concurrency=4)
+    assert np.all(table.keys != 0xFFFFFFFF)
+    assert 40 + 2 <= hostile.hits[caller] <= 40 + 2 * 8
+
+
+def test_parameters_that_nobody_takes_are_each_given_up_once(config, words, hostile):
+    settings, caller = config("strict", score="string_similarity")
+    provider = make_provider(settings, words)
+    failure, *_ = ask(provider, questions(provider, words, 3)[0])
+    assert failure.kind == "refused_request"
+    assert "max_completion_tokens" in str(failure)
+    assert hostile.hits[caller] == 3
 
 
 @pytest.mark.parametrize("behaviour", BAD)
@@ -192,7 +270,7 @@ def test_nothing_bad_is_cached_and_failures_are_counted(behaviour, config, words
     assert cache.size() == 0
     assert stats["failures"] > 0
     assert stats["answered"] == 0
-    assert (stats["unparseable"] > 0) == (behaviour in ("no_logprobs", "chatter", "no_text"))
+    assert (stats["unparseable"] > 0) == (BAD.get(behaviour) in ("no_logprobs", "unparseable", "only_thoughts"))
     assert (stats["stopped"] > 0) == (labeller.problem() is not None)
     with pytest.raises(RuntimeError):
         fill(words, make_provider(settings, words), cache, [7], manners=manners)
@@ -335,13 +413,90 @@ def test_a_missing_key_is_an_error_and_a_key_over_plain_http_too(monkeypatch, wo
     assert key not in str(error.value)
 
 
+# --- the way there ----------------------------------------------------------------------------------------------------
+
+REMOTE = "https://api.example.org/v1"
+
+
+@pytest.fixture
+def surroundings(monkeypatch):
+    """``(**variables)`` sets environment variables; no other proxy or certificates are named."""
+    for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.lower(), raising=False)
+    monkeypatch.setitem(sys.modules, "socksio", None)  # as where it is not installed
+
+    def put(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(name, str(value))
+
+    return put
+
+
+PROXIES = (
+    "socks5://u:secret@127.0.0.1:1",
+    "http://u:secret@127.0.0.1:1",
+    "gopher://127.0.0.1:1",
+    "http://secret:port",
+    ":::",
+)
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+@pytest.mark.parametrize("variable", ["ALL_PROXY", "http_proxy"])
+def test_a_server_on_this_machine_is_asked_without_a_proxy(variable, proxy, config, words, surroundings):
+    surroundings(**{variable: proxy})
+    provider = make_provider(config("ok")[0], words)
+    assert ask(provider, questions(provider, words, 3)[0])[0].scores == pytest.approx((0.8 / 0.95,))
+
+
+@pytest.mark.parametrize("proxy", PROXIES)
+def test_a_proxy_is_used_or_the_error_names_its_variable(proxy, config, words, surroundings):
+    settings, _ = config("ok", base_url=REMOTE)
+    surroundings(ALL_PROXY=proxy)
+    if proxy.startswith("http://u"):
+        make_provider(settings, words)
+        assert find_proxy(REMOTE) == (proxy, "ALL_PROXY")
+    else:
+        with pytest.raises(ValueError, match="ALL_PROXY names") as error:
+            make_provider(settings, words)
+        assert ("pip install socksio" in str(error.value)) == proxy.startswith("socks5")
+        assert "secret" not in "".join(traceback.format_exception(error.value))
+        assert str(error.value) == probe(settings).message
+    for exempt in ("api.example.org", "localhost,.example.org", "*"):
+        surroundings(NO_PROXY=exempt)
+        make_provider(settings, words)
+
+
+@pytest.mark.parametrize("variable", ["SSL_CERT_FILE", "SSL_CERT_DIR"])
+@pytest.mark.parametrize("content", [None, "no certificate"])
+def test_certificates_that_cannot_be_read_are_named(variable, content, config, words, surroundings, tmp_path):
+    path = tmp_path / "certificates"
+    if content is not None:
+        path.write_text(content)
+    surroundings(**{variable: path})
+    with pytest.raises(ValueError, match=rf"{variable} must name .*, got '{path}'"):
+        make_provider(config("ok", base_url=REMOTE)[0], words)
+    provider = make_provider(config("ok")[0], words)  # where nothing is encrypted they do not matter
+    assert ask(provider, questions(provider, words, 3)[0])[0].scores == pytest.approx((0.8 / 0.95,))
+
+
 # --- the probe --------------------------------------------------------------------------------------------------------
 
 PROBES = {
     "ok": "answers in",
+    "newer": "answers in",
+    "reasoning": "answers in",
+    "null_candidate": "answers in",
+    "cut_off_apart": "+llm.extra.reasoning_effort=none",
+    "cut_off_in_text": "+llm.extra.max_tokens=2000",
+    "keeps_logprobs": "llm.score=string_similarity",
+    "nan_logprob": "llm.score=string_similarity",
+    "few_candidates": "llm.top_logprobs=5",
+    "error_within": "the GPU is on fire",
     "no_logprobs": "llm.score=string_similarity",
     "rejects": "environment variable OPENAI_API_KEY",
-    "html": "does llm.base_url end in /v1",
+    "html": "<html>login</html>; this is no OpenAI-compatible endpoint: does llm.base_url end in /v1",
     "stall": "raise llm.deadline",
     "hang_up": "is the server running",
     "redirect": "redirects",
@@ -353,7 +508,7 @@ PROBES = {
 @pytest.mark.parametrize("behaviour", PROBES)
 def test_the_probe_says_what_is_wrong(behaviour, config):
     found = probe(config(behaviour, deadline=DEADLINE if behaviour == "stall" else CALM.deadline)[0])
-    assert found.ok == (behaviour == "ok")
+    assert found.ok == (PROBES[behaviour] == "answers in")
     assert PROBES[behaviour] in found.message
     assert "\n" not in found.message
 

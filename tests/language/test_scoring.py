@@ -72,6 +72,46 @@ def test_punctuation_before_the_word_is_passed_over_and_words_are_not():
         probability_of_yes(said([("I", 0.9)], [("Yes", 0.75), ("No", 0.25)]))
 
 
+@pytest.mark.parametrize(
+    ("positions", "score"),
+    [
+        ([[("Y", 0.8), ("N", 0.2)], [("es", 0.9), ("eah", 0.1)]], 0.72 / 0.92),
+        ([[("N", 0.8), ("Y", 0.2)], [("o", 1.0)]], 0.2),
+        ([[(" y", 0.6), (" no", 0.3), (" Yes", 0.1)], [("e", 0.5), ("es", 0.5)], [("s", 1.0)]], 0.7),
+        ([[("\u0120Ye", 0.9), ("\u0120N", 0.1)], [("s.", 1.0)]], 0.9),
+        ([[("\n", 1.0)], [("Y", 0.75), ("No", 0.25)], [("es", 1.0)], [(".", 1.0)]], 0.75),
+    ],
+)
+def test_a_word_in_pieces_has_the_probability_of_all_of_them(positions, score):
+    assert probability_of_yes(said(*positions)) == pytest.approx(score)
+
+
+@pytest.mark.parametrize("rest", [[], ["ou"], [" es"], [".", "es"], ["e", " s"]])
+def test_pieces_that_make_another_word_are_no_answer(rest):
+    with pytest.raises(Unanswered, match="neither yes nor no"):
+        probability_of_yes(said([("Y", 0.9), ("N", 0.1)], *([(piece, 1.0)] for piece in rest)))
+
+
+def test_a_whole_word_decides_whatever_pieces_stand_beside_it():
+    alone = probability_of_yes(said([("Yes", 0.6), ("Y", 0.2), ("No", 0.1), ("N", 0.1)], [("es", 1.0)]))
+    assert alone == pytest.approx(0.6 / 0.7)
+
+
+@pytest.mark.parametrize(("candidates", "score"), [(["yes", "no"], 1.0), (["no", "yes"], 0.0)])
+def test_an_impossible_candidate_has_probability_0(candidates, score):
+    sure, never = candidates
+    assert probability_of_yes(Completion("", (((sure, math.log(0.9)), (never, -math.inf)),))) == score
+    assert probability_of_yes(Completion("", (((sure, math.log(0.9)), ("the", -math.inf)),))) == score
+
+
+def test_positions_without_any_probability_are_passed_over():
+    nothing = (("Yes", -math.inf), ("No", -math.inf))
+    assert probability_of_yes(Completion("", (nothing, (("Yes", 0.0),)))) == 1.0
+    with pytest.raises(Unanswered) as failure:
+        probability_of_yes(Completion("", (nothing,)))
+    assert failure.value.kind == "no_logprobs"
+
+
 def test_without_log_probabilities_there_is_no_score():
     with pytest.raises(Unanswered) as failure:
         probability_of_yes(Completion("Yes"))

@@ -13,9 +13,11 @@ import math
 import re
 from collections.abc import Awaitable, Callable
 from email.utils import parsedate_to_datetime
+from ssl import SSLContext
 from time import time
 from typing import Any, NamedTuple
 
+from llmrl.language.providers.network import Proxy, find_proxy, read_certificates
 from llmrl.language.question import Unanswered
 from llmrl.language.secrets import make_redactors, scrub
 
@@ -24,6 +26,22 @@ MAX_BODY = 4_000_000
 
 _MAX_DEPTH = 100
 _MESSAGE_LENGTH = 200
+_BEGINNING = 80
+_NOT_SUPPORTED = re.compile(
+    r"not support|unsupported|not allowed|not permitted|unrecogni[sz]ed|unknown|unexpected|deprecated|"
+    r"only \S+ is (?:allowed|supported)",
+    re.IGNORECASE,
+)
+_STATUS_OF = {
+    "invalid_api_key": 401,
+    "model_not_found": 404,
+    "insufficient_quota": 429,
+    "rate_limit_exceeded": 429,
+    "context_length_exceeded": 400,
+    "unsupported_parameter": 400,
+    "unsupported_value": 400,
+}
+"""The status that goes with an error's code, where an error comes with status 200."""
 
 
 class Endpoint(NamedTuple):
@@ -52,7 +70,7 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
         read_timeout: seconds of silence after which a connection counts as dead.
 
     Raises:
-        ValueError: the extra ``llm`` is not installed.
+        ValueError: the extra ``llm`` is not installed, or a proxy or certificates cannot be used.
     """
     try:
         import openai as sdk
@@ -61,8 +79,10 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
 
     hide, redact = make_redactors(key)
 
+    proxy, certificates = find_proxy(base_url), read_certificates(base_url)
+
     def make_client() -> Any:
-        http = sdk.DefaultAsyncHttpxClient(follow_redirects=False, timeout=read_timeout)
+        http = _make_http_client(sdk, proxy, certificates, read_timeout)
         client = sdk.AsyncOpenAI(
             api_key=key or "none", base_url=base_url, timeout=read_timeout, max_retries=0, http_client=http
         )
@@ -98,6 +118,25 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
     return Endpoint(chat, embeddings, models, close)
 
 
+def _make_http_client(sdk: Any, proxy: Proxy | None, certificates: SSLContext | None, read_timeout: float) -> Any:
+    """A client that takes nothing from the environment by itself: it would want every proxy there, used or not."""
+    options = {"follow_redirects": False, "trust_env": False, "verify": certificates or True, "timeout": read_timeout}
+    if proxy is None:
+        return sdk.DefaultAsyncHttpxClient(**options)
+    try:
+        return sdk.DefaultAsyncHttpxClient(proxy=proxy.url, **options)
+    except ImportError:
+        why = "pip install socksio"
+    except Exception as error:  # each version of the SDK has its own
+        why = type(error).__name__
+    # Not raised inside: the exception may hold the proxy's password.
+    kind = proxy.url.partition("://")[0]
+    raise ValueError(
+        f"cannot use the {kind} proxy that the environment variable {proxy.variable} names: {why}, or put the "
+        "endpoint's host into NO_PROXY"
+    )
+
+
 def _split(body: dict[str, Any], *named: str) -> dict[str, Any]:
     """What the SDK wants by name, and the rest as it is: servers know parameters that the SDK has not heard of."""
     return {
@@ -109,11 +148,14 @@ def _split(body: dict[str, Any], *named: str) -> dict[str, Any]:
 async def _attempt(sdk: Any, redact: Callable[[str], str], send: Callable[[], Any]) -> Any:
     try:
         async with send() as response:
-            return _parse(await _read(response), response.headers.get("content-type", ""))
+            body = _parse(await _read(response), response.headers.get("content-type", ""), redact)
+            if (error := _error_within(body)) is not None:
+                raise _refused(_status_within(error), error, response.headers, redact)
+            return body
     except Unanswered as failure:
         outcome = failure
     except sdk.APIStatusError as error:
-        outcome = _refused(error, redact)
+        outcome = _refused(int(error.status_code), error.body, error.response.headers, redact)
     except sdk.APITimeoutError:
         outcome = Unanswered("timeout", "the endpoint fell silent")
     except sdk.APIConnectionError as error:
@@ -133,35 +175,36 @@ async def _read(response: Any) -> bytes:
     return bytes(body)
 
 
-def _parse(body: bytes, content_type: str) -> Any:
-    def refuse(constant: str) -> Any:
-        raise ValueError(f"{constant} is no number")
-
+def _parse(body: bytes, content_type: str, redact: Callable[[str], str]) -> Any:
     with contextlib.suppress(ValueError):
         # Deeper, the parser would run into Python's own limit, which not every version survives.
-        if _depth(body) <= _MAX_DEPTH:
-            return json.loads(body, parse_constant=refuse)
+        if not _is_too_deep(body):
+            return json.loads(body)
     # Again not raised inside: a JSONDecodeError holds the whole body.
-    raise Unanswered("malformed", f"no JSON, but {len(body)} bytes of {content_type[:40] or 'something'}")
+    begins = _line(redact(body.decode("utf-8", "replace")))[:_BEGINNING]
+    raise Unanswered("malformed", f"no JSON, but {len(body)} bytes of {content_type[:40] or 'something'}: {begins}")
 
 
-def _depth(body: bytes) -> int:
-    """At most how deep JSON is nested: brackets inside of strings count too."""
+def _is_too_deep(body: bytes) -> bool:
+    """Whether JSON may be nested too deep: brackets inside of strings count too."""
     if body.count(b"[") + body.count(b"{") <= _MAX_DEPTH:
-        return 0
-    depth = deepest = 0
-    for bracket in re.findall(rb"[\[\]{}]", body):
-        depth = depth + 1 if bracket in b"[{" else max(0, depth - 1)
-        deepest = max(deepest, depth)
-    return deepest
+        return False
+    depth = 0
+    for bracket in re.finditer(rb"[\[\]{}]", body):
+        depth = depth + 1 if bracket.group() in b"[{" else max(0, depth - 1)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
 
 
-def _refused(error: Any, redact: Callable[[str], str]) -> Unanswered:
+def _refused(status: int, body: Any, headers: Any, redact: Callable[[str], str]) -> Unanswered:
     """A status that is not 200, in words; what the endpoint said is kept short, and free of the key."""
-    status = int(error.status_code)
-    message, code = _message(error.body)
+    message, code = _message(body)
     said = f"{status}: {redact(message)[:_MESSAGE_LENGTH]}" if message else f"status {status}"
-    wish = _retry_after(error.response.headers)
+    wish = _retry_after(headers)
+    parameter = _unsupported(status, message, code)
+    if parameter == "logprobs":
+        return Unanswered("no_logprobs", f"the model gives no log-probabilities ({said})")
     if 300 <= status < 400:
         return Unanswered("redirected", f"the endpoint redirects ({status}), and a key follows no redirects; ask the "
                           "final address with llm.base_url=...")  # fmt: skip
@@ -175,17 +218,50 @@ def _refused(error: Any, redact: Callable[[str], str]) -> Unanswered:
         return Unanswered("rate_limited", f"the endpoint asks to wait ({said})", wish)
     if status >= 500:
         return Unanswered("server_error", f"the endpoint failed ({said})", wish)
-    return Unanswered("refused_request", f"the endpoint refused the request ({said})")
+    return Unanswered("refused_request", f"the endpoint refused the request ({said})", parameter=parameter)
+
+
+def _unsupported(status: int, message: str, code: str) -> str | None:
+    """The parameter that a model does not support, by what its server says."""
+    if status not in (400, 403, 422) or not (code.startswith("unsupported") or _NOT_SUPPORTED.search(message)):
+        return None
+    named = re.search(r"\b(?:max_tokens|temperature|logprobs)\b", message)
+    return named.group() if named else None
+
+
+def _error_within(body: Any) -> dict[str, Any] | None:
+    """The error that a server reports with status 200 instead of an answer, as ``{"error": ...}`` or in a choice."""
+    if not isinstance(body, dict):
+        return None
+    choices = body.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    if isinstance(first, dict):
+        return {"error": first["error"]} if first.get("error") else None
+    says_so = body.get("error") or body.get("object") == "error"
+    return body if says_so or isinstance(body.get("message", body.get("detail")), str) else None
+
+
+def _status_within(error: dict[str, Any]) -> int:
+    """The status that an error should have come with."""
+    _, code = _message(error)
+    if re.fullmatch("[45][0-9][0-9]", code):
+        return int(code)
+    return _STATUS_OF.get(code, 500)
 
 
 def _message(body: Any) -> tuple[str, str]:
     """The message and the code of an error's body, wherever a server puts them."""
     if isinstance(body, dict):
-        inner = body.get("error", body)
-        if isinstance(inner, dict):
-            return str(inner.get("message") or inner.get("detail") or ""), str(inner.get("code") or "")
-        return str(inner), ""
-    return (" ".join(body.split()) if isinstance(body, str) else ""), ""
+        inner = body.get("error")
+        inner = inner if inner and isinstance(inner, dict | str) else body
+        if isinstance(inner, str):
+            inner = {"message": inner, "code": body.get("code")}
+        return _line(inner.get("message") or inner.get("detail")), str(inner.get("code") or "")
+    return (_line(body) if isinstance(body, str) else ""), ""
+
+
+def _line(said: Any) -> str:
+    return " ".join(str(said or "").split())
 
 
 def _retry_after(headers: Any) -> float | None:
