@@ -13,14 +13,13 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from llmrl.building import Parts, build
 from llmrl.config import Config
 from llmrl.language import Table
+from llmrl.learner.blending import RewardState, learn_reward, reported
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
-from llmrl.learner.streams import blended, followed_beside, signals, stream_advantages, value_rollout
 from llmrl.nets import Policy
-from llmrl.ops.moments import running_peak
 from llmrl.ops.trees import all_finite
-from llmrl.rewards import Heard, task_signal
+from llmrl.rewards import Heard
 from llmrl.types import Environment, HostEnvironment, Rollout, Scalar
 
 Metrics = dict[str, Array]
@@ -159,41 +158,27 @@ def learn_from(
     key, _, meta_key, update_key = jax.random.split(state.key, 4)
     rollout, heard, told = parts.told(rollout, state.heard, table)
     rollout, late, filled = parts.filled(rollout, state.late, table)
-    bare = task_signal(rollout, inner.discount)
-    states = tuple(
-        stream.transform.observe(noted, phi, bare, rollout)
-        for stream, noted, phi in zip(inner.streams, state.transform_states, state.phis, strict=True)
-    )
-    phis, meta_state, metrics = state.phis, state.meta_state, {}
+    before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
     floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
-    least_deviation = floor * decay * state.advantage_peaks[0]
-    if parts.meta is not None:
-        phis, meta_state, metrics = parts.meta.update(
-            meta_state, phis, states, state.params, rollout, meta_key, index, state.last_kl, least_deviation
-        )
-
-    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
-    values = value_rollout(inner.critic, state.params.critic, rollout)
-    advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
-    advantage, beside = blended(advantages, inner.streams), followed_beside(advantages, inner.streams, phis, states)
-    spreads = [jnp.std(advantage), jnp.zeros(()) if beside is None else jnp.std(beside.advantage)]
-    peaks = running_peak(state.advantage_peaks, jnp.stack(spreads), decay)
+    credit, reward, metrics = learn_reward(
+        inner, parts.meta, before, state.params, rollout, meta_key, index, state.last_kl, floor, decay
+    )
+    beside = credit.beside
     batch = Batch(
         obs=rollout.steps.obs,
         action=rollout.steps.action,
         log_prob=rollout.steps.log_prob,
-        advantage=advantage,
-        target=advantages + values.now,
+        advantage=credit.advantage,
+        target=credit.advantages + credit.values.now,
         beside=None if beside is None else beside.advantage,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
-    update = parts.update(parts.policy(phis))
+    update = parts.update(parts.policy(reward.phis))
     lengths = (1.0, 0.0) if beside is None else (beside.left, beside.share)
-    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, floor * peaks, lengths)
+    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, credit.least_deviations, lengths)
 
-    for stream, phi, noted in zip(inner.streams, phis, states, strict=True):
-        metrics = metrics | stream.transform.report(phi, noted, rollout)
+    metrics = metrics | reported(inner.streams, reward, rollout)
     pool = {} if acting.pool is None else acting.pool._asdict()
     metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told | filled
     new_state = TrainState(
@@ -201,11 +186,11 @@ def learn_from(
         params,
         opt_state,
         acting,
-        phis,
-        states,
-        meta_state,
+        reward.phis,
+        reward.transform_states,
+        reward.meta_state,
         info.approx_kl,
-        peaks,
+        reward.advantage_peaks,
         state.iteration + 1,
         heard,
         late,

@@ -1,0 +1,121 @@
+"""The learned reward on one rollout: what is noted of it, the outer step, and the advantages that come out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from llmrl.learner.meta import Meta
+from llmrl.learner.ppo import Params
+from llmrl.learner.problem import InnerProblem
+from llmrl.learner.streams import (
+    Beside,
+    Values,
+    blended,
+    followed_beside,
+    signals,
+    stream_advantages,
+    value_rollout,
+)
+from llmrl.ops.moments import running_peak
+from llmrl.rewards.base import task_signal
+from llmrl.types import Rollout, Scalar, Signal, Stream
+
+
+class RewardState(NamedTuple):
+    """What a learned reward keeps between rollouts.
+
+    Attributes:
+        phis: parameters of the streams' transforms.
+        transform_states: what the transforms have noted.
+        meta_state: of the outer level; empty where there is none.
+        advantage_peaks: largest deviations so far of the blended advantage and of what is followed beside it, slowly
+            forgotten, [2].
+    """
+
+    phis: tuple[PyTree, ...]
+    transform_states: tuple[PyTree, ...]
+    meta_state: PyTree
+    advantage_peaks: Array
+
+
+class Credit(NamedTuple):
+    """What a rollout's actions are worth under the learned reward.
+
+    Attributes:
+        signals: of each stream, k of them.
+        values: the critics' answers.
+        advantages: of each stream, [t, n, k].
+        advantage: of the inner objective, [t, n].
+        beside: what is followed beside it; None where no stream is.
+        least_deviations: what ``advantage`` and ``beside.advantage`` are to be divided by at least, [2].
+    """
+
+    signals: Sequence[Signal]
+    values: Values
+    advantages: Float[Array, "t n k"]
+    advantage: Float[Array, "t n"]
+    beside: Beside | None
+    least_deviations: Float[Array, " 2"]
+
+
+def learn_reward(
+    inner: InnerProblem,
+    meta: Meta | None,
+    reward: RewardState,
+    params: Params,
+    rollout: Rollout,
+    key: PRNGKeyArray,
+    index: Array,
+    last_kl: Scalar,
+    floor: float | Scalar,
+    decay: float | Scalar,
+) -> tuple[Credit, RewardState, dict[str, Scalar]]:
+    """Note a rollout, move phi by an outer step, and value the rollout under the reward that results.
+
+    Args:
+        inner: streams, policy and critic.
+        meta: the outer level; None where nothing is learned about the reward.
+        reward: what is kept, before.
+        params: the actor and the critic that have met the rollout.
+        rollout: complete, every auxiliary value included.
+        key: of the outer step.
+        index: number of the iteration, from 0.
+        last_kl: how far the last inner update moved the policy.
+        floor: an advantage is divided by at least this share of its largest deviation so far.
+        decay: what that largest deviation keeps per rollout.
+
+    Returns:
+        The rollout's worth, what is kept, and the outer step's metrics.
+    """
+    bare = task_signal(rollout, inner.discount)
+    states = tuple(
+        stream.transform.observe(noted, phi, bare, rollout)
+        for stream, noted, phi in zip(inner.streams, reward.transform_states, reward.phis, strict=True)
+    )
+    phis, meta_state, metrics = reward.phis, reward.meta_state, {}
+    least_deviation = floor * decay * reward.advantage_peaks[0]
+    if meta is not None:
+        phis, meta_state, metrics = meta.update(
+            meta_state, phis, states, params, rollout, key, index, last_kl, least_deviation
+        )
+
+    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
+    values = value_rollout(inner.critic, params.critic, rollout)
+    advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
+    advantage, beside = blended(advantages, inner.streams), followed_beside(advantages, inner.streams, phis, states)
+    spreads = [jnp.std(advantage), jnp.zeros(()) if beside is None else jnp.std(beside.advantage)]
+    peaks = running_peak(reward.advantage_peaks, jnp.stack(spreads), decay)
+    credit = Credit(all_signals, values, advantages, advantage, beside, floor * peaks)
+    return credit, RewardState(phis, states, meta_state, peaks), metrics
+
+
+def reported(streams: Sequence[Stream], reward: RewardState, rollout: Rollout) -> dict[str, Scalar]:
+    """What every stream's transform has to say of a rollout."""
+    metrics: dict[str, Scalar] = {}
+    for stream, phi, noted in zip(streams, reward.phis, reward.transform_states, strict=True):
+        metrics = metrics | stream.transform.report(phi, noted, rollout)
+    return metrics
