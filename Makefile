@@ -20,7 +20,7 @@ TRAIN ?= env=cartpole aux=language llm=recorded method=implicit
 help:
 	@echo "make train        CartPole with a language model's recorded answers: learning how far to trust them beside ignoring"
 	@echo "                  and trusting them, in a table and a picture; another task with TRAIN=\"env=... aux=...\""
-	@echo "make test         all tests"
+	@echo "make test         the tests, without the slow ones"
 	@echo "make test-faults  kills, full disks and other harm, as long as it takes: half an hour"
 	@echo "make test-wheel   the wheel in clean environments, by pip and uv, for every Python from 3.11 to 3.13 here"
 	@echo "make check        lint, types, layers and tests"

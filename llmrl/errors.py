@@ -37,6 +37,18 @@ def end_of(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
 
 
+def install(extra: str) -> str:
+    """How an optional part of llmrl is installed: from a clone, as llmrl is on no package index.
+
+    Args:
+        extra: its name in pyproject.toml.
+
+    Returns:
+        A command and where it is typed, to end an error with.
+    """
+    return f"pip install -e '.[{extra}]' in llmrl's own folder"
+
+
 def debugging() -> bool:
     """Whether LLMRL_DEBUG asks for errors as they are raised, tracebacks and all, instead of one line for the user."""
     return os.environ.get("LLMRL_DEBUG", "") not in ("", "0")

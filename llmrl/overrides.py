@@ -27,7 +27,7 @@ from omegaconf.errors import (
 )
 
 from llmrl.config import Config, EnvConfig
-from llmrl.errors import unknown
+from llmrl.errors import install, unknown
 from llmrl.requests import (
     BENCH_RIVALS,
     BENCH_SUITES,
@@ -47,10 +47,10 @@ GROUPS_WITHOUT_KEYS = ("experiment", "launcher")
 """Config groups that a run chooses from and that are no field of its ``Config``."""
 
 LAUNCHERS = {
-    "joblib": "'llmrl[cluster]'",
-    "submitit_local": "'llmrl[cluster]'",
-    "submitit_slurm": "'llmrl[cluster]'",
-    "ray": "hydra-ray-launcher, in an environment of its own",
+    "joblib": install("cluster"),
+    "submitit_local": install("cluster"),
+    "submitit_slurm": install("cluster"),
+    "ray": "pip install hydra-ray-launcher, in an environment of its own",
 }
 """What to install for Hydra's launchers, by Hydra's names."""
 
@@ -257,7 +257,7 @@ def explain(error: BaseException) -> str:
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         group, _, choice = error.missing_cfg_file.rpartition("/")
         if group == "hydra/launcher":
-            return f"this launcher is not installed: pip install {LAUNCHERS.get(choice, 'its plugin')}"
+            return f"this launcher is not installed: {LAUNCHERS.get(choice, 'pip install its plugin')}"
         # Of a choice among several, Hydra does not say what there was to choose from.
         options = error.options or sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
         return str(unknown(GROUP_KINDS.get(group, group), choice, options))

@@ -21,6 +21,7 @@ import yaml
 
 from llmrl import metrics
 from llmrl.config import Config, TrackConfig
+from llmrl.errors import install
 
 NAMES = {
     "episode_return": "charts/episodic_return",
@@ -192,4 +193,4 @@ def _steps(path: Path, iterations: int) -> int:
 
 
 def _missing(name: str, package: str) -> ValueError:
-    return ValueError(f'track={name} needs {package}, which is not installed: pip install "llmrl[track]"')
+    return ValueError(f"track={name} needs the package {package}: {install('track')}")

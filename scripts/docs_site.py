@@ -10,6 +10,7 @@ import html
 import io
 import re
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,27 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """On the site, a link to a file of the repository leads to a page that shows it."""
+    """On the site, a link to a file of the repository leads to the page that shows it or is made of it."""
+    place = Path(page.file.src_uri)
 
     def shown(link: re.Match) -> str:
-        path = (ROOT / "docs" / page.file.src_uri).parent / link[1]
-        return f"]({'../' * page.file.src_uri.count('/')}{_source_uri(path.resolve())})"
+        path = (ROOT / "docs" / place.parent / link[1]).resolve().relative_to(ROOT)
+        return f"]({'../' * (len(place.parts) - 1)}{_site_page(path)}{link[2] or ''})"
 
-    return re.sub(r"\]\(((?:\.\./)+scripts/[\w./-]+\.py)\)", shown, markdown)
+    return re.sub(r"\]\(((?:\.\./)+(?:scripts|llmrl)/[\w./-]+)(#[\w.-]+)?\)", shown, markdown)
+
+
+def _site_page(path: Path) -> str:
+    """The page of the site for a file or folder of the repository."""
+    if path.parts[0] == "scripts":
+        return f"notebooks/{path.stem}.md" if path.parent.name == "notebooks" else _source_uri(ROOT / path)
+    if path == Path("llmrl/config.py"):
+        return "settings.md"
+    module = "/".join(path.with_suffix("").parts[1:])
+    for page, (_, patterns) in API.items():
+        if any(fnmatch(module, pattern) or pattern == f"{module}/*" for pattern in patterns):
+            return f"api/{page}.md"
+    raise ValueError(f"no page of the site shows {path}")
 
 
 def on_page_content(content: str, **_: Any) -> str:

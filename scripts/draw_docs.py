@@ -73,17 +73,25 @@ def loop() -> Figure:
 
 
 def trust() -> Figure:
-    """CartPole beside three sources: return, and the learned weight where the source speaks; the mean of all seeds."""
+    """CartPole beside three sources: return, and the learned weight where the source speaks; the mean of all seeds.
+
+    Raises:
+        ValueError: the runs differ in their numbers of seeds.
+    """
     figure = Figure(figsize=(10.4, 3.6), layout="constrained")
     FigureCanvasAgg(figure)
     left, right = figure.subplots(1, 2)
+    ignored = _curves("cartpole/any/ppo", "aux=none", "method=ppo")
+    seeds = {len(ignored["episode_length"])}
     for source, color in SOURCES.items():
         learned = _curves(f"cartpole/{source}/implicit", f"aux={source}", "method=implicit")
         _line(left, learned, "episode_length", color, f"{source}, learned trust")
         trusted = _curves(f"cartpole/{source}/add", f"aux={source}", "method=add")
         _line(left, trusted, "episode_length", color, f"{source}, simply added", ":")
         _line(right, learned, "weight_mean_active", color, source)
-    ignored = _curves("cartpole/any/ppo", "aux=none", "method=ppo")
+        seeds |= {len(learned["episode_length"]), len(trusted["episode_length"])}
+    if len(seeds) > 1:
+        raise ValueError(f"the runs below {RUNS} must have as many seeds as each other, got {sorted(seeds)}")
     _line(left, ignored, "episode_length", "0.35", "no source (plain PPO)", "--")
     left.set_title("steps that the pole stays up, of 200", loc="left", fontsize=11)
     right.set_title("learned weight where the source speaks", loc="left", fontsize=11)
@@ -94,6 +102,7 @@ def trust() -> Figure:
         axes.set_xlabel("environment steps of a seed")
         axes.xaxis.set_major_formatter(lambda x, _: f"{x / 1000:.0f}k")
         axes.spines[["top", "right"]].set_visible(False)
+    figure.set_label(f"{seeds.pop()} seeds")
     return figure
 
 
@@ -121,7 +130,8 @@ def main(names: list[str]) -> None:
     OUT.mkdir(parents=True, exist_ok=True)
     for name in names or FIGURES:
         path = OUT / f"{name}.png"
-        FIGURES[name]().savefig(path, dpi=160)
+        figure = FIGURES[name]()
+        figure.savefig(path, dpi=160, metadata={"Description": str(figure.get_label())})  # the docs' tests read it
         print(path)
 
 

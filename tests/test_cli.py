@@ -12,6 +12,7 @@ import llmrl
 from llmrl import overrides
 from llmrl.cli import main
 from llmrl.config import SOLVERS, AuxConfig, Config
+from llmrl.errors import install
 from llmrl.validation import from_dict, validate
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "llm", "launcher", "experiment", "track")
@@ -507,4 +508,4 @@ def test_two_modes_of_hydra_are_refused_in_one_line(modes, capsys):
 
 def test_a_launcher_that_is_missing_says_what_to_install():
     missing = MissingConfigException("", "hydra/launcher/submitit_local", ["basic"])
-    assert overrides.explain(missing) == "this launcher is not installed: pip install 'llmrl[cluster]'"
+    assert overrides.explain(missing) == f"this launcher is not installed: {install('cluster')}"

@@ -3,6 +3,7 @@
 import re
 import shlex
 import sys
+import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import jax
 import numpy as np
 import pytest
 from hydra import compose as compose_with_hydra
+from PIL import Image
 
 import llmrl
 from llmrl import cli, metrics, overrides
@@ -27,7 +29,9 @@ from llmrl.rewards import language
 from llmrl.train import make_environment, make_trainer, state_shapes
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+README = ROOT / "README.md"
+PAGES = [README, *sorted((ROOT / "docs").glob("*.md"))]
+SAID = [*PAGES, ROOT / "CONTRIBUTING.md"]
 
 
 @pytest.fixture(scope="module")
@@ -160,10 +164,24 @@ def test_an_evaluation_logs_what_the_page_says():
 # --- commands ---------------------------------------------------------------------------------------------------------
 
 
+CHECKED = {
+    "train": overrides.to_config,
+    "compare": overrides.to_comparison,
+    "evaluate": overrides.to_evaluation,
+    "label": overrides.to_label,
+    "bench": overrides.to_bench,
+    "report": overrides.to_report,
+    "status": overrides.to_status,
+    "figure": overrides.to_reproduction,
+}
+
+
 def _commands():
     for page in PAGES:
         for line in page.read_text().splitlines():
-            command = re.match(r"(?:\$ | {4})(llmrl (?:train|evaluate|label|report|figure|bench)\b.*)", line)
+            command = re.match(
+                r"(?:\$ | {4})(llmrl (?:train|compare|evaluate|label|report|status|figure|bench)\b.*)", line
+            )
             if command:
                 yield page.name, command[1]
 
@@ -186,18 +204,101 @@ def test_every_command_in_the_docs_is_understood(page, command):
     overrides.register_schemas()
     with overrides._own_hydra():
         node = compose_with_hydra(name, words)
-    checked = {
-        "train": overrides.to_config,
-        "evaluate": overrides.to_evaluation,
-        "label": overrides.to_label,
-        "bench": overrides.to_bench,
-        "report": overrides.to_report,
-        "figure": overrides.to_reproduction,
-    }
-    config = checked[name](node)
+    config = CHECKED[name](node)
     if grid:
         assert len(points_of(config, grid)) > 1
 
 
 def test_the_docs_have_commands():
     assert len(list(_commands())) > 30
+
+
+def _said(pattern):
+    """Where the docs match a pattern: page and first group."""
+    found = {(page.name, match) for page in SAID for match in re.findall(pattern, page.read_text())}
+    assert found
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("page", "target"), _said(r"`make ([a-z-]+)"))
+def test_every_target_of_make_in_the_docs_exists(page, target):
+    phony = re.search(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert target in phony[1].split()
+
+
+@pytest.mark.parametrize(("page", "name"), _said(r"\bllmrl\.([a-z_]+)\("))
+def test_every_function_of_llmrl_that_the_docs_call_exists(page, name):
+    assert callable(getattr(llmrl, name))
+
+
+# --- installing -------------------------------------------------------------------------------------------------------
+
+
+def _installed():
+    """Every ``pip install`` of llmrl in the docs and in the code's own words: file and what is installed."""
+    for path in (*SAID, *sorted((ROOT / "llmrl").rglob("*.py"))):
+        for what in re.findall(r"pip install (?:--?[a-z]+ )*(['\"]?(?:llmrl|\.)(?:\[.*?\])?['\"]?)", path.read_text()):
+            yield path.relative_to(ROOT).as_posix(), what.strip("'\"")
+        for extra in re.findall(r"\binstall\(['\"]([\w-]+)['\"]\)", path.read_text()):
+            yield path.relative_to(ROOT).as_posix(), f".[{extra}]"
+
+
+@pytest.mark.parametrize(("file", "what"), sorted(set(_installed())))
+def test_what_is_to_be_installed_exists(file, what):
+    """llmrl is on no package index, so it is installed from its folder; an extra is one of pyproject.toml."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert what == "." or re.fullmatch(r"\.\[(.*)\]", what)[1] in {*extras, "{extra}"}
+
+
+# --- links and pictures -----------------------------------------------------------------------------------------------
+
+
+def _links():
+    for page in SAID:
+        for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+            if not target.startswith(("http:", "https:")):
+                yield page.relative_to(ROOT).as_posix(), target
+
+
+def _anchor(heading):
+    return re.sub(r"[^\w\s-]", "", heading.strip().lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize(("page", "target"), sorted(set(_links())))
+def test_every_link_leads_to_something_in_the_repository(page, target):
+    """Not to a page that exists only on the site that `make docs` builds."""
+    path, _, anchor = target.partition("#")
+    aim = (ROOT / page).parent / path if path else ROOT / page
+    assert aim.exists()
+    if anchor and aim.suffix == ".md":
+        headings = re.findall(r"^#+ (.*)$", aim.read_text(), flags=re.MULTILINE)
+        assert anchor in {_anchor(heading) for heading in headings}
+
+
+def test_a_picture_of_runs_has_the_same_number_of_seeds_on_every_page():
+    """A picture that was drawn from runs says how many seeds they had."""
+    drawn = {path.name: Image.open(path).info.get("Description") for path in (ROOT / "docs" / "figures").glob("*.png")}
+    drawn = {name: seeds for name, seeds in drawn.items() if seeds}
+    assert "trust.png" in drawn
+    for page in SAID:
+        for name, after in re.findall(r"!\[[^]]*\]\([\w/]*?([\w]+\.png)\)(.{,600})", page.read_text(), re.DOTALL):
+            if name in drawn:
+                assert re.search(r"\d+ seeds", after)[0] == drawn[name], (page.name, name)
+
+
+def test_the_readme_repeats_the_table_of_no_regret():
+    """Area / last tenth of each method: the numbers of docs/benchmarks.md, as they are rounded there."""
+    tasks = {"CartPole": "cartpole", "CartPole, continuous": "cartpole_continuous"}
+    sources = {"harmful, ten times as loud": "harmful_x10"}
+    measured = {}
+    page = (ROOT / "docs" / "benchmarks.md").read_text()
+    for row in re.findall(
+        r"^\| (cartpole\w*) \| (\w+) \| (\w+) \| ([\d.]+) \[.*?\] \| ([\d.]+) \|", page, re.MULTILINE
+    ):
+        measured.setdefault(row[:3], row[3:])
+    rows = re.findall(r"^(CartPole.*?) \| (.*?) \| (.*?) \| (.*?) \| (.*?)$", README.read_text(), re.MULTILINE)
+    assert len(rows) == 8
+    for task, source, *told in rows:
+        for method, words in zip(("ppo", "add", "implicit"), told, strict=True):
+            row = tasks[task], "any" if method == "ppo" else sources.get(source, source), method
+            assert words == " / ".join(f"{float(number):.1f}" for number in measured[row])

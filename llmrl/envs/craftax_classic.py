@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt8
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import require_positive_int, strongly_typed, time_step
 from llmrl.envs.crafter_captions import event, state_key
-from llmrl.errors import unknown
+from llmrl.errors import install, unknown
 from llmrl.ops.choices import choice
 from llmrl.ops.codes import decode, num_features
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
@@ -213,7 +213,7 @@ def _import_craftax() -> None:
         from craftax.craftax_classic import constants
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
-            f"env=craftax_classic needs the package {error.name}: pip install 'llmrl[craftax]'"
+            f"env=craftax_classic needs the package {error.name}: {install('craftax')}"
         ) from error
     # Should anyone draw pictures, Craftax would keep its textures beside its own code.
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "llmrl"

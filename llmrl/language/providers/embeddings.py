@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from llmrl.errors import install
 from llmrl.language.providers.endpoint import Endpoint
 from llmrl.language.question import Unanswered
 from llmrl.language.scoring import Similarity, cosine
@@ -37,7 +38,7 @@ def local_similarity(model: str) -> Similarity:
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ValueError("llm.embedding_local needs the extra `local-llm`: pip install 'llmrl[local-llm]'") from error
+        raise ValueError(f"llm.embedding_local needs sentence-transformers: {install('local-llm')}") from error
     encoder = SentenceTransformer(model)
 
     async def embed(texts: Sequence[str]) -> Float[np.ndarray, "n d"]:

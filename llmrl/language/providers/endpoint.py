@@ -17,6 +17,7 @@ from ssl import SSLContext
 from time import time
 from typing import Any, NamedTuple
 
+from llmrl.errors import install
 from llmrl.language.providers.network import Proxy, find_proxy, read_certificates
 from llmrl.language.question import Unanswered
 from llmrl.language.secrets import make_redactors, scrub
@@ -75,7 +76,7 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
     try:
         import openai as sdk
     except ImportError as error:
-        raise ValueError("llm.provider=openai needs the extra `llm`: pip install 'llmrl[llm]'") from error
+        raise ValueError(f"llm.provider=openai needs the package openai: {install('llm')}") from error
 
     hide, redact = make_redactors(key)
 
