@@ -11,7 +11,7 @@ from llmrl.analysis.comparison import regret
 from llmrl.analysis.comparison_plots import Curve, learning_curves
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
-from llmrl.analysis.tables import known, markdown, number
+from llmrl.analysis.tables import about_seeds, known, markdown, number
 from llmrl.metrics import replace_file
 from llmrl.overrides import compose
 from llmrl.progress import plural, show_table
@@ -93,14 +93,14 @@ def _regretted(name: str, curves: Mapping[str, np.ndarray]) -> list[str]:
     if name in (IGNORES, TRUSTS) or not {IGNORES, TRUSTS} <= curves.keys():
         return ["", ""]
     found = regret(curves[name], {simple: curves[simple] for simple in (IGNORES, TRUSTS)})
-    return [known(found.area), "yes" if found.kept else "no"]
+    return [known(found.area), found.words]
 
 
 def costs(results: Results) -> str:
     """How much was trained, and what a language model had to say to it."""
     first = next(iter(results.values())).curves
-    seeds = plural(len(first["seed"]), "seed")
-    words = f"{seeds} x {int(first['env_steps'].max()):,} steps each; brackets: 95 % intervals"
+    seeds = len(first["seed"])
+    words = f"{plural(seeds, 'seed')} x {int(first['env_steps'].max()):,} steps each; {about_seeds(seeds)}"
     for name, found in results.items():
         if "language_coverage" in found.curves:
             share = float(last_tenth(found.curves["language_coverage"]).mean())

@@ -16,10 +16,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from llmrl.analysis.comparison import difference_interval
 from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend, styles
 from llmrl.analysis.plots import steps_of
-from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
+from llmrl.analysis.statistics import area_under_curve, difference_interval, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import known, markdown, number
 from llmrl.studies import Results, Run
 
@@ -51,7 +50,7 @@ def runs(methods: Sequence[str], goals: str) -> Iterator[Run]:
 
 
 def draw(methods: Sequence[str], results: Results, path: Path) -> Figure:
-    """Two by two panels, a line per method: means over seeds with 95 % bootstrap bands."""
+    """Two by two panels, a line per method: means over seeds with 95 % bands."""
     drawing = Figure(figsize=(10.4, 7.4), layout="constrained")
     FigureCanvasAgg(drawing)
     colors = styles(METHODS)

@@ -171,7 +171,7 @@ def figure(
 
 
 def draw_figure_1(planned: Plan, results: Results, path: Path) -> Figure:
-    """A row per environment, a column per source, a line per method: means over seeds with 95 % bootstrap bands."""
+    """A row per environment, a column per source, a line per method: means over seeds with 95 % bands."""
     drawing = Figure(figsize=(1.2 + 4.4 * len(planned.columns), 7.4), layout="constrained")
     FigureCanvasAgg(drawing)
     colors = styles(FIGURE_METHODS)
@@ -202,7 +202,8 @@ def _curves(planned: Plan, results: Results, env: str, source: str) -> dict[str,
 
 def table(planned: Plan, results: Results) -> str:
     """Area and end of each method, and whether there is anything to regret beside ignoring and adding the source."""
-    header = ("environment", "source", "method", "seeds", "area", "last tenth", "worst seed", "area / better", "regret")
+    header = ("environment", "source", "method", "seeds", "area", "last tenth", "worst seed")
+    header += ("area / better", "no regret")
     rows = []
     for env in ENVS:
         for source in planned.columns:
@@ -213,7 +214,7 @@ def table(planned: Plan, results: Results) -> str:
                 row.append(number(float(end.min())))
                 if method not in (IGNORES, TRUSTS) and {IGNORES, TRUSTS} <= curves.keys():
                     beside = regret(values, {simple: curves[simple] for simple in (IGNORES, TRUSTS)})
-                    row += [known(beside.area), "no" if beside.kept else "yes"]
+                    row += [known(beside.area), beside.words]
                 rows.append(row)
     return markdown(header, rows)
 

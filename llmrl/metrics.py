@@ -158,8 +158,9 @@ def summary(
 
     Returns:
         ``final`` (mean of the last tenth) and ``area`` (mean over training), each metric with its mean over seeds, the
-        ends of the 95 % interval and every seed's own number; then wall time, speed, versions and device. Where
-        language was a source, ``language`` says how it stood at the end: coverage, spend, failures, cache hits, ...
+        ends of the 95 % interval (None below 5 seeds) and every seed's own number; then wall time, speed, versions and
+        device. Where language was a source, ``language`` says how it stood at the end: coverage, spend, failures, cache
+        hits, ...
     """
     curves = {name: np.asarray(curve) for name, curve in metrics.items() if name not in INDEX}
     seeds, iterations = next(iter(curves.values())).shape
@@ -184,7 +185,7 @@ def summary(
 
 
 def over_seeds(scores: Shaped[np.ndarray, " seeds"]) -> dict[str, Any]:
-    """Mean over seeds, the ends of its 95 % interval, and every seed's own number, ready for JSON."""
+    """Mean over seeds, the ends of its 95 % interval (None with few seeds), and every seed's own, ready for JSON."""
     mean, low, high = (_or_none(value) for value in mean_interval(scores))
     return {"mean": mean, "low": low, "high": high, "by_seed": [_or_none(score) for score in scores]}
 

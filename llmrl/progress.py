@@ -15,6 +15,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from llmrl.analysis.statistics import LEAST_SEEDS
+from llmrl.analysis.tables import about_seeds
+
 Update: TypeAlias = Callable[[int, Mapping[str, np.ndarray]], None]
 """``(iterations done, metrics of the last chunk)``, called between two chunks."""
 
@@ -98,7 +101,8 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
     console = console or _console(stderr=False)
     final, area = summary["final"], summary.get("area", {})
     weights = [name for name in final if name.startswith("weight_mean_active/")] or ["weight_mean_active"]
-    table = Table(caption=_costs(summary), caption_justify="left", box=SIMPLE_HEAD)
+    caption = "\n".join(line for line in (_costs(summary), about_seeds(summary["seeds"])) if line)
+    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("last tenth of training" if area else "evaluation", no_wrap=True)
     for heading in ("mean", "95 % interval", "worst seed", "best seed", *(["whole training"] if area else [])):
         table.add_column(heading, justify="right")
@@ -106,7 +110,9 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
         row = final[name]
         scores = [score for score in row["by_seed"] if score is not None]
         if scores:
-            interval = f"{_number(row['low'])} .. {_number(row['high'])}"
+            # A summary that was written before intervals needed seeds has some of one seed.
+            known = len(scores) >= LEAST_SEEDS and row["low"] is not None
+            interval = f"{_number(row['low'])} .. {_number(row['high'])}" if known else "-"
             whole = [_number(area[name]["mean"])] if name in area else []
             table.add_row(name, _number(row["mean"]), interval, _number(min(scores)), _number(max(scores)), *whole)
     console.print(Text(title), soft_wrap=True)

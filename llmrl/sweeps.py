@@ -23,7 +23,7 @@ import numpy as np
 
 from llmrl import checkpoint, runs
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
-from llmrl.analysis.tables import known, markdown, number
+from llmrl.analysis.tables import about_seeds, known, markdown, number
 from llmrl.building import build, with_numbers
 from llmrl.config import Config
 from llmrl.cores import use_compilation_cache, use_cores
@@ -120,7 +120,7 @@ def tabulate(config: Config, grid: Mapping[str, Iterable[float | int]], command:
     replace_file(path, (f"    {command}\n\n" if command else "") + markdown(header, rows))
     steps = int(points[0].result.metrics["env_steps"].max())
     trained = f"{plural(len(points), 'point')} x {plural(config.seeds, 'seed')}"
-    caption = f"{trained} x {steps:,} steps each; brackets: 95 % intervals"
+    caption = f"{trained} x {steps:,} steps each; {about_seeds(config.seeds)}"
     show_table(header, rows, title=str(config.run_dir), caption=caption)
     return path
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from measures import WRONG, scores
 
-from llmrl.analysis.comparison import difference_interval
-from llmrl.analysis.statistics import last_tenth, mean_interval
+from llmrl.analysis.comparison import regret
+from llmrl.analysis.statistics import difference_interval, last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
 from llmrl.studies import Found, Results, Run
 
@@ -73,9 +73,10 @@ def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> 
     trusting = ours if add is None else scores(add, "success_rate")
     ratios = [x.mean() / y.mean() if y.mean() > 0.0 else float("nan") for x, y in zip(ours, trusting, strict=True)]
     gains = [difference_interval(x, y) for x, y in zip(ours, ignoring, strict=True)]
-    kept = all(ratio >= 0.95 for ratio in ratios) if source == HELPS else all(gain.high >= 0.0 for gain in gains)
+    simple = ppo if source != HELPS or add is None else add
+    beside = regret(found.curves["success_rate"], {"simple": simple.curves["success_rate"]}, least=0.95)
     told = ["", ""] if add is None else [*map(number, ratios)]
-    return [*told, *map(estimate, gains), "yes" if kept else "no"]
+    return [*told, *map(estimate, gains), beside.words]
 
 
 def wrong_goals_table(results: Results) -> str:

@@ -31,4 +31,4 @@ def regretted(found: Found, method: str, results: Results, simple: Mapping[str, 
         found.curves["episode_length"],
         {other: results[run].curves["episode_length"] for other, run in simple.items()},
     )
-    return [estimate(beside.area), *map(estimate, beside.differences.values()), "yes" if beside.kept else "no"]
+    return [estimate(beside.area), *map(estimate, beside.differences.values()), beside.words]

@@ -10,8 +10,8 @@ import numpy as np
 from measures import CARTPOLE, CARTPOLES, scores
 
 import llmrl
-from llmrl.analysis.comparison import difference_interval
-from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
+from llmrl.analysis.comparison import verdict
+from llmrl.analysis.statistics import area_under_curve, difference_interval, last_tenth, mean_interval
 from llmrl.analysis.tables import known, markdown, number
 from llmrl.analysis.trust import TrustMap, sides, telling_dims
 from llmrl.analysis.trust_plots import heat_maps, shares_over_training
@@ -121,7 +121,7 @@ def transfer_table(results: Results) -> str:
 
 
 def beside(found: Found, ppo: Found) -> list[str]:
-    """Differences to PPO, seed by seed, and whether the area is not significantly below PPO's."""
-    pairs = zip(scores(found, "episode_length"), scores(ppo, "episode_length"), strict=True)
-    area, end = (difference_interval(ours, theirs) for ours, theirs in pairs)
-    return [known(area), known(end), "yes" if area.high >= 0.0 else "no"]
+    """Differences to PPO, seed by seed, and whether the area is within 3 % of PPO's."""
+    (ours, end), (ignoring, others_end) = (scores(one, "episode_length") for one in (found, ppo))
+    within = verdict([difference_interval(ours, ignoring, factor=0.97)])
+    return [known(difference_interval(ours, ignoring)), known(difference_interval(end, others_end)), within]

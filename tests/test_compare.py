@@ -53,15 +53,24 @@ def test_each_method_is_told_what_concerns_it():
 
 
 def test_one_table_one_picture_and_nothing_is_trained_twice(tmp_path, fake_train, capsys):
-    typed = ["aux=language", "seeds=3", "total_steps=40960", "method=implicit"]
+    typed = ["aux=language", "seeds=5", "total_steps=40960", "method=implicit"]
     picture = compare(typed, ("ppo", "add"), tmp_path, command="llmrl compare x", train=fake_train)
     assert list(fake_train.configs) == ["implicit", "ppo", "add"]
     assert [list(config.aux.sources) for config in fake_train.configs.values()] == [["language"], [], ["language"]]
-    assert {config.seeds for config in fake_train.configs.values()} == {3}
+    assert {config.seeds for config in fake_train.configs.values()} == {5}
     printed = capsys.readouterr().out
-    for words in ("implicit", "ppo", "add", "-0.250", "yes", "1.200", "100% of the states that implicit visits"):
+    for words in (
+        "implicit",
+        "ppo",
+        "add",
+        "-0.250",
+        "(5/5)",
+        "1.200",
+        "100% of the states that implicit visits",
+    ):
         assert words in printed
     written = (tmp_path / "comparison.md").read_text()
+    assert "| yes (5/5) |" in written
     assert written.startswith("    llmrl compare x\n\n| method |")
     assert picture == tmp_path / "comparison.png"
     assert picture.stat().st_size > 10_000

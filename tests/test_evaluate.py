@@ -92,7 +92,7 @@ def test_a_run_is_evaluated_in_its_own_environment(run_dir, capsys):
     assert set(found["final"]) == names | {f"greedy_{name}" for name in names}
     for name, row in found["final"].items():
         assert len(row["by_seed"]) == 2
-        assert row["low"] <= row["mean"] <= row["high"]
+        assert row["low"] is row["high"] is None  # two seeds are too few
         assert 0.0 <= row["mean"] <= (9.0 if name.endswith("length") else 1.0)
     # Here the return is the goal's +1 and nothing else.
     assert found["final"]["episode_return"] == found["final"]["success_rate"]

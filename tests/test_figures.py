@@ -98,7 +98,7 @@ def test_a_figure_is_a_picture_and_a_table_and_goes_on_where_it_was(tmp_path, fa
     assert "    llmrl figure 1\n" in written
     assert "Not finished yet" not in written
     row = next(line for line in written.splitlines() if line.startswith("| cartpole | harmful | implicit |"))
-    assert row.endswith("| no |")  # nothing to regret
+    assert row.endswith("| not enough seeds (4/4) |")
     assert picture.read_bytes().startswith(b"\x89PNG")
     figures.figure(1, **chosen)
     assert len(fake_train.configs) == 5
@@ -159,8 +159,8 @@ def test_figure_2_compares_ours_with_the_best_other():
 
 
 def _success(level):
-    steps = np.broadcast_to(np.arange(1, 21) * 2048.0, (3, 20))
-    return {"success_rate": np.full((3, 20), level), "step": steps, "env_steps": steps}
+    steps = np.broadcast_to(np.arange(1, 21) * 2048.0, (5, 20))
+    return {"success_rate": np.full((5, 20), level), "step": steps, "env_steps": steps}
 
 
 def test_figure_2_is_drawn_from_what_is_there(tmp_path, fake_train):

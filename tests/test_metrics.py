@@ -118,9 +118,10 @@ def test_other_metrics_are_refused(tmp_path):
     np.testing.assert_array_equal(read(path)["discount"][:, 1:], chunk(1, 1)["discount"])
 
 
-def test_summary_says_how_training_ended(tmp_path):
-    ramps = np.arange(20, dtype=np.float32) + 10 * np.arange(3, dtype=np.float32)[:, None]
-    never = np.full((3, 20), np.nan, np.float32)
+@pytest.mark.parametrize("seeds", [3, 5])
+def test_summary_says_how_training_ended(tmp_path, seeds):
+    ramps = np.arange(20, dtype=np.float32) + 10 * np.arange(seeds, dtype=np.float32)[:, None]
+    never = np.full((seeds, 20), np.nan, np.float32)
     values = summary(
         {"episode_return": ramps, "success_rate": never},
         steps_per_iteration=64,
@@ -128,12 +129,16 @@ def test_summary_says_how_training_ended(tmp_path):
         run_seconds=4.0,
         run_iterations=10,
     )
-    assert values["final"]["episode_return"]["by_seed"] == [18.5, 28.5, 38.5]
-    assert values["final"]["episode_return"]["mean"] == 28.5
-    assert 18.5 <= values["final"]["episode_return"]["low"] < 28.5 < values["final"]["episode_return"]["high"] <= 38.5
-    assert values["area"]["episode_return"]["mean"] == 19.5
+    ends = values["final"]["episode_return"]
+    assert ends["by_seed"] == [18.5 + 10 * seed for seed in range(seeds)]
+    assert ends["mean"] == 18.5 + 5 * (seeds - 1)
+    if seeds < 5:
+        assert ends["low"] is ends["high"] is None
+    else:
+        assert 18.5 <= ends["low"] < ends["mean"] < ends["high"] <= 58.5
+    assert values["area"]["episode_return"]["mean"] == ends["mean"] - 9.0
     assert values["final"]["success_rate"]["mean"] is None
-    assert values["steps_per_second"] == 10 * 64 * 3 / 4
+    assert values["steps_per_second"] == 10 * 64 * seeds / 4
     assert values["env_steps"] == 20 * 64
     assert {"python", "jax"} <= set(values["versions"])
     write_summary(tmp_path / "summary.json", values)

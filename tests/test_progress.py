@@ -105,10 +105,10 @@ def test_the_newest_iteration_that_has_values_is_shown():
 
 
 def test_the_table_has_what_the_run_has():
-    row = {"mean": 1.0, "low": 0.5, "high": 123.456, "by_seed": [0.5, None]}
+    row = {"mean": 1.0, "low": 0.5, "high": 123.456, "by_seed": [0.5, 1.0, 1.0, 1.0, 1.5, None]}
     missing = {"mean": None, "low": None, "high": None, "by_seed": [None, None]}
     summary = {
-        "seeds": 2,
+        "seeds": 6,
         "env_steps": 4096,
         "final": {"episode_return": row, "success_rate": missing, "weight_mean_active/helpful": row},
         "area": {"episode_return": row},
@@ -122,3 +122,14 @@ def test_the_table_has_what_the_run_has():
     for words in ("runs/x", "episode_return", "weight_mean_active/helpful", "0.5 .. 123.5", "4,096 steps/s on 2 x cpu"):
         assert words in shown
     assert "success_rate" not in shown
+    assert "95 % intervals over 6 seeds" in shown
+
+
+def test_few_seeds_have_no_interval_and_the_table_says_why():
+    row = {"mean": 1.0, "low": 0.98765, "high": 1.0, "by_seed": [1.0]}
+    summary = {"seeds": 1, "final": {"success_rate": row}}
+    log = console(terminal=False)
+    show_summary(summary, "runs/x", log)
+    shown = log.file.getvalue()
+    assert "0.98" not in shown
+    assert "1 seed: too few for intervals and verdicts, which need 5" in shown

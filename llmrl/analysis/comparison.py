@@ -1,25 +1,28 @@
 """Methods compared: who is better how often, what is lost beside the simple choices, how scores are spread.
 
-Reference: Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice".
+References: Wilson 1927 for intervals of a share; Newcombe 2006 for those of a probability of improvement; Zou and
+Donner 2008 for means of such intervals over tasks; Agarwal et al. 2021, "Deep reinforcement learning at the edge of the
+statistical precipice".
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
 
 from llmrl.analysis.statistics import (
+    LEAST_SEEDS,
+    Estimate,
     Interval,
     Scores,
     area_under_curve,
-    draws,
+    bounds,
+    difference_interval,
     known_mean,
     last_tenth,
-    mean_interval,
-    percentiles,
     ratio_interval,
     trimmed_means,
 )
@@ -55,48 +58,79 @@ def probability_of_improvement(x: Scores, y: Float[np.ndarray, "*other_tasks oth
     Raises:
         ValueError: the tasks differ in number.
     """
-    x, y = _same_tasks(x, y)
-    return float(_improvement(x[None], y[None])[0])
+    return improvement_interval(x, y).value
 
 
-def improvement_interval(
-    x: Scores,
-    y: Float[np.ndarray, "*other_tasks others"],
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """Probability of improvement with a stratified bootstrap interval; the methods' seeds are drawn apart.
+def improvement_interval(x: Scores, y: Float[np.ndarray, "*other_tasks others"], confidence: float = 0.95) -> Interval:
+    """Probability of improvement with its interval; no seed of one method is paired with one of the other.
 
     Args:
         x, y: as for ``probability_of_improvement``.
-        confidence, resamples, seed: as for ``mean_interval``.
+        confidence: as for ``mean_interval``.
     """
-    x, y = _same_tasks(x, y)
-    drawn_x = np.take_along_axis(x[None], draws(x.shape, resamples, seed), axis=-1)
-    drawn_y = np.take_along_axis(y[None], draws(y.shape, resamples, seed + 1), axis=-1)
-    return percentiles(float(_improvement(x[None], y[None])[0]), _improvement(drawn_x, drawn_y), confidence)
-
-
-def _same_tasks(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     x, y = (np.atleast_2d(np.asarray(scores, np.float64)) for scores in (x, y))
     if len(x) != len(y):
         raise ValueError(f"scores of two methods must be of the same tasks, got {len(x)} and {len(y)} tasks")
-    return x, y
+    wins = np.array([_wins(*task) for task in zip(x, y, strict=True)])
+    ours, theirs = (np.sum(~np.isnan(scores), axis=-1) for scores in (x, y))
+
+    def variance(p: np.ndarray) -> np.ndarray:
+        """Of the share of pairs won, where both methods' scores are exponential (Hanley and McNeil 1982)."""
+        shared = (1.0 - p) / (2.0 - p) + p / (1.0 + p)
+        return p * (1.0 - p) * (1.0 + ((ours + theirs) / 2.0 - 1.0) * shared) / np.maximum(ours * theirs, 1)
+
+    low, high = _over_tasks(wins, *_score_bounds(wins, variance, confidence), np.minimum(ours, theirs))
+    return Interval(float(wins.mean()), float(low), float(high))
 
 
-def _improvement(
-    x: Float[np.ndarray, "samples tasks seeds"], y: Float[np.ndarray, "samples tasks others"]
-) -> Float[np.ndarray, " samples"]:
-    difference = x[..., :, None] - y[..., None, :]
-    wins = np.where(np.isnan(difference), np.nan, (np.sign(difference) + 1.0) / 2.0)
-    known = ~np.isnan(wins)
-    count = known.sum(axis=(-2, -1))
-    won = np.where(known, wins, 0.0).sum(axis=(-2, -1))
-    return np.divide(won, count, out=np.full(won.shape, np.nan), where=count > 0).mean(axis=-1)
+def _wins(x: Float[np.ndarray, " seeds"], y: Float[np.ndarray, " others"]) -> float:
+    """Share of pairs in which x is the larger one; NaN where there is no pair."""
+    difference = np.ravel(x[:, None] - y[None])
+    return float(known_mean(np.where(np.isnan(difference), np.nan, (np.sign(difference) + 1.0) / 2.0)))
+
+
+def _score_bounds(
+    share: np.ndarray, variance: Callable[[np.ndarray], np.ndarray], confidence: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """The shares farthest below and above the found one from which it is not significantly different.
+
+    ``variance`` is that of a found share, given the true one. It is asked about the true one, so that there is an
+    interval even where all were won.
+    """
+    from scipy.special import ndtri
+
+    reach = float(ndtri(0.5 + confidence / 2.0)) ** 2
+
+    def farthest(towards: float) -> np.ndarray:
+        inside, outside = share, np.full_like(share, towards)
+        for _ in range(50):
+            middle = (inside + outside) / 2.0
+            near = (middle - share) ** 2 <= reach * variance(middle)
+            inside, outside = np.where(near, middle, inside), np.where(near, outside, middle)
+        return inside
+
+    return farthest(0.0), farthest(1.0)
+
+
+def _over_tasks(
+    share: Float[np.ndarray, "tasks *points"],
+    low: Float[np.ndarray, "tasks *points"],
+    high: Float[np.ndarray, "tasks *points"],
+    seeds: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds of the mean over tasks, from each task's; NaN where a task has fewer than ``LEAST_SEEDS`` seeds."""
+    value = np.asarray(share.mean(axis=0))
+    if np.min(seeds) < LEAST_SEEDS:
+        return np.full_like(value, np.nan), np.full_like(value, np.nan)
+    below, above = (np.sqrt(np.sum((share - edge) ** 2, axis=0)) / len(share) for edge in (low, high))
+    return np.asarray(value - below), np.asarray(value + above)
 
 
 # --- nothing to regret ------------------------------------------------------------------------------------------------
+
+
+YES, NO, UNDECIDED = "yes", "no", "not enough seeds"
+"""Whether there is nothing to regret."""
 
 
 class Regret(NamedTuple):
@@ -106,13 +140,22 @@ class Regret(NamedTuple):
         area: area under its curve over that of the baseline with the largest area; NaN unless both are positive.
         final: its end over that of the baseline with the highest end; NaN unless both are positive.
         differences: its end minus each baseline's, by name.
-        kept: whether there is nothing to regret.
+        verdict: whether there is nothing to regret: ``YES``, ``NO`` or ``UNDECIDED``.
+        kept: seeds of the method whose own area and end are within the margin of every baseline's mean.
+        seeds: seeds of the method.
     """
 
     area: Interval
     final: Interval
     differences: dict[str, Interval]
-    kept: bool
+    verdict: str
+    kept: int
+    seeds: int
+
+    @property
+    def words(self) -> str:
+        """The verdict, and of how many seeds alone it holds, as in ``yes (28/30)``."""
+        return f"{self.verdict} ({self.kept}/{self.seeds})"
 
 
 def regret(
@@ -120,124 +163,101 @@ def regret(
     baselines: dict[str, Float[np.ndarray, "others iterations"]],
     least: float = 0.97,
     confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> Regret:
     """A method beside the better of several baselines, such as ignoring and trusting an auxiliary reward.
 
-    Nothing is regretted where the area is at least ``least`` of the better baseline's, and the end not significantly
-    below any baseline's. Which baseline is the better one is decided once, by the means, and not drawn again.
+    The method may lose a margin in its area and in its end: 1 - ``least`` of the size of a baseline's mean. The verdict
+    is yes where the interval of the loss lies within the margin, compared with every baseline. It is no where the
+    interval lies beyond the margin, compared with any baseline. Otherwise, and with fewer than ``LEAST_SEEDS`` seeds,
+    seeds are not enough to decide.
 
     Args:
         method: its learning curves.
         baselines: name -> learning curves; seeds are paired where there are equally many.
-        least: share of the better baseline's area that counts as no regret.
-        confidence, resamples, seed: as for ``mean_interval``.
+        least: share of a baseline's mean that counts as no regret.
+        confidence: as for ``mean_interval``.
 
     Raises:
         ValueError: there is no baseline.
     """
     if not baselines:
         raise ValueError("regret needs at least one baseline, got none")
-    bootstrap = {"confidence": confidence, "resamples": resamples, "seed": seed}
-
-    def beside_the_better(score: Callable[[np.ndarray], np.ndarray]) -> Interval:
-        ours, better = score(method), max((score(curves) for curves in baselines.values()), key=known_mean)
-        if not (known_mean(ours) > 0.0 and known_mean(better) > 0.0):
-            return Interval(float("nan"), float("nan"), float("nan"))
-        return ratio_interval(ours, better, **bootstrap)
-
     end = last_tenth(method)
     differences = {
-        name: difference_interval(end, last_tenth(curves), **bootstrap) for name, curves in baselines.items()
+        name: difference_interval(end, last_tenth(curves), confidence=confidence) for name, curves in baselines.items()
     }
-    area = beside_the_better(area_under_curve)
-    enough = area.value >= least if np.isfinite(area.value) else _area_not_below(method, baselines, bootstrap)
-    kept = bool(enough and all(difference.high >= 0.0 for difference in differences.values()))
-    return Regret(area, beside_the_better(last_tenth), differences, kept)
-
-
-def _area_not_below(method: np.ndarray, baselines: dict[str, np.ndarray], bootstrap: dict) -> bool:
-    """Where returns are not positive a share of them means nothing: then the area may not be significantly below."""
-    area = area_under_curve(method)
-    return all(
-        difference_interval(area, area_under_curve(curves), **bootstrap).high >= 0.0 for curves in baselines.values()
+    spare, kept = [], np.ones(len(method), bool)
+    for score in (area_under_curve, last_tenth):
+        for curves in baselines.values():
+            ours, theirs = score(method), score(curves)
+            factor = 1.0 - (1.0 - least) * float(np.sign(known_mean(theirs)))
+            spare.append(difference_interval(ours, theirs, factor, confidence))
+            kept &= ours >= factor * known_mean(theirs)
+    return Regret(
+        _beside_better(area_under_curve, method, baselines, confidence),
+        _beside_better(last_tenth, method, baselines, confidence),
+        differences,
+        verdict(spare),
+        int(kept.sum()),
+        len(method),
     )
 
 
-def difference_interval(
-    x: Float[np.ndarray, " seeds"],
-    y: Float[np.ndarray, " others"],
-    confidence: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
-) -> Interval:
-    """mean(x) - mean(y) with a bootstrap interval over seeds, paired where there are equally many.
+def verdict(spare: list[Interval]) -> str:
+    """``YES`` where something is left of every margin, ``NO`` where one is used up, else ``UNDECIDED``.
 
     Args:
-        x, y: scores of two methods on one task; NaN where a seed has no score, left out.
-        confidence, resamples, seed: as for ``mean_interval``.
+        spare: what is left of each margin, with its interval; one without an interval decides nothing.
     """
-    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    if x.shape == y.shape:
-        return mean_interval(x - y, confidence, resamples, seed)
-    sampled = _means(x, resamples, seed) - _means(y, resamples, seed + 1)
-    return percentiles(float(known_mean(x) - known_mean(y)), sampled, confidence)
+    if any(each.high < 0.0 for each in spare):
+        return NO
+    return YES if all(each.low >= 0.0 for each in spare) else UNDECIDED
 
 
-def _means(scores: np.ndarray, resamples: int, seed: int) -> np.ndarray:
-    return known_mean(scores[draws(scores.shape, resamples, seed)])
+def _beside_better(
+    score: Callable[[np.ndarray], np.ndarray], method: np.ndarray, baselines: dict[str, np.ndarray], confidence: float
+) -> Interval:
+    """The ratio to the baseline with the highest mean; which that is, is not drawn again."""
+    ours, better = score(method), max((score(curves) for curves in baselines.values()), key=known_mean)
+    if not (known_mean(ours) > 0.0 and known_mean(better) > 0.0):
+        return Interval(float("nan"), float("nan"), float("nan"))
+    return ratio_interval(ours, better, confidence=confidence)
 
 
 # --- distributions and curves -----------------------------------------------------------------------------------------
 
 
-def performance_profile(
-    scores: Scores,
-    thresholds: Float[np.ndarray, " points"],
-    confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
-) -> Band:
-    """Share of runs that score more than each threshold, with a pointwise stratified bootstrap band.
+def performance_profile(scores: Scores, thresholds: Float[np.ndarray, " points"], confidence: float = 0.95) -> Band:
+    """Share of runs that score more than each threshold, with a pointwise band.
 
     Args:
         scores: [seeds] or [tasks, seeds]; tasks count alike. A NaN is more than nothing.
         thresholds: in the scores' units.
-        confidence, resamples, seed: as for ``mean_interval``.
+        confidence: as for ``mean_interval``.
     """
     strata = np.atleast_2d(np.asarray(scores, np.float64))
-    above = (strata[..., None] > thresholds).astype(np.float64)
-    drawn = draws(strata.shape, resamples, seed)
-    sampled = np.stack(
-        [np.take_along_axis(above[None, ..., i], drawn, axis=-1).mean(axis=(1, 2)) for i in range(len(thresholds))]
-    )
-    low, high = np.percentile(sampled, _tails(confidence), axis=1)
-    return Band(above.mean(axis=(0, 1)), low, high)
+    shares = (strata[..., None] > thresholds).mean(axis=1)
+    seeds = strata.shape[1]
+    edges = _score_bounds(shares, lambda p: p * (1.0 - p) / seeds, confidence)
+    return Band(shares.mean(axis=0), *_over_tasks(shares, *edges, np.asarray(seeds)))
 
 
 def sample_efficiency(
     curves: Float[np.ndarray, "*tasks seeds points"],
-    statistic: Callable[[Float[np.ndarray, "samples tasks seeds"]], Float[np.ndarray, " samples"]] = trimmed_means,
+    statistic: Callable[[Float[np.ndarray, "points tasks seeds"]], Estimate] = trimmed_means,
     confidence: float = 0.95,
-    resamples: int = 1000,
-    seed: int = 0,
 ) -> Band:
-    """A statistic (the interquartile mean) of all seeds at each point of training, with a pointwise bootstrap band.
+    """A statistic (the interquartile mean) of all seeds at each point of training, with a pointwise band.
 
     Args:
         curves: [seeds, points] of one task, or [tasks, seeds, points].
-        statistic: maps [samples, tasks, seeds] to [samples].
-        confidence, resamples, seed: as for ``mean_interval``; a bootstrap sample takes whole curves.
+        statistic: ``trimmed_means`` or ``task_means``.
+        confidence: as for ``mean_interval``.
     """
     strata = np.asarray(curves, np.float64)
     strata = strata[None] if strata.ndim == 2 else strata
-    drawn = draws(strata.shape[:2], resamples, seed)
-    points = [np.ascontiguousarray(strata[..., i]) for i in range(strata.shape[-1])]
-    value = np.array([statistic(point[None])[0] for point in points])
-    edges = [_edges(statistic(np.take_along_axis(point[None], drawn, axis=-1)), confidence) for point in points]
-    low, high = np.array(edges).reshape(-1, 2).T
-    return Band(value, low, high)
+    found = statistic(np.ascontiguousarray(np.moveaxis(strata, -1, 0)))
+    return Band(found.value, *bounds(found, confidence))
 
 
 def thin(curves: Float[np.ndarray, "seeds iterations"], points: int = 60) -> tuple[np.ndarray, np.ndarray]:
@@ -255,13 +275,3 @@ def thin(curves: Float[np.ndarray, "seeds iterations"], points: int = 60) -> tup
     starts = np.concatenate([[0], ends[:-1]])
     means = [area_under_curve(curves[:, a:b]) for a, b in zip(starts, ends, strict=True)]
     return ends, np.stack(means, axis=-1)
-
-
-def _edges(sampled: np.ndarray, confidence: float) -> tuple[float, float]:
-    _, low, high = percentiles(0.0, sampled, confidence)
-    return low, high
-
-
-def _tails(confidence: float) -> Sequence[float]:
-    tail = 50.0 * (1.0 - confidence)
-    return (tail, 100.0 - tail)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from llmrl.analysis.comparison import Band, performance_profile, sample_efficiency, thin
-from llmrl.analysis.statistics import Scores, mean_interval, task_means, trimmed_means
+from llmrl.analysis.statistics import Estimate, Scores, mean_interval, task_means, trimmed_means
 
 PALETTE = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f", "#4a4e69", "#c97b9b", "#6aa6a6", "#8a6d3b", "#7f7f7f")
 DASHES = ("-", "--", ":")
@@ -22,7 +22,7 @@ LEGEND_LETTERS = 72
 """About how many letters of a legend stand side by side."""
 
 
-Statistic: TypeAlias = Callable[[Float[np.ndarray, "samples tasks seeds"]], Float[np.ndarray, " samples"]]
+Statistic: TypeAlias = Callable[[Float[np.ndarray, "points tasks seeds"]], Estimate]
 """What a curve shows of all seeds, at each point of training."""
 
 
@@ -52,7 +52,7 @@ def learning_curves(
     labels: Sequence[str] = (),
     statistic: Statistic = trimmed_means,
 ) -> Figure:
-    """A statistic over seeds (the interquartile mean) with its 95 % bootstrap band, one colour per method.
+    """A statistic over seeds (the interquartile mean) with its 95 % band, one colour per method.
 
     Args:
         methods: label -> curves.
@@ -83,7 +83,7 @@ def draw_curves(
         if np.isnan(values).all():
             continue
         ends, means = thin(np.asarray(values, np.float64), points)
-        band = sample_efficiency(means, statistic, resamples=500)
+        band = sample_efficiency(means, statistic)
         _draw_band(axes, np.asarray(steps)[ends - 1], band, label, colors[label])
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
@@ -113,7 +113,7 @@ def profiles(
         scores = np.asarray(scores, np.float64)
         known = scores[~np.isnan(scores)]
         if known.size:
-            _draw_band(axes, thresholds, performance_profile(known, thresholds, resamples=500), label, colors[label])
+            _draw_band(axes, thresholds, performance_profile(known, thresholds), label, colors[label])
     axes.set_ylim(-0.02, 1.02)
     axes.set_xlabel(f"{measure.replace('_', ' ')}, last tenth of training", fontsize=12)
     axes.set_ylabel("share of seeds above", fontsize=12)
@@ -155,7 +155,7 @@ def solver_health(
 def learning_curve_grid(
     rows: Mapping[str, Mapping[str, Mapping[str, Curve]]], measure: str, path: str | Path
 ) -> Figure:
-    """Means over seeds with 95 % bootstrap bands, a panel per row and column, one colour per method.
+    """Means over seeds with 95 % bands, a panel per row and column, one colour per method.
 
     Args:
         rows: row title -> column title -> label -> curves; what is missing leaves its place empty.
@@ -181,7 +181,7 @@ def learning_curve_grid(
 def score_lines(
     rows: Mapping[str, Mapping[str, Mapping[str, Mapping[float, Scores]]]], axis: str, path: str | Path
 ) -> Figure:
-    """How scores change with a quantity: means over seeds with 95 % bootstrap intervals, one colour per method.
+    """How scores change with a quantity: means over seeds with 95 % intervals, one colour per method.
 
     Args:
         rows: what the scores are -> column title -> label -> quantity -> scores, [seeds].

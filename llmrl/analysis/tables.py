@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
-from llmrl.analysis.statistics import Interval
+from llmrl.analysis.statistics import LEAST_SEEDS, Interval, missed_share
 
 
 def number(value: float) -> str:
@@ -14,13 +14,31 @@ def number(value: float) -> str:
 
 
 def estimate(interval: Interval) -> str:
-    """A value and its interval, as in ``0.980 [0.971, 0.992]``."""
-    return f"{number(interval.value)} [{number(interval.low)}, {number(interval.high)}]"
+    """A value and its interval, as in ``0.980 [0.971, 0.992]``; the value alone where there is no interval."""
+    return written(interval, number)
+
+
+def written(interval: Interval, form: Callable[[float], str], unit: str = "") -> str:
+    """A value in a form of its own, such as ``80 % [60, 95]``, with its interval where there is one."""
+    value = f"{form(interval.value)}{unit}"
+    if not (math.isfinite(interval.low) and math.isfinite(interval.high)):
+        return value
+    return f"{value} [{form(interval.low)}, {form(interval.high)}]"
 
 
 def known(interval: Interval) -> str:
     """``estimate``, or a dash where there is no value."""
     return estimate(interval) if math.isfinite(interval.value) else "-"
+
+
+def about_seeds(seeds: int) -> str:
+    """What so many seeds can tell, in a sentence."""
+    if seeds < LEAST_SEEDS:
+        return f"{seeds} seed{'' if seeds == 1 else 's'}: too few for intervals and verdicts, which need {LEAST_SEEDS}"
+    return (
+        f"95 % intervals over {seeds} seeds; a failure that befalls up to {missed_share(seeds):.0%} of seeds "
+        "may have spared them all"
+    )
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -13,7 +13,7 @@ import yaml
 from llmrl.analysis.answers import answers, extremes
 from llmrl.analysis.comparison_plots import Curve, learning_curves, profiles, solver_health
 from llmrl.analysis.plots import steps_of
-from llmrl.analysis.statistics import last_tenth
+from llmrl.analysis.statistics import LEAST_SEEDS, last_tenth
 from llmrl.analysis.trust import TrustMap, find_dims, telling_dims
 from llmrl.analysis.trust_plots import heat_maps, shares_over_training
 from llmrl.metrics import replace_file
@@ -126,6 +126,7 @@ def report(
         if trust
         else [],
         "threshold": f"{100 * TRUSTED_FROM:.0f} %",
+        "least_seeds": LEAST_SEEDS,
         "ignores": IGNORES,
         "trusts": TRUSTS,
         "common": common,

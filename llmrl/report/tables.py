@@ -18,7 +18,7 @@ from llmrl.analysis.statistics import (
     last_tenth,
     mean_interval,
 )
-from llmrl.analysis.tables import known, number
+from llmrl.analysis.tables import about_seeds, known, number, written
 from llmrl.analysis.trust import RIGHT_SIGNS, TrustMap, right_signs, shares
 from llmrl.report.entries import IGNORES, TRUSTS, Entry, Method, Task, flat
 
@@ -91,7 +91,8 @@ def final_table(task: Task) -> Table:
         row = [marked(method), str(len(curves)), f"{_steps(method):,}"]
         row += [known(mean_interval(area)), known(mean_interval(end)), known(interquartile_interval(end))]
         rows.append([*row, _extreme(end, np.min), _extreme(end, np.max)])
-    return Table(header, rows)
+    fewest = min((len(method.curves["seed"]) for method in task.methods.values()), default=0)
+    return Table(header, rows, f"{about_seeds(fewest).capitalize()}." if fewest else "")
 
 
 def marked(method: Method) -> str:
@@ -115,7 +116,7 @@ def regret_table(task: Task) -> Table | None:
         beside = regret(values, baselines)
         row = [label, known(beside.area), known(beside.final)]
         row += [known(beside.differences[name]) for name in baselines]
-        rows.append([*row, "yes" if beside.kept else "no"])
+        rows.append([*row, beside.words])
     header = ("method", "area / better", "end / better", f"end - {IGNORES}", f"end - {TRUSTS}", "no regret")
     return Table(header, rows) if rows else None
 
@@ -133,7 +134,7 @@ def improvement_table(task: Task) -> Table | None:
 
 
 def _share(interval: Interval) -> str:
-    return "-" if np.isnan(interval.value) else f"{interval.value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
+    return "-" if np.isnan(interval.value) else written(interval, "{:.2f}".format)
 
 
 def _finished_curves(task: Task) -> dict[str, np.ndarray]:
@@ -263,4 +264,4 @@ def _share_of_seeds(share: np.ndarray) -> str:
     interval = mean_interval(np.asarray(share, np.float64))
     if np.isnan(interval.value):
         return "-"
-    return f"{100 * interval.value:.0f} % [{100 * interval.low:.0f}, {100 * interval.high:.0f}]"
+    return written(interval, lambda share: f"{100 * min(max(share, 0.0), 1.0):.0f}", " %")

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 from llmrl.analysis.comparison import (
-    difference_interval,
+    NO,
+    UNDECIDED,
+    YES,
     improvement_interval,
     performance_profile,
     probability_of_improvement,
@@ -14,7 +16,13 @@ from llmrl.analysis.comparison import (
     sample_efficiency,
     thin,
 )
-from llmrl.analysis.statistics import interquartile_interval, interquartile_mean, mean_interval, task_means
+from llmrl.analysis.statistics import (
+    difference_interval,
+    interquartile_interval,
+    interquartile_mean,
+    mean_interval,
+    task_means,
+)
 
 X = np.array([[0.9, 1.4, 1.1, 0.7, 1.3, 2.0, 0.2, 1.1, 1.0], [3.0, 2.5, 2.5, 4.0, 3.5, 0.1, 2.2, 2.8, 9.0]])
 Y = np.array([[1.0, 0.8, 1.1, 0.6, 1.2, 0.3, 0.9], [2.5, 2.4, 2.0, 3.0, 5.0, 1.0, 2.1]])
@@ -28,7 +36,9 @@ def test_equals_have_a_half_and_who_dominates_has_one():
     assert probability_of_improvement(X, X) == 0.5
     assert probability_of_improvement(X + 100.0, X) == 1.0
     assert probability_of_improvement(X - 100.0, X) == 0.0
-    assert improvement_interval(X + 100.0, X) == (1.0, 1.0, 1.0)
+    value, low, high = improvement_interval(X + 100.0, X)
+    assert value == high == 1.0
+    assert 0.7 < low < 1.0  # a few seeds of each that all win may still be luck
 
 
 def test_ties_count_half():
@@ -61,8 +71,7 @@ def test_profiles_fall_from_one_to_nothing():
     value, low, high = performance_profile(X, THRESHOLDS)
     for edge in (value, low, high):
         assert np.all(np.diff(edge) <= 0.0)
-        assert edge[0] == 1.0
-        assert edge[-1] == 0.0
+    assert (value[0], value[-1]) == (high[0], low[-1]) == (1.0, 0.0)
     assert np.all((low <= value) & (value <= high))
 
 
@@ -76,7 +85,7 @@ def test_sample_efficiency_is_the_statistic_at_every_point():
     value, low, high = sample_efficiency(curves)
     np.testing.assert_allclose(value, [interquartile_mean(curves[..., i]) for i in range(5)])
     for i in range(5):  # the band is the interval at each point
-        assert (low[i], high[i]) == interquartile_interval(curves[..., i], resamples=1000)[1:]
+        assert (low[i], high[i]) == interquartile_interval(curves[..., i])[1:]
     np.testing.assert_allclose(sample_efficiency(curves[0], task_means).value, curves[0].mean(axis=0))
 
 
@@ -96,28 +105,56 @@ def flat(*levels):
 
 
 def test_regret_is_measured_against_the_better_baseline():
-    baselines = {"ppo": flat(100, 100), "add": flat(10, 12)}
-    found = regret(flat(98, 98), baselines)
-    np.testing.assert_allclose(found.area, 0.98)
-    np.testing.assert_allclose(found.final, 0.98)
-    np.testing.assert_allclose(found.differences["ppo"], -2.0)
-    assert found.differences["add"].value == pytest.approx(87.0)
-    assert not found.kept  # below ppo's end on every seed
-    assert regret(flat(99, 103), baselines).kept
+    baselines = {"ppo": flat(*[100] * 5), "add": flat(10, 12, 11, 10, 12)}
+    found = regret(flat(*[96] * 5), baselines)
+    np.testing.assert_allclose(found.area, 0.96)
+    np.testing.assert_allclose(found.final, 0.96)
+    np.testing.assert_allclose(found.differences["ppo"], -4.0)
+    assert found.differences["add"].value == pytest.approx(85.0)
+    assert (found.verdict, found.words) == (NO, "no (0/5)")
+    assert regret(flat(*[98] * 5), baselines).verdict == YES  # within the margin of 3
+    mixed = regret(flat(99, 103, 60, 104, 102), baselines)
+    assert mixed.words == "not enough seeds (4/5)"
 
 
 def test_who_equals_the_better_baseline_regrets_nothing():
-    curves = flat(1, 2, 3, 4)
-    found = regret(curves, {"ppo": curves, "add": flat(0, 0, 0, 0)})
-    assert found.kept
+    curves = flat(1, 2, 3, 4, 5)
+    found = regret(curves, {"ppo": curves, "add": flat(*[0] * 5)})
+    assert found.verdict == YES
     assert found.area == found.final == (1.0, 1.0, 1.0)
 
 
 def test_a_share_of_a_negative_return_means_nothing():
-    found = regret(flat(-1.0, -1.0), {"ppo": flat(-0.5, -0.5), "add": flat(-2.0, -2.0)})
+    found = regret(flat(*[-1.0] * 5), {"ppo": flat(*[-0.5] * 5), "add": flat(*[-2.0] * 5)})
     assert np.isnan(found.area).all()
-    assert not found.kept
-    assert regret(flat(-0.4, -0.4), {"ppo": flat(-0.5, -0.5)}).kept
+    assert found.verdict == NO
+    assert regret(flat(*[-0.51] * 5), {"ppo": flat(*[-0.5] * 5)}).verdict == YES
+    assert regret(flat(*[-0.4] * 5), {"ppo": flat(*[-0.5] * 5)}).verdict == YES
+
+
+@pytest.mark.parametrize("seeds", [1, 2, 3, 4])
+def test_few_seeds_decide_nothing(seeds):
+    equal = flat(*[1.0] * seeds)
+    assert regret(equal, {"ppo": equal}).words == f"not enough seeds ({seeds}/{seeds})"
+    assert regret(0.0 * equal, {"ppo": equal}).verdict == UNDECIDED
+    assert regret(flat(*[1.0] * 9), {"ppo": flat(*[1.0] * 9), "add": equal}).verdict == UNDECIDED
+
+
+def verdicts(loss, seeds, trials=60):
+    """How often what is said of a method with this loss, of a mean of 100 and a deviation of 3 over seeds."""
+    rng = np.random.default_rng(seeds)
+    method, baseline = (rng.normal(mean, 3.0, (trials, seeds, 1)) for mean in (100.0 - loss, 100.0))
+    found = [regret(m, {"ppo": b}).verdict for m, b in zip(method, baseline, strict=True)]
+    return {verdict: found.count(verdict) / trials for verdict in (YES, NO, UNDECIDED)}
+
+
+def test_fewer_seeds_make_a_yes_no_easier():
+    """A loss of the whole margin, 3, passes no more often than the interval allows, however few seeds there are."""
+    few, many = verdicts(3.0, 5), verdicts(3.0, 20)
+    assert few[YES] <= 0.1 and many[YES] <= 0.1
+    few, many = verdicts(0.0, 5), verdicts(0.0, 20)
+    assert few[YES] < 0.5 < 0.75 < many[YES]
+    assert few[UNDECIDED] > 0.5 and many[NO] == 0.0
 
 
 def test_regret_needs_a_baseline():
@@ -156,26 +193,21 @@ def test_rliable_has_the_same_estimates(rliable):
     np.testing.assert_allclose(profile, performance_profile(X, THRESHOLDS).value)
 
 
-def test_rliable_has_about_the_same_intervals(rliable):
-    """Both are percentile bootstraps, of other random numbers."""
+def test_rliable_has_about_the_same_intervals_where_seeds_are_many(rliable):
+    """It resamples, which is as good with 100 seeds."""
     library, metrics = rliable
-    scores = np.random.default_rng(0).normal(size=(3, 20)) + np.array([[0.0], [1.0], [5.0]])
-    others = np.random.default_rng(1).normal(size=(3, 20)) + np.array([[0.3], [1.0], [4.5]])
+    scores = np.random.default_rng(0).normal(size=(3, 100)) + np.array([[0.0], [1.0], [5.0]])
+    others = np.random.default_rng(1).normal(size=(3, 100)) + np.array([[0.3], [1.0], [4.5]])
     ours = {
-        "iqm": interquartile_interval(scores, resamples=20_000),
-        "mean": mean_interval(scores, resamples=20_000),
-        "improvement": improvement_interval(scores, others, resamples=20_000),
+        "mean": mean_interval(scores),
+        "improvement": improvement_interval(scores, others),
     }
-    tables = {"iqm": scores.T, "mean": scores.T, "improvement": (scores.T, others.T)}
-    theirs = {
-        "iqm": metrics.aggregate_iqm,
-        "mean": metrics.aggregate_mean,
-        "improvement": metrics.probability_of_improvement,
-    }
+    tables = {"mean": scores.T, "improvement": (scores.T, others.T)}
+    theirs = {"mean": metrics.aggregate_mean, "improvement": metrics.probability_of_improvement}
     for name, interval in ours.items():
         function = theirs[name]
         _, edges = library.get_interval_estimates(
             {name: tables[name]}, lambda *x, f=function: np.array([f(*x)]), reps=5000
         )
         width = interval.high - interval.low
-        np.testing.assert_allclose(interval[1:], edges[name].ravel(), atol=0.06 * width)
+        np.testing.assert_allclose(interval[1:], edges[name].ravel(), atol=0.08 * width)
