@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import os
 import re
 import shlex
+import shutil
 import sys
 import traceback
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmrl.errors import debugging, unknown
-from llmrl.stopping import Stopped
+from llmrl.stopping import Stopped, Unheard, closed_pipes_end_quietly, second_interrupt_kills
 
 if TYPE_CHECKING:
     from llmrl.config import Config
@@ -53,13 +57,17 @@ _NOT_IN_A_NAME |= {"distributed", "coordinator", "num_processes", "process_id"}
 
 
 class Refused(Exception):
-    """A message for the user, from a job that may have run in another process."""
+    """A message for the user about the words that she has typed."""
 
 
 def main(arguments: list[str] | None = None) -> None:
     """The console script ``llmrl``; exits with 0, with 2 for an error of the user, with 130 when interrupted,
-    with 143 or 138 when stopped by SIGTERM or SIGUSR1."""
-    arguments = sys.argv[1:] if arguments is None else arguments
+    with 143 or 138 when stopped by SIGTERM or SIGUSR1, with 141 when the pipe that it writes to is closed."""
+    with closed_pipes_end_quietly(), second_interrupt_kills():
+        _main(sys.argv[1:] if arguments is None else arguments)
+
+
+def _main(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help", "help"):
         print(USAGE, end="")
         sys.exit(0 if arguments else 2)
@@ -82,8 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"llmrl: {stopped}", file=sys.stderr)
         raise
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again while it exits
-        sys.exit(141)
+        raise
     except Exception as error:
         if debugging() or not _is_for_user(error):
             raise
@@ -117,9 +124,16 @@ def _run_application(command: str, arguments: list[str]) -> None:
     _refuse_two_modes(arguments)
     sys.argv = [f"llmrl {command}", *keyed(command, arguments)]
     register_schemas()
-    if {"launcher=submitit", "launcher=slurm"} & set(arguments) and {"-m", "--multirun"} & set(arguments):
-        _tell_of_jobs()
+    failures = None
+    if {"-m", "--multirun"} & set(arguments):
+        if {"launcher=submitit", "launcher=slurm"} & set(arguments):
+            _tell_of_jobs()
+        # On the disk, since points may run in other processes, on other machines.
+        failures = Path("runs", ".sweeps", f"failed-{uuid.uuid4().hex}").absolute()
+        task = _with(task, failures=failures)
     hydra.main(version_base="1.3", config_path=str(config_dir()), config_name=command)(task)()
+    if failures is not None:
+        _fail_for_points(failures, sys.argv[1:])
 
 
 def _tell_of_jobs() -> None:
@@ -144,8 +158,8 @@ def _with(task: Callable[..., None], **options: Any) -> Callable[[Any], None]:
     """``functools.partial``, as a function of its own name."""
 
     @functools.wraps(task)
-    def told(node: Any) -> None:
-        task(node, **options)
+    def told(node: Any, **more: Any) -> None:
+        task(node, **options, **more)
 
     return told
 
@@ -173,23 +187,54 @@ def keyed(command: str, arguments: list[str]) -> list[str]:
 
 
 def _job(task: Callable[..., None]) -> Callable[..., None]:
-    """Words errors where they happen: from another process, a launcher brings an exception without its traceback."""
+    """Words errors where they happen, and not Hydra, which would print a second line of its own.
+
+    The point of a sweep that fails lets the others go on, see ``_keep_failure``.
+    """
 
     @functools.wraps(task)
-    def job(node: Any, **options: Any) -> None:
-        from hydra.core.hydra_config import HydraConfig
-        from hydra.types import RunMode
-
+    def job(node: Any, failures: Path | None = None, **options: Any) -> None:
         try:
             task(node, **options)
         except Exception as error:
-            if debugging() or not _is_for_user(error):
+            if failures is not None:
+                _keep_failure(error, failures)
+            elif debugging() or not _is_for_user(error):
                 raise
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise Refused(_message(error)) from None
-            _fail(_message(error))  # and not raise, since Hydra would print a second line of its own
+            else:
+                _fail(_message(error))
 
     return job
+
+
+def _keep_failure(error: Exception, failures: Path) -> None:
+    """Says why a point of a sweep failed, and keeps that for the process that has started the sweep."""
+    from hydra.core.hydra_config import HydraConfig
+
+    reason = _message(error)
+    if debugging() or not _is_for_user(error):
+        traceback.print_exc()
+        reason = f"{type(error).__name__}: {reason}"
+    print(f"llmrl: {reason}", file=sys.stderr)
+    job = HydraConfig.get()
+    failures.mkdir(parents=True, exist_ok=True)
+    (failures / f"{job.job.num}.json").write_text(json.dumps({"point": [*job.overrides.task], "reason": reason}))
+
+
+def _fail_for_points(failures: Path, typed: Sequence[str]) -> None:
+    """Lists the points of a finished sweep that failed, each with its reason, and leaves with 2 where there are any."""
+    from llmrl.overrides import fixed_keys
+
+    found = [json.loads(file.read_text()) for file in sorted(failures.glob("*.json"))]
+    if not found:
+        return
+    shutil.rmtree(failures)
+    same = fixed_keys(typed)
+    print(f"llmrl: {len(found)} of the sweep's points failed; the same command tries them again", file=sys.stderr)
+    for failure in found:
+        words = [word for word in failure["point"] if word.lstrip("+~").partition("=")[0] not in same]
+        print(f"  {shlex.join(words)}: {failure['reason']}", file=sys.stderr)
+    sys.exit(2)
 
 
 @_job
@@ -206,7 +251,7 @@ def train(node: Any, grid: Mapping[str, Sequence[Any]] | None = None) -> None:
         from llmrl.sweeps import tabulate
 
         typed = [*HydraConfig.get().overrides.task, *words]
-        print(tabulate(config, grid, command=shlex.join(["llmrl", "train", *typed])))
+        _say(tabulate(config, grid, command=shlex.join(["llmrl", "train", *typed])))
         return
 
     from llmrl.progress import show_summary
@@ -231,7 +276,7 @@ def compare(node: Any) -> None:
     from llmrl.compare import compare as run
 
     out = config.run_dir or _default_run_dir(config, "compare")
-    print(run(overrides, beside, out, command=shlex.join(["llmrl", "compare", *typed])))
+    _say(run(overrides, beside, out, command=shlex.join(["llmrl", "compare", *typed])))
 
 
 @_job
@@ -250,7 +295,7 @@ def evaluate(node: Any) -> None:
     if request.video:
         from llmrl.video import film
 
-        print(film(request.run_dir, env, request.seed))
+        _say(film(request.run_dir, env, request.seed))
 
 
 @_job
@@ -274,7 +319,7 @@ def label(node: Any) -> None:
 
     from llmrl.label import label as run
 
-    run(config, print, **settings)
+    run(config, _say, **settings)
 
 
 @_job
@@ -287,7 +332,7 @@ def report(node: Any) -> None:
     from llmrl.report.page import report as run
 
     options = {name: value for name, value in vars(request).items() if name not in ("runs", "out")}
-    print(run(request.runs, request.out, **options, command=_typed("report", request.runs)))
+    _say(run(request.runs, request.out, **options, command=_typed("report", request.runs)))
 
 
 @_job
@@ -313,7 +358,7 @@ def figure(node: Any) -> None:
     from llmrl.figures import figure as run
 
     options = {name: value for name, value in vars(request).items() if name != "number"}
-    print(run(request.number, **options, command=_typed("figure", [str(request.number)])))
+    _say(run(request.number, **options, command=_typed("figure", [str(request.number)])))
 
 
 COMMANDS: dict[str, Callable[[Any], None]] = {
@@ -378,6 +423,14 @@ def _message(error: BaseException) -> str:
     from llmrl.overrides import explain
 
     return explain(error)
+
+
+def _say(text: object) -> None:
+    """Prints a line now, so that a closed pipe shows here and not while Python exits."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise Unheard from None
 
 
 def _fail(message: str) -> NoReturn:

@@ -114,6 +114,13 @@ def without_grid(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[An
     return others, grid
 
 
+def fixed_keys(arguments: Sequence[str]) -> set[str]:
+    """Keys and groups to which the arguments of a sweep give one value."""
+    words = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    parsed = OverridesParser.create().parse_overrides(words)
+    return {override.key_or_group for override in parsed if not override.is_sweep_override()}
+
+
 def grid_words(grid: Mapping[str, Sequence[Any]]) -> list[str]:
     """A grid as it may be typed again."""
     return [f"{GRID}{key}=[{','.join(map(str, values))}]" for key, values in grid.items()]

@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 import numpy as np
 from rich.box import SIMPLE_HEAD
@@ -17,6 +17,7 @@ from rich.text import Text
 
 from llmrl.analysis.statistics import LEAST_SEEDS
 from llmrl.analysis.tables import about_seeds
+from llmrl.stopping import Unheard
 
 Update: TypeAlias = Callable[[int, Mapping[str, np.ndarray]], None]
 """``(iterations done, metrics of the last chunk)``, called between two chunks."""
@@ -70,7 +71,7 @@ def progress(
         The function to call between two chunks. The first chunk contains the compilation, so time left is told from the
         second on.
     """
-    console = console or _console(stderr=True)
+    console = console or make_console(stderr=True)
     if not enabled:
         yield lambda done, metrics: None
     elif console.is_terminal:
@@ -87,7 +88,7 @@ def plural(count: int, thing: str) -> str:
 
 def note(message: str) -> None:
     """Tells the user, in one line on standard error, what was decided for her."""
-    _console(stderr=True).print(Text(message), soft_wrap=True)
+    make_console(stderr=True).print(Text(message), soft_wrap=True)
 
 
 def show_summary(summary: Mapping[str, Any], title: str, console: Console | None = None) -> None:
@@ -98,7 +99,7 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
         title: what it is about, e.g. the run's directory.
         console: where to; standard output where not given.
     """
-    console = console or _console(stderr=False)
+    console = console or make_console(stderr=False)
     final, area = summary["final"], summary.get("area", {})
     weights = [name for name in final if name.startswith("weight_mean_active/")] or ["weight_mean_active"]
     caption = "\n".join(line for line in (_costs(summary), about_seeds(summary["seeds"])) if line)
@@ -147,7 +148,7 @@ def show_table(
         caption: what must be known to read it.
         console: where to; standard output where not given.
     """
-    console = console or _console(stderr=False)
+    console = console or make_console(stderr=False)
     table = Table(caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD)
     for i, heading in enumerate(header):
         table.add_column(heading, justify="right" if i else "left")
@@ -157,16 +158,27 @@ def show_table(
     console.print(table)
 
 
-def _console(stderr: bool) -> Console:
-    """A log has no width of its own, and rich would wrap tables to 80 columns there.
+class _Console(Console):
+    def on_broken_pipe(self) -> NoReturn:
+        raise Unheard
+
+
+def make_console(stderr: bool, width: int = 120) -> Console:
+    """A console on standard error or standard output, as wide as the terminal.
+
+    A log has no width of its own, and rich would wrap tables to 80 columns there.
 
     A notebook is served like a log, with plain lines: rich's own way into one needs widgets, and colours every line
     that goes to standard error as if it were a failure.
+
+    Args:
+        stderr: whether it is on standard error.
+        width: columns where there is no terminal.
     """
     if _in_notebook():  # whose streams pass for terminals
-        return Console(width=120, force_jupyter=False, force_terminal=False)
-    console = Console(stderr=stderr, force_jupyter=False)
-    return console if console.is_terminal else Console(stderr=stderr, width=120, force_jupyter=False)
+        return _Console(width=width, force_jupyter=False, force_terminal=False)
+    console = _Console(stderr=stderr, force_jupyter=False)
+    return console if console.is_terminal else _Console(stderr=stderr, width=width, force_jupyter=False)
 
 
 def _in_notebook() -> bool:

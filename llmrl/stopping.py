@@ -1,10 +1,14 @@
-"""Being asked to stop: a scheduler's signal is heeded once what has been trained is on the disk. Host only."""
+"""Being asked to stop: by a scheduler's signal, by Ctrl-C, by whoever closes the pipe that is written to. Host only.
+
+A scheduler's signal is heeded once what has been trained is on the disk. The others end the process at once.
+"""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -33,6 +37,65 @@ class Stopped(SystemExit):
 
     def __str__(self) -> str:
         return self.message
+
+
+class Unheard(SystemExit):
+    """Nobody reads what is printed: the pipe is closed, as ``| head`` does.
+
+    It leaves the process with 141, as a shell would report it; being no ``Exception`` it marks no run as failed.
+    """
+
+    def __init__(self):
+        super().__init__(141)
+
+
+@contextmanager
+def closed_pipes_end_quietly() -> Iterator[None]:
+    """Ends the process without a word where standard output or standard error is a closed pipe."""
+    try:
+        try:
+            yield
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+    except (BrokenPipeError, Unheard):
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except BrokenPipeError:
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # or Python complains again while it exits
+        raise Unheard from None
+
+
+@contextmanager
+def second_interrupt_kills() -> Iterator[None]:
+    """Raises ``KeyboardInterrupt`` at the first Ctrl-C, as Python does; the second one ends the process at once.
+
+    Python would raise at the second one too, and print a traceback of whatever it was about to close. An interrupt that
+    Python cannot raise, in a destructor or while it collects garbage, also ends the process at once.
+    """
+
+    def interrupt(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    def dropped(unraisable: Any) -> None:
+        if issubclass(unraisable.exc_type, KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        others(unraisable)
+
+    main = threading.current_thread() is threading.main_thread()
+    if not main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    signal.signal(signal.SIGINT, interrupt)
+    others, sys.unraisablehook = sys.unraisablehook, dropped
+    try:
+        yield
+    finally:
+        sys.unraisablehook = others
+        if signal.getsignal(signal.SIGINT) is interrupt:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextmanager

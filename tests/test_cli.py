@@ -1,7 +1,10 @@
 import json
+import os
 import shlex
+import signal
 import subprocess
 import sys
+import textwrap
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -9,10 +12,11 @@ import pytest
 from hydra.errors import MissingConfigException
 
 import llmrl
-from llmrl import overrides
+from llmrl import overrides, runs
 from llmrl.cli import main
 from llmrl.config import SOLVERS, AuxConfig, Config
 from llmrl.errors import install
+from llmrl.stopping import Unheard, second_interrupt_kills
 from llmrl.validation import from_dict, validate
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "llm", "launcher", "experiment", "track")
@@ -280,7 +284,9 @@ def test_one_bad_run_does_not_stop_the_others(trained, capsys):
     assert [config.seed for config in trained] == [12, 13, 15]
     printed = capsys.readouterr().err
     assert "seed=13" in printed
-    assert printed.endswith("llmrl: no luck\n")
+    listed = "llmrl: 1 of the sweep's points failed; the same command tries them again\n  seed=13: no luck\n"
+    assert printed.endswith(listed)
+    assert "Error executing" not in printed
     assert "Traceback" not in printed
 
 
@@ -509,3 +515,58 @@ def test_two_modes_of_hydra_are_refused_in_one_line(modes, capsys):
 def test_a_launcher_that_is_missing_says_what_to_install():
     missing = MissingConfigException("", "hydra/launcher/submitit_local", ["basic"])
     assert overrides.explain(missing) == f"this launcher is not installed: {install('cluster')}"
+
+
+# --- leaving ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", ["stdout", "stderr"])
+def test_a_closed_pipe_ends_quietly(stream, trained, monkeypatch, capfd):
+    from llmrl.progress import note, show_summary
+
+    def heard(config):
+        note("something")
+        show_summary({"final": {}, "seeds": 1}, title="something")
+
+    monkeypatch.setattr(sys.modules["llmrl.train"], "train", heard)
+    read, write = os.pipe()
+    os.close(read)
+    with open(write, "w") as closed, monkeypatch.context() as patched:
+        patched.setattr(sys, stream, closed)
+        with pytest.raises(SystemExit) as exit_:
+            main(["train"])
+    assert exit_.value.code == 141
+    assert "Errno" not in capfd.readouterr().err
+
+
+def test_a_closed_pipe_fails_no_run(tmp_path):
+    with pytest.raises(Unheard), runs.open_run(Config(run_dir=str(tmp_path))):
+        raise Unheard
+    assert runs.failure(tmp_path) is None
+
+
+def test_the_second_interrupt_is_left_to_the_system():
+    before = signal.getsignal(signal.SIGINT)
+    with second_interrupt_kills():
+        assert signal.getsignal(signal.SIGINT) is not before
+    assert signal.getsignal(signal.SIGINT) is before
+    try:
+        with pytest.raises(KeyboardInterrupt), second_interrupt_kills():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_an_interrupt_that_python_drops_ends_the_process_without_a_traceback():
+    script = """
+        import gc, signal
+        from llmrl.stopping import second_interrupt_kills
+
+        with second_interrupt_kills():
+            gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))
+            gc.collect()
+            print("goes on")
+    """
+    process = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", "")

@@ -16,6 +16,7 @@ from rich.text import Text
 
 from llmrl.bench.timing import Spread, spread
 from llmrl.metrics import versions, write_summary
+from llmrl.progress import make_console
 
 BUSY = 0.25
 """Share of the cores that others may keep busy before a reader is warned."""
@@ -60,7 +61,7 @@ def show(table: Table, console: Console | None = None) -> None:
         table: what to print.
         console: where to; standard output where not given.
     """
-    console = console or _console()
+    console = console or make_console(stderr=False, width=140)
     shown = RichTable(box=SIMPLE_HEAD)
     headings = [table.unit, *([f"x {table.reference}"] if table.reference else []), ""]
     shown.add_column("", no_wrap=True)
@@ -143,9 +144,3 @@ def _processor() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
-
-
-def _console() -> Console:
-    """A log has no width of its own, and rich would wrap tables to 80 columns there."""
-    console = Console()
-    return console if console.is_terminal else Console(width=140)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmrl import checkpoint, runs
+from llmrl.progress import make_console
 from llmrl.report.entries import find
 
 
@@ -51,7 +52,7 @@ def status(paths: Iterable[str]) -> list[Status]:
 
 def show(statuses: list[Status], console: Console | None = None) -> None:
     """Prints a line for each run, what there is to say of some, and how many there are of each kind."""
-    console = console or Console()
+    console = console or make_console(stderr=False)
     if not console.is_terminal:  # a file has room
         console.width = max([console.width, *(len(str(one.path)) + 60 for one in statuses)])
     table = Table(box=SIMPLE_HEAD)
