@@ -49,7 +49,8 @@ class EnvConfig:
         damage: of a bare hand, 1 or 5, there.
         table_wood: wood that a table costs, 2 or 1, there.
         steps_per_reset: a pool holds one fresh world per so many steps of a rollout, for ``craftax_classic``.
-        params: parameters by name, for ``name=gymnax``: gymnax's, or those of your own function.
+        params: parameters by name, for ``name=gymnax``: gymnax's, or those of your own function; numbers, words, true,
+            false or lists, of the types that their owner declares.
     """
 
     name: str = "cartpole"
@@ -65,7 +66,7 @@ class EnvConfig:
     damage: int | None = None
     table_wood: int | None = None
     steps_per_reset: int | None = None
-    params: dict[str, float] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

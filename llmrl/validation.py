@@ -307,6 +307,10 @@ def validate(config: Config) -> Config:
         raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.corridor")
     if config.aux.function == "":
         raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
+    for section, names in (("env.params", config.env.params), ("aux.options", config.aux.options)):
+        for name in names:
+            if not name.isidentifier() or name.startswith("_"):
+                raise ValueError(f"{section} holds parameters by name, as in +{section}.size=5, got {name!r}")
     center = config.aux.center
     if center != "mean" and (isinstance(center, bool) or not isinstance(center, int | float)):
         raise ValueError(f"aux.center must be a number or 'mean', got {center!r}")

@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -31,6 +30,7 @@ from llmrl.envs.base import (
 )
 from llmrl.envs.captions import with_captioner
 from llmrl.envs.gymnax_env import from_gymnax
+from llmrl.envs.parameters import fitted_arguments, fitted_like
 from llmrl.errors import unknown
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
 
@@ -95,7 +95,8 @@ def make(
         The environment.
 
     Raises:
-        ValueError: a name or a parameter does not exist (the nearest are named), ``language`` or ``goals`` is chosen
+        ValueError: a name or a parameter does not exist (the nearest are named) or is of another type than its owner
+            declares, ``language`` or ``goals`` is chosen
             where there is no captioner, or as ``checked_aux`` and ``with_captioner``.
         ImportError: the dotted path's module cannot be imported.
         TypeError: as ``checked_aux`` and ``with_captioner``.
@@ -159,8 +160,7 @@ def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
     factory = load_object(path, "env.id")
     if not callable(factory):
         raise TypeError(f"env.id {path!r} is {factory!r}; expected a function that returns an llmrl.types.Environment")
-    _refuse_unknown(f"parameter of {path}", kwargs, inspect.signature(factory).parameters)
-    made = factory(**kwargs)
+    made = factory(**fitted_arguments(path, factory, kwargs))
     if not isinstance(made, Environment):
         raise TypeError(
             f"env.id {path!r} returned {type(made).__name__}; expected an llmrl.types.Environment "
@@ -203,24 +203,14 @@ def _own_sources(
     given = {**settings, **options}
 
     def made(source: str) -> AuxFunction:
-        asked = [accepted[source][option] for option in accepted[source] if option in given]
-        return factories[source](**{each.name: _as_declared(source, each, given[each.name]) for each in asked})
+        what, taken = f"of the auxiliary source {source}", accepted[source].keys() & given.keys()
+        mine = {
+            name: fitted_like(f"option {name} {what}", options[name], accepted[source][name].default)
+            for name in taken & options.keys()
+        }
+        return factories[source](**{name: given[name] for name in taken} | mine)
 
     return [(source, made(source)) for source in chosen]
-
-
-def _as_declared(source: str, parameter: inspect.Parameter, value: Any) -> Any:
-    """An option's number in the type of its default, since files and command lines make little of 1 and 1.0."""
-    default = parameter.default
-    if type(default) not in (int, float) or isinstance(value, jax.Array):
-        return value
-    whole = type(default) is int
-    if type(value) not in (int, float) or (whole and value % 1 != 0):
-        raise ValueError(
-            f"option {parameter.name} of the auxiliary source {source} must be a {'whole ' if whole else ''}number, "
-            f"got {value!r}"
-        )
-    return type(default)(value)
 
 
 def _in_words(

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 
 from llmrl.envs.base import action_shape, clip_action, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions, their_promotion
+from llmrl.envs.parameters import fitted_like
 from llmrl.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
@@ -24,13 +25,14 @@ def gymnax_env(id: str, horizon: int | None = None, **params: Any) -> Environmen
     Args:
         id: as in ``gymnax.make``, for instance "Pendulum-v1".
         horizon: time limit in steps; None keeps gymnax's.
-        **params: any field of the environment's parameters, for instance ``gravity=5.0``.
+        **params: any field of the environment's parameters, for instance ``gravity=5.0``; a list for an array.
 
     Returns:
         The environment; see ``from_gymnax`` for its observations and actions.
 
     Raises:
-        ValueError: the id or a parameter does not exist (the nearest ones are named), or as ``from_gymnax``.
+        ValueError: the id or a parameter does not exist (the nearest ones are named), a parameter is of another type
+            than its default, or as ``from_gymnax``.
     """
     import gymnax  # costs seconds, so only those pay who use it
 
@@ -42,7 +44,8 @@ def gymnax_env(id: str, horizon: int | None = None, **params: Any) -> Environmen
     for name in params:
         if name not in names:
             raise unknown(f"parameter of {id}", name, ["horizon", *names])
-    return from_gymnax(env, defaults.replace(**params), horizon=horizon, name=id)
+    given = {name: fitted_like(f"parameter {name} of {id}", x, getattr(defaults, name)) for name, x in params.items()}
+    return from_gymnax(env, defaults.replace(**given), horizon=horizon, name=id)
 
 
 def from_gymnax(env: Any, params: Any, horizon: int | None = None, name: str | None = None) -> Environment:

@@ -243,7 +243,7 @@ def test_an_environment_at_a_dotted_path_is_made_with_its_parameters_and_a_hint(
     [
         ("corridor.coridor", {}, ValueError, "corridor"),
         ("corridor.corridor", {"lenght": 5}, ValueError, "length"),
-        ("corridor.to_the_left", {}, TypeError, "missing|expected"),
+        ("corridor.to_the_left", {}, ValueError, "needs its parameter .state., got none"),
         ("no_such_module_here.world", {}, ImportError, "PYTHONPATH"),
     ],
 )
