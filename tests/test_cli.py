@@ -178,7 +178,7 @@ def trained(monkeypatch, tmp_path):
             raise FileNotFoundError("no luck")
         if config.seed == 14:
             return [][0]
-        return SimpleNamespace(summary={"final": {"episode_return": row}})
+        return SimpleNamespace(summary={"final": {"episode_return": row}, "seeds": 2})
 
     monkeypatch.setitem(sys.modules, "llmrl.train", SimpleNamespace(train=train))
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
