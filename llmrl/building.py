@@ -175,20 +175,38 @@ class Parts(NamedTuple):
         """Who suggests goals."""
         return self.suggested or partial(goal_scores, self.answers(table))
 
-    def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None):
-        """A rollout with the values of the late sources; beside it their memories and what they report."""
-        words = self.suggestions(table)
-        memories, metrics, aux = [], {}, rollout.steps.aux
+    def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None, asked: Rollout | None = None):
+        """A rollout with the values of the late sources; beside it their memories and what they report.
+
+        Args:
+            rollout: what happened.
+            late: the sources' memories before it.
+            table: a language model's answers.
+            asked: steps to fill in, each in place of the rollout's own; None fills in the rollout.
+        """
+        words, told = self.suggestions(table), rollout if asked is None else asked
+        memories, metrics, aux = [], {}, told.steps.aux
         for each, memory in zip(self.late, late, strict=True):
-            values, memory, said = each.source.score(memory, rollout, words)
+            values, memory, said = each.source.score(memory, rollout, words, asked)
             aux = aux.at[..., each.column].set(each.factor * values)
             memories.append(memory)
             metrics |= said
-        return rollout._replace(steps=rollout.steps._replace(aux=aux)), tuple(memories), metrics
+        return told._replace(steps=told.steps._replace(aux=aux)), tuple(memories), metrics
+
+    def restarted(self, late: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        """The late sources' memories for fresh episodes: what they have learned stays."""
+        return tuple(each.source.restarted(memory) for each, memory in zip(self.late, late, strict=True))
 
     def attentive(self, heard: Heard | None) -> Heard | None:
         """What the language source has noted, once the host has taken note of what was missed."""
         return heard if self.language is None or heard is None else self.language.forget(heard)
+
+
+def build_to_play(config: Config, env: Environment | HostEnvironment, num_envs: int) -> Parts:
+    """The parts of a trained run, with late sources for another number of environments than it was trained in."""
+    parts, played = build(config, env), dataclasses.replace(config.ppo, num_envs=num_envs)
+    played = dataclasses.replace(config, ppo=played)
+    return parts._replace(late=late_sources(played, env.spec, parts.num_events))
 
 
 def build(config: Config, env: Environment | HostEnvironment) -> Parts:

@@ -65,7 +65,7 @@ def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSo
         GOALS: lambda: goal_source(
             num_envs, num_events, threshold=settings.threshold, ineffective=settings.ineffective
         ),
-        NOVELTY: lambda: bonus_source(novelty_of(config, spec), NOVELTY),
+        NOVELTY: lambda: bonus_source(novelty_of(config, spec), NOVELTY, num_envs),
     }
     return tuple(
         LateSource(name, spec.aux_names.index(name), _factor(config, name), make())

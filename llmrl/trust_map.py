@@ -14,14 +14,14 @@ from jaxtyping import Array, PyTree, Shaped
 from llmrl import runs
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
-from llmrl.building import build
+from llmrl.building import build_to_play
 from llmrl.config import Config
 from llmrl.envs import LANGUAGE
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.rewards import frozen
 from llmrl.rewards.mixture import TRUSTED_FROM
-from llmrl.train import make_environment, make_trainer, policy_of, state_shapes, use_compilation_cache
+from llmrl.train import TrainState, make_environment, make_trainer, state_shapes, use_compilation_cache
 from llmrl.types import Box, Discrete, Environment, EnvSpec, Rollout
 
 MOST_ACTIONS = 6
@@ -53,7 +53,7 @@ def trust_map(
     env = make_environment(config)
     if not env.spec.aux_names:
         raise ValueError("a map of trust needs an auxiliary source, and this run has none")
-    parts = build(config, env)
+    parts = build_to_play(config, env, num_envs)
     streams = parts.inner.streams
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
@@ -63,22 +63,26 @@ def trust_map(
     assert weights_of is not None
     probes = _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)
-    policy, probing = policy_of(config, env.spec), _also_asked(env, list(probes.values()))
+    probing = _also_asked(env, list(probes.values()))
 
-    def of_seed(actor, phi, noted, heard, key):
+    def of_seed(trained: TrainState, key):
         reset_key, collect_key = jax.random.split(key)
-        acting = reset_all(probing, reset_key, num_envs, num_steps)
-        _, rollout = collect(probing, policy, actor, acting, collect_key, num_steps)
-        asked = [parts.told(each, heard, known)[0] for each in _one_per_probe(env, rollout, list(probes.values()))]
+        acting, policy = reset_all(probing, reset_key, num_envs, num_steps), parts.policy(trained.phis)
+        _, rollout = collect(probing, policy, trained.params.actor, acting, collect_key, num_steps)
+        told = [
+            parts.told(each, trained.heard, known)[0] for each in _one_per_probe(env, rollout, list(probes.values()))
+        ]
+        late = parts.restarted(trained.late)
+        asked = [parts.filled(told[0], late, known, each)[0] for each in told]
+        phi, noted = trained.phis[trusting[0]], trained.transform_states[trusting[0]]
         found = [weights_of(phi, noted, each) for each in asked]
         weight = jnp.stack([each.weight for each in found], axis=2)
         aux, event = (jnp.stack([getattr(each.steps, name) for each in asked], axis=2) for name in ("aux", "event"))
         visited = rollout.steps.obs, rollout.steps.state_key, event, weight, aux
         return *(x.reshape(-1, *x.shape[2:]) for x in visited), found[0].unit
 
-    phi, noted = states.phis[trusting[0]], states.transform_states[trusting[0]]
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(config.seeds))
-    played = jax.jit(jax.vmap(of_seed))(states.params.actor, phi, noted, states.heard, keys)
+    played = jax.jit(jax.vmap(of_seed))(states, keys)
     obs, state_key, event, weight, aux, unit = map(np.asarray, played)
     obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)
     words = _words(env, state_key, event, table)

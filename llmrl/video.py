@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, PyTree
 from PIL import Image, ImageDraw, ImageFont
 
 from llmrl import runs
-from llmrl.building import Parts, build
+from llmrl.building import Parts, build_to_play
 from llmrl.config import Config, EnvConfig
 from llmrl.envs import GOALS
 from llmrl.errors import unknown
@@ -140,15 +140,10 @@ def told(
     config: Config, place: Environment | HostEnvironment, state: TrainState, steps: Transition, table: Table | None
 ) -> Shown:
     """What a trained run makes of an episode: its sources filled in, its weights, and the words."""
-    # Late sources remember each environment by itself: the episode stands in for every one of them.
     steps = with_captions(place, steps)
-    wide = jax.tree.map(lambda x: jnp.repeat(x, config.ppo.num_envs, axis=1), steps)
-    parts = build(config, place)
-    rollout, _, _ = parts.told(Rollout(wide, wide.action[-1]), state.heard, table)
-    fresh = [each.source.init(state.key) if each.name == GOALS else None for each in parts.late]
-    memories = tuple(kept if new is None else new for new, kept in zip(fresh, state.late, strict=True))
-    rollout, _, _ = parts.filled(rollout, memories, table)
-    rollout = Rollout(jax.tree.map(lambda x: x[:, :1], rollout.steps), rollout.final_action[:1])
+    parts = build_to_play(config, place, num_envs=1)
+    rollout, _, _ = parts.told(Rollout(steps, steps.action[-1]), state.heard, table)
+    rollout, _, _ = parts.filled(rollout, parts.restarted(state.late), table)
     names, weight = place.spec.aux_names, _weights(parts, state, rollout)
     followed = _followed_share(parts, state, rollout, names)
     keys, happened = rollout.steps.state_key[:, 0].tolist(), rollout.steps.event[:, 0].tolist()

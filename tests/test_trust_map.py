@@ -30,8 +30,11 @@ def untrained(*overrides, weight=0.5):
     trainer = make_trainer(config)
     states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
     task_phi, phi, *others = states.phis
-    known = phi["evidence"] | {"scalar": jnp.ones_like(phi["scalar"])}
-    phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight)), "evidence": known}
+    if "scalar" in phi:
+        known = phi["evidence"] | {"scalar": jnp.ones_like(phi["scalar"])}
+        phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight)), "evidence": known}
+    else:
+        phi = jax.tree.map(lambda x: x + 0.1, phi)
     return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi, *others)), answers=None)
 
 
@@ -90,6 +93,36 @@ def test_a_language_model_is_heard_and_its_answers_are_named():
     told = answers(words, found.weight[..., words.source], found.unit[:, words.source])
     assert {each.state for each in told} == {captioner.describe(int(key)) for key in words.state_key[known]}
     assert sum(each.visits for each in told) == known.sum()
+
+
+def test_sources_that_are_filled_in_afterwards_speak_as_in_training():
+    """Goals pay once an episode, of every action after what the policy did before; novelty pays for where it leads."""
+    run = untrained("env=cartpole", "aux=[goals,novelty]", "llm=oracle", "aux.sources.goals=2")
+    captioner: Any = make_environment(run.config).captioner
+    keys, only_left = captioner.keys(), np.asarray([1.0, 0.0], np.float32)
+    table = build(dict.fromkeys(keys, only_left), len(keys), 2)
+    run = SimpleNamespace(config=run.config, state=run.state, answers=table)
+    found = llmrl.trust_map(run, num_steps=12, num_envs=3)
+    taken, left, right = np.moveaxis(found.aux[..., 0].reshape(2, 12, 3, 3), -1, 0)
+    np.testing.assert_array_equal(right, 0.0)
+    assert np.all((taken == left) | (taken == 0.0))
+    falls = np.diff(left, axis=1) < 0  # "push left" is paid until it has been done
+    np.testing.assert_array_equal(falls, taken[:, :-1] > 0)
+    np.testing.assert_array_equal(left[:, 0], 2.0)
+    taken, left, right = np.moveaxis(found.aux[..., 1], -1, 0)
+    assert np.all(taken > 0) and np.all(left > 0) and np.all(right > 0) and np.any(left != right)
+    assert {name: np.mean(shares(found, name).used) for name in found.sources} == {"goals": 1.0, "novelty": 1.0}
+
+
+def test_a_policy_that_sees_the_weights_is_played_with_them():
+    run = untrained("env=cartpole", "aux=harmful", "method=bipars_em")
+    found = llmrl.trust_map(run, num_steps=4, num_envs=2)
+    parts = llmrl.building.build(run.config, make_environment(run.config))
+    for seed in range(2):
+        phis = jax.tree.map(lambda x, i=seed: x[i], run.state.phis)
+        seen = parts.inner.view.of(phis, jnp.asarray(found.obs[seed]))[..., 4:]
+        for probe in range(len(found.probes)):
+            np.testing.assert_allclose(found.weight[seed, :, probe], seen, rtol=1e-4)
 
 
 def test_runs_without_anything_to_map_are_refused():

@@ -40,23 +40,32 @@ class Late(NamedTuple):
 
     Attributes:
         init: ``key -> memory``.
-        score: ``(memory, rollout, words) -> (values [t, n], memory, {metric: scalar})``, for every rollout once and in
-            order; ``words`` is what a language model has said, in whatever form the source takes it.
+        score: ``(memory, rollout, words, asked=None) -> (values [t, n], memory, {metric: scalar})``, for every rollout
+            once and in order; ``words`` is what a language model has said, in whatever form the source takes it. Where
+            ``asked`` is given, the values are those of its steps, each in place of the rollout's own and after the
+            rollout's past.
+        restarted: ``memory -> memory`` for fresh episodes: what was learned stays, what belongs to the running episodes
+            begins anew, in as many environments as the source was made for.
     """
 
     init: Callable[[PRNGKeyArray], PyTree]
-    score: Callable[[PyTree, Rollout, Any], tuple[Float[Array, "t n"], PyTree, dict[str, Scalar]]]
+    score: Callable[..., tuple[Float[Array, "t n"], PyTree, dict[str, Scalar]]]
+    restarted: Callable[[PyTree], PyTree]
 
 
-def bonus_source(bonus: Bonus, name: str) -> Late:
-    """A bonus as an auxiliary source; the metric ``{name}_paid`` is its mean."""
+def bonus_source(bonus: Bonus, name: str, num_envs: int) -> Late:
+    """A bonus whose memory has a ``ReturnScale`` as an auxiliary source; the metric ``{name}_paid`` is its mean."""
 
-    def score(memory: PyTree, rollout: Rollout, words: Any):
-        scored, memory = bonus.score(memory, rollout)
+    def score(memory: PyTree, rollout: Rollout, words: Any, asked: Rollout | None = None):
+        scored, after = bonus.score(memory, rollout)
+        values = scored if asked is None else bonus.score(memory, asked)[0]
         # The memory is nobody's to learn: to whoever learns from the reward it is a number.
-        return held_constant(scored), memory, {f"{name}_paid": jnp.mean(scored), **bonus.report(memory)}
+        return held_constant(values), after, {f"{name}_paid": jnp.mean(scored), **bonus.report(after)}
 
-    return Late(bonus.init, score)
+    def restarted(memory: PyTree) -> PyTree:
+        return memory._replace(scale=memory.scale._replace(past=jnp.zeros(num_envs)))
+
+    return Late(bonus.init, score, restarted)
 
 
 class BonusState(NamedTuple):

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt32
 
 from llmrl.rewards.bonus import Bonus, Late, paid
-from llmrl.types import RewardTransform, Rollout, Scalar, Signal
+from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Transition
 
 
 class GoalTable(NamedTuple):
@@ -99,6 +99,7 @@ def goal_bonus(
     *,
     threshold: float | Scalar = 0.99,
     ineffective: bool = False,
+    asked: Rollout | None = None,
 ) -> tuple[Float[Array, "t n"], Bool[Array, "n e"], Float[Array, "t n"]]:
     """The similarity of what was done to a goal suggested where it was done, once per episode.
 
@@ -110,6 +111,8 @@ def goal_bonus(
         achieved: what has been paid in the episodes that are running when the rollout starts.
         threshold: a score has to be above it, strictly.
         ineffective: whether an event that was tried in vain counts as if it had happened.
+        asked: steps whose bonus is asked for, each in place of the rollout's own and after what the rollout did before;
+            None asks for the rollout's own.
 
     Returns:
         The bonus; what has been paid in the episodes that are running when the rollout ends; and 1 where
@@ -117,19 +120,23 @@ def goal_bonus(
 
     Reference: Du et al. 2023, "Guiding pretraining in reinforcement learning with large language models", eq. 2.
     """
-    steps = rollout.steps
-    event = jnp.where(steps.event < 0, -1 - steps.event, steps.event) if ineffective else steps.event
     look_up = partial(goal_scores, suggested) if isinstance(suggested, GoalTable) else suggested
-    score, known = look_up(steps.state_key, event)
-    reached = jax.nn.one_hot(jnp.where(score > threshold, event, -1), achieved.shape[1], dtype=jnp.bool_)
+
+    def judged(steps: Transition):
+        event = jnp.where(steps.event < 0, -1 - steps.event, steps.event) if ineffective else steps.event
+        score, known = look_up(steps.state_key, event)
+        reached = jax.nn.one_hot(jnp.where(score > threshold, event, -1), achieved.shape[1], dtype=jnp.bool_)
+        return score, known, reached
 
     def step(before, now):
         reached_t, ended = now
-        new = reached_t & ~before
-        return (before | reached_t) & ~ended[:, None], jnp.any(new, axis=-1)
+        return (before | reached_t) & ~ended[:, None], before
 
-    achieved, pays = jax.lax.scan(step, achieved, (reached, steps.terminated | steps.truncated))
-    return jnp.where(pays, score, 0.0), achieved, known.astype(score.dtype)
+    steps = rollout.steps
+    score, known, reached = judged(steps)
+    achieved, before = jax.lax.scan(step, achieved, (reached, steps.terminated | steps.truncated))
+    score, known, reached = (score, known, reached) if asked is None else judged(asked.steps)
+    return jnp.where(jnp.any(reached & ~before, axis=-1), score, 0.0), achieved, known.astype(score.dtype)
 
 
 class GoalState(NamedTuple):
@@ -166,11 +173,16 @@ def goals(table: GoalTable, num_envs: int, *, threshold: float | Scalar = 0.99, 
 def goal_source(num_envs: int, num_events: int, *, threshold: float | Scalar = 0.99, ineffective: bool = False) -> Late:
     """``goal_bonus`` as an auxiliary source: who suggests is said anew for every rollout, as the source's ``words``."""
 
-    def score(achieved, rollout: Rollout, words: Suggested):
-        bonus, achieved, known = goal_bonus(rollout, words, achieved, threshold=threshold, ineffective=ineffective)
+    def score(achieved, rollout: Rollout, words: Suggested, asked: Rollout | None = None):
+        bonus, achieved, known = goal_bonus(
+            rollout, words, achieved, threshold=threshold, ineffective=ineffective, asked=asked
+        )
         return bonus, achieved, {"goals_known": jnp.mean(known), "goals_paid": jnp.mean(bonus)}
 
-    return Late(lambda key: jnp.zeros((num_envs, num_events), jnp.bool_), score)
+    def nothing_done(_: Any):
+        return jnp.zeros((num_envs, num_events), jnp.bool_)
+
+    return Late(nothing_done, score, nothing_done)
 
 
 def from_source(column: int) -> Bonus:
