@@ -16,7 +16,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend, styles
+from llmrl.analysis.colors import styles
+from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, difference_interval, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import known, markdown, number

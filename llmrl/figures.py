@@ -22,8 +22,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from llmrl import figure_2
+from llmrl.analysis.colors import styles
 from llmrl.analysis.comparison import regret
-from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend, styles
+from llmrl.analysis.comparison_plots import Curve, draw_curves, shared_legend
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import known, markdown, number
@@ -51,7 +52,7 @@ class Plan(NamedTuple):
         runs: all runs; of figure 1 named ``environment/source/method``, where ``ppo`` hears no source and has one run
             for all.
         columns: the sources; the tasks of figure 2.
-        methods: in the order of colours.
+        methods: in the order of the legend.
         dropped: methods of the figure that this version does not know.
     """
 
@@ -175,7 +176,6 @@ def draw_figure_1(planned: Plan, results: Results, path: Path) -> Figure:
     drawing = Figure(figsize=(1.2 + 4.4 * len(planned.columns), 7.4), layout="constrained")
     FigureCanvasAgg(drawing)
     colors = styles(FIGURE_METHODS)
-    colors |= {simple: (colors[simple][0], "--") for simple in (IGNORES, TRUSTS)}
     grid = drawing.subplots(len(ENVS), len(planned.columns), squeeze=False, sharex=True, sharey=True)
     for row, (env, title) in zip(grid, ENVS.items(), strict=True):
         for axes, source in zip(row, planned.columns, strict=True):

@@ -237,7 +237,7 @@ def finish(run: Run, *, compile_seconds: float, run_seconds: float, run_iteratio
         run_iterations=run_iterations,
     )
     with _told_when_full(run.path):
-        plots.curves(curves, run.path / "curves.png", title=describe(run.config))
+        plots.curves(curves, run.path / "curves.png", describe(run.config), run.config.method.name)
         metrics.write_summary(run.summary_path, values)
     return values
 

@@ -13,13 +13,15 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from llmrl.analysis.colors import DASHES, Style, styles
 from llmrl.analysis.comparison import Band, performance_profile, sample_efficiency, thin
 from llmrl.analysis.statistics import Estimate, Scores, mean_interval, task_means, trimmed_means
 
-PALETTE = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f", "#4a4e69", "#c97b9b", "#6aa6a6", "#8a6d3b", "#7f7f7f")
-DASHES = ("-", "--", ":")
 LEGEND_LETTERS = 72
 """About how many letters of a legend stand side by side."""
+
+END_LABELS, END_LETTERS, END_SIZE = 8, 16, 11
+"""So many lines, with names of so many letters, are labelled where they end, in points; more have a legend."""
 
 
 Statistic: TypeAlias = Callable[[Float[np.ndarray, "points tasks seeds"]], Estimate]
@@ -38,13 +40,6 @@ class Curve(NamedTuple):
     values: Float[np.ndarray, "seeds iterations"]
 
 
-def styles(labels: Sequence[str]) -> dict[str, tuple[str, str]]:
-    """A colour and a dash for every label; the same in all pictures that are given the same labels."""
-    return {
-        label: (PALETTE[i % len(PALETTE)], DASHES[i // len(PALETTE) % len(DASHES)]) for i, label in enumerate(labels)
-    }
-
-
 def learning_curves(
     methods: Mapping[str, Curve],
     measure: str,
@@ -53,6 +48,8 @@ def learning_curves(
     statistic: Statistic = trimmed_means,
 ) -> Figure:
     """A statistic over seeds (the interquartile mean) with its 95 % band, one colour per method.
+
+    A few lines with short names are labelled where they end; else there is a legend.
 
     Args:
         methods: label -> curves.
@@ -67,14 +64,46 @@ def learning_curves(
     draw_curves(axes, methods, styles(labels or list(methods)), statistic)
     axes.set_xlabel("environment steps of one seed", fontsize=12)
     axes.set_ylabel(measure.replace("_", " "), fontsize=12)
-    _legend(figure, axes, len(methods))
+    if len(methods) <= END_LABELS and all(len(label) <= END_LETTERS for label in methods):
+        _label_ends(figure, axes)
+    else:
+        _legend(figure, axes, len(methods))
     return _saved(figure, path)
+
+
+def _label_ends(figure: Figure, axes: Axes) -> None:
+    """Every line's name beside its last value, moved up or down as far as names would overlap."""
+    ends = []
+    for line in axes.get_lines():
+        values = np.asarray(line.get_ydata(), np.float64)
+        ends.append((values[~np.isnan(values)][-1], line))
+    ends.sort(key=lambda end: end[0])
+    low, high = axes.get_ylim()
+    room = axes.get_window_extent().height / figure.dpi * 72  # points
+    gap = 1.5 * END_SIZE / room * (high - low)
+    places = _apart(np.array([value for value, _ in ends]), gap, high)
+    for place, (_, line) in zip(places, ends, strict=True):
+        at = {"transform": axes.get_yaxis_transform(), "va": "center", "fontsize": END_SIZE, "color": line.get_color()}
+        axes.text(1.02, place, str(line.get_label()), **at)
+    axes.set_ylim(low, high)
+
+
+def _apart(wanted: Float[np.ndarray, " labels"], gap: float, high: float) -> Float[np.ndarray, " labels"]:
+    """Places at least a gap apart, near the wanted ones, which ascend; the last at most ``high``."""
+    places = wanted.copy()
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    limit = high
+    for i in reversed(range(len(places))):
+        places[i] = min(places[i], limit)
+        limit = places[i] - gap
+    return places
 
 
 def draw_curves(
     axes: Axes,
     methods: Mapping[str, Curve],
-    colors: Mapping[str, tuple[str, str]],
+    colors: Mapping[str, Style],
     statistic: Statistic = trimmed_means,
     points: int = 60,
 ) -> None:
@@ -221,9 +250,11 @@ def shared_legend(figure: Figure, order: Sequence[str] = ()) -> None:
         )
 
 
-def _draw_band(axes: Axes, x: np.ndarray, band: Band, label: str, style: tuple[str, str]) -> None:
+def _draw_band(axes: Axes, x: np.ndarray, band: Band, label: str, style: Style) -> None:
     color, dash = style
-    axes.plot(x, band.value, color=color, linestyle=dash, linewidth=2.0, label=label)
+    # What is dashed lies on what is not: lines that coincide stay visible.
+    order = 2.0 + 0.1 * DASHES.index(dash)
+    axes.plot(x, band.value, color=color, linestyle=dash, linewidth=2.0, label=label, zorder=order)
     axes.fill_between(x, band.low, band.high, color=color, alpha=0.16, linewidth=0)
 
 

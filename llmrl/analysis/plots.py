@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
+from llmrl.analysis.colors import METHOD_COLORS, SOURCE_COLORS
+
 Curves = Mapping[str, Shaped[np.ndarray, "seeds iterations"]]
 
-COLORS = ("#1f6f8b", "#c8553d", "#5b8c5a", "#8e6c8a", "#d39c3f")
 ACTIVE = "weight_mean_active"
 
 
@@ -30,10 +32,12 @@ def plot(result: Any, path: str | Path | None = None, title: str = "") -> Figure
     Returns:
         The figure; a notebook shows it.
     """
-    return curves(result.metrics, path, title or str(getattr(result.config, "run_dir", None) or ""))
+    name = title or str(getattr(result.config, "run_dir", None) or "")
+    method = getattr(getattr(result.config, "method", None), "name", "")
+    return curves(result.metrics, path, name, method)
 
 
-def curves(metrics: Curves, path: str | Path | None = None, title: str = "") -> Figure:
+def curves(metrics: Curves, path: str | Path | None = None, title: str = "", method: str = "") -> Figure:
     """Three panels: return; mean weight where a source is active; discount if learned, else success, length or entropy.
 
     One thin line per seed, their mean on top.
@@ -42,19 +46,22 @@ def curves(metrics: Curves, path: str | Path | None = None, title: str = "") -> 
         metrics: name -> [seeds, iterations]; ``env_steps`` gives the horizontal axis where there is one.
         path: where to save the picture, if anywhere; a PNG, PDF or SVG by its ending.
         title: over the picture.
+        method: the run's, for the colour.
 
     Returns:
         The figure.
     """
+    own = [METHOD_COLORS.get(method, METHOD_COLORS["implicit"])]
     figure = Figure(figsize=(13.5, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
     left, middle, right = figure.subplots(1, 3)
     steps = steps_of(metrics)
-    _panel(left, steps, {"": metrics.get("episode_return")}, "return of an episode")
-    _panel(middle, steps, _weights(metrics), "mean weight where the source is active")
+    _panel(left, steps, {"": metrics.get("episode_return")}, "return of an episode", own)
+    weights = _weights(metrics)
+    _panel(middle, steps, weights, "mean weight where the source is active", SOURCE_COLORS if any(weights) else own)
     middle.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
     name, label = _third(metrics)
-    _panel(right, steps, {"": metrics.get(name)}, label)
+    _panel(right, steps, {"": metrics.get(name)}, label, own)
     if title:
         figure.suptitle(title, fontsize=12)
     if path is not None:
@@ -63,14 +70,16 @@ def curves(metrics: Curves, path: str | Path | None = None, title: str = "") -> 
     return figure
 
 
-def _panel(axes: Axes, steps: np.ndarray, sources: Mapping[str, np.ndarray | None], title: str) -> None:
+def _panel(
+    axes: Axes, steps: np.ndarray, sources: Mapping[str, np.ndarray | None], title: str, colors: Sequence[str]
+) -> None:
     axes.set_title(title, fontsize=11, loc="left")
     axes.set_xlabel("environment steps" if steps[-1] > len(steps) else "iteration")
     axes.xaxis.set_major_locator(MaxNLocator(5))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.spines[["top", "right"]].set_visible(False)
     drawn = [(name, values) for name, values in sources.items() if values is not None and not np.isnan(values).all()]
-    for (name, values), color in zip(drawn, _colors(len(drawn)), strict=True):
+    for (name, values), color in zip(drawn, itertools.cycle(colors), strict=False):
         axes.plot(steps, values.T, color=color, linewidth=0.7, alpha=_alpha(len(values)))
         axes.plot(steps, _mean_over_seeds(values), color=color, linewidth=2.2, label=name)
     if len(drawn) > 1:
@@ -111,10 +120,6 @@ def _mean_over_seeds(values: np.ndarray) -> np.ndarray:
 
 def _alpha(seeds: int) -> float:
     return float(np.clip(3.0 / seeds, 0.15, 0.6))
-
-
-def _colors(number: int) -> list[str]:
-    return [COLORS[i % len(COLORS)] for i in range(number)]
 
 
 def show_in_notebooks(figure: Figure) -> None:

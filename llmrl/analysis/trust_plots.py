@@ -14,11 +14,12 @@ from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
+from llmrl.analysis.colors import IGNORED, TURNED, USED
 from llmrl.analysis.plots import Curves, show_in_notebooks, steps_of
 from llmrl.analysis.statistics import known_mean
 from llmrl.analysis.trust import BORDERS, TrustMap, cell_means, edges, find_dims, source_index, telling_dims
 
-SHARE_COLORS = {"used": "#1f6f8b", "ignored": "#d9d9d9", "turned": "#c8553d"}
+SHARE_COLORS = {"used": USED, "ignored": IGNORED, "turned": TURNED}
 SHARE_WORDS = {"used": "used", "ignored": "ignored", "turned": "turned around"}
 DPI = 140
 COLORMAP = "RdBu"
