@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from llmrl import solvers as solvers
+    from llmrl import trust as trust
     from llmrl.analysis.plots import plot as plot
     from llmrl.hypergradients import implicit_gradient as implicit_gradient
     from llmrl.overrides import compose as compose
@@ -47,6 +48,7 @@ __all__ = [
     "solvers",
     "sweep",
     "train",
+    "trust",
     "trust_map",
 ]
 
@@ -55,8 +57,8 @@ def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         globals()[name] = getattr(importlib.import_module(_FUNCTIONS[name]), name)
         return globals()[name]
-    if name == "solvers":
-        return importlib.import_module("llmrl.solvers")
+    if name in ("solvers", "trust"):
+        return importlib.import_module(f"llmrl.{name}")
     raise AttributeError(f"module 'llmrl' has no attribute {name!r}")
 
 

@@ -33,6 +33,7 @@ API = {
     "rewards": ("Reward transforms", ("rewards/*",)),
     "environments": ("Environments and captions", ("envs/*",)),
     "language": ("Language", ("language/*", "hints")),
+    "trust": ("Trust, for your own loop", ("trust/*",)),
     "learner": ("Learner", ("methods", "iteration", "devices", "learner/*", "nets/*", "ops/*", "transfer")),
     "analysis": ("Analysis and reports", ("analysis/*", "report/*", "studies", "figures")),
     "files": ("Runs and files", ("runs", "checkpoint", "metrics", "progress", "errors", "cli")),

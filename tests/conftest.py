@@ -44,6 +44,7 @@ CHECKED = (
     "studies",
     "sweeps",
     "train",
+    "trust",
     "trust_map",
     "types",
 )
