@@ -71,7 +71,8 @@ class EnvSpec:
         obs_scale: divisor per observation component (broadcast against ``obs_shape``), so that networks see numbers
             near 1.
         obs_names: a name per observation component, for pictures; empty where there are too many.
-        encoding: what the bytes of a uint8 observation stand for, in their order; empty where observations are floats.
+        encoding: what the bytes of a uint8 observation stand for, in their order; empty where observations are
+            numbers themselves, of any dtype.
     """
 
     name: str

@@ -86,6 +86,11 @@ def _validate_ppo(ppo: PPOConfig) -> None:
         raise ValueError(
             f"ppo.num_minibatches must divide num_envs * num_steps = {ppo.batch_size}, got {ppo.num_minibatches}"
         )
+    if ppo.num_minibatches == ppo.batch_size:
+        raise ValueError(
+            f"ppo.num_minibatches={ppo.num_minibatches} leaves 1 of num_envs * num_steps = {ppo.batch_size} steps to "
+            f"each, whose normalised advantage is 0; expected at most {ppo.batch_size // 2}"
+        )
     if not ppo.hidden or min(ppo.hidden) <= 0:
         raise ValueError(f"ppo.hidden needs at least one positive width, got {list(ppo.hidden)}")
 

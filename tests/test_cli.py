@@ -115,6 +115,7 @@ ERRORS = [
     (("seeds=0",), "seeds must be positive, got 0"),
     (("ppo.discount=1.5",), "ppo.discount must lie in [0.0, 1.0], got 1.5"),
     (("ppo.num_minibatches=3",), "ppo.num_minibatches must divide"),
+    (("ppo.num_minibatches=2048",), "ppo.num_minibatches=2048 leaves 1 of num_envs * num_steps = 2048 steps to each"),
     (("method.weight.initial=2",), "got 2.0"),
     (("method.weight.spread=-1",), "method.weight.spread must lie in [0.0, inf], got -1"),
     (("method.weight.spread=2", "method.weight.whiten=false"), "method.weight.spread=2.0 is for a network"),

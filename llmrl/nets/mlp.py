@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
-from llmrl.ops.codes import decode, num_features
+from llmrl.ops.codes import as_floats, decode, num_features
 from llmrl.ops.distributions import Categorical, DiagonalGaussian, normalized_logits
 from llmrl.ops.moments import Moments, whitened
 from llmrl.types import Box, Discrete, EnvSpec, Jacobian, SampleGradients, Scalar, Scores
@@ -115,7 +115,8 @@ def _functions(net: _MLP, num_inputs: int) -> tuple[Callable[[PRNGKeyArray], PyT
 def _features(spec: EnvSpec, obs: Shaped[Array, "..."]) -> Float[Array, "... features"]:
     if spec.encoding:
         return decode(spec.encoding, obs)
-    scaled = obs / jnp.asarray(spec.obs_scale, obs.dtype)
+    numbers = as_floats(obs)
+    scaled = numbers / jnp.asarray(spec.obs_scale, numbers.dtype)
     return scaled.reshape(*obs.shape[: obs.ndim - len(spec.obs_shape)], -1)
 
 

@@ -1,11 +1,11 @@
-"""Observations of bytes, and the features they stand for."""
+"""Observations of bytes, and the features they stand for; integers as floats."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Shaped, UInt8
 
 from llmrl.types import Codes
 
@@ -34,3 +34,8 @@ def decode(encoding: Sequence[Codes], obs: UInt8[Array, "... bytes"]) -> Float[A
         parts.append(rows[part].reshape(*obs.shape[:-1], -1))
         start += codes.count
     return jnp.concatenate(parts, axis=-1)
+
+
+def as_floats(obs: Shaped[Array, "*obs"]) -> Float[Array, "*obs"]:
+    """The same numbers in float32, or in float64 where they are: integers and half floats hold no quotients."""
+    return obs if obs.dtype == jnp.float64 else obs.astype(jnp.float32)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import jax.numpy as jnp
 import numpy as np
 
-from llmrl.ops.codes import decode, num_features
+from llmrl.ops.codes import as_floats, decode, num_features
 from llmrl.rewards.mixture import Weights
 from llmrl.types import EnvSpec, View
 
@@ -52,7 +52,7 @@ def beside_weights(spec: EnvSpec, weights: Weights, stream: int) -> View:
 
     def of(phis, obs):
         batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
-        numbers = decode(spec.encoding, obs) if spec.encoding else obs.reshape(*batch, own)
+        numbers = decode(spec.encoding, obs) if spec.encoding else as_floats(obs).reshape(*batch, own)
         return jnp.concatenate([numbers, of_state(phis[stream], obs)], axis=-1)
 
     return View(seen, of)

@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.nets import make_critic, make_policy, make_reward_net
+from llmrl.nets import make_critic, make_features, make_policy, make_reward_net
 from llmrl.ops.losses import with_clipped_cotangent
 from llmrl.ops.optimizers import own_promotion
 from llmrl.types import Box, Discrete, EnvSpec
@@ -111,3 +111,13 @@ def test_where_each_step_has_one_vote_the_louder_side_does_not_move_the_border()
     keys = jax.random.split(jax.random.key(0), 8)
     plain, votes = (np.asarray(jax.jit(jax.vmap(lambda k, c=clip: border(c, k)))(keys)) for clip in (None, 0.1))
     assert np.all(plain > votes) and np.abs(votes + 1.0).mean() < 0.5 * np.abs(plain + 1.0).mean()
+
+
+@pytest.mark.parametrize("dtype", ["bool", "int8", "uint8", "int32", "uint32", "float16", "bfloat16", "float32"])
+@pytest.mark.parametrize("scale", [2.5, 0.21, 1e6, (0.21, 2.5, 1.0, 3e4)], ids=str)
+def test_observations_of_any_dtype_are_divided_by_their_scale(dtype, scale):
+    features = make_features(EnvSpec("none", (4,), Discrete(2), 10, obs_scale=scale))
+    obs = jnp.asarray([[0, 1, 1, 0], [1, 1, 0, 1]]).astype(dtype)
+    found = features.of(obs)
+    assert found.dtype == jnp.float32
+    np.testing.assert_array_equal(found, np.asarray(obs, np.float32) / np.asarray(scale, np.float32))

@@ -42,6 +42,13 @@ def test_of_bytes_a_policy_sees_what_they_stand_for():
     np.testing.assert_array_equal(seen[:, :5], decode(encoding, obs))
 
 
+def test_of_integers_a_policy_sees_the_same_numbers():
+    spec = EnvSpec("none", (2,), Discrete(3), 10, ("first",), obs_scale=2.5)
+    weights = make_weights(spec, hidden=(4,), sees_action=False)
+    view, phis, obs = beside_weights(spec, weights, stream=0), (weights.init(KEY),), jnp.asarray([[3, 1]])
+    np.testing.assert_array_equal(view.of(phis, obs), view.of(phis, obs.astype(jnp.float32)))
+
+
 @pytest.mark.parametrize("settings", [{"sees_action": True}, {"sees_action": False, "sees_aux": True}])
 def test_weights_of_more_than_the_state_cannot_be_seen(settings):
     spec = EnvSpec("none", (2,), Discrete(2), 10, ("first",))
