@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +14,7 @@ import numpy as np
 
 from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, LLMConfig
+from llmrl.identity import identity, ignores_sources
 from llmrl.studies import FILLED_IN
 
 IGNORES = "ppo"
@@ -29,10 +30,6 @@ MEASURES = {
     "craftax_classic": "success_rate",
 }
 """What shows progress where it is not the return."""
-
-NO_SETTING = {"run_dir", "resume", "progress", "devices", "seeds_per_batch", "num_chunks", "seed", "seeds", "track"}
-NO_SETTING |= {"distributed", "coordinator", "num_processes", "process_id"}
-"""Settings that do not make two runs different methods; runs that differ in seeds alone are put together."""
 
 ANSWERS = ("provider", "answers", "function", "model", "prompt", "score", "threshold", "embedding_model", "temperature")
 ANSWERS += ("noise", "noise_seed", "noise_unit", "adversarial", "neutral")
@@ -81,13 +78,17 @@ class Method(NamedTuple):
     """Runs of one method on one task, put together.
 
     Attributes:
-        label: the method's name, with the settings in which it differs from its namesakes.
+        name: of the method.
+        label: the name, with settings that tell it from its namesakes.
+        settings: what can matter to it on its task, by dotted name.
         entries: its runs, of different seeds.
         curves: all their curves, name -> [seeds, iterations].
         finished: whether all of them are.
     """
 
+    name: str
     label: str
+    settings: dict[str, Any]
     entries: tuple[Entry, ...]
     curves: dict[str, np.ndarray]
     finished: bool
@@ -167,11 +168,50 @@ def _one_line(error: Exception) -> str:
     return (f"{type(error).__name__}: {said}" if said else type(error).__name__)[:300]
 
 
+# --- counting ---------------------------------------------------------------------------------------------------------
+
+
+class Repeat(NamedTuple):
+    """Seeds of a run that another run has too.
+
+    Attributes:
+        seeds: how many.
+        path: the other run's directory, where they are counted.
+    """
+
+    seeds: int
+    path: Path
+
+
+def counted_once(entries: Sequence[Entry]) -> tuple[list[Entry], dict[Path, Repeat]]:
+    """Runs without the seeds that are trained twice: the same seed under everything that can matter is no new sample.
+
+    Args:
+        entries: what was read.
+
+    Returns:
+        The runs with the seeds that are theirs alone, in the same order, and the repeated ones by directory. A seed
+        belongs to a finished run rather than to an unfinished one, and then to the longer one.
+    """
+    owners: dict[tuple[str, int, int], Path] = {}
+    left, repeats = {}, {}
+    for entry in sorted(entries, key=lambda entry: (not entry.finished, -_iterations(entry))):
+        run = repr(sorted(identity(entry.config).items()))
+        seeds = [(run, entry.config.seed, int(number)) for number in entry.curves["seed"][:, 0]]
+        new = np.array([seed not in owners for seed in seeds])
+        if not new.all():
+            repeats[entry.path] = Repeat(int(np.sum(~new)), owners[seeds[int(np.argmin(new))]])
+        owners = dict.fromkeys(seeds, entry.path) | owners
+        if new.any():
+            left[entry.path] = entry._replace(curves={name: curve[new] for name, curve in entry.curves.items()})
+    return [left[entry.path] for entry in entries if entry.path in left], repeats
+
+
 # --- sorting ----------------------------------------------------------------------------------------------------------
 
 
 def sort_into_tasks(entries: Sequence[Entry], measure: str | None = None) -> list[Task]:
-    """Runs by environment and sources; a run without a source's influence belongs to every source of its environment.
+    """Runs by environment and sources; a run that hears no source belongs to every source of its environment.
 
     Args:
         entries: what was read.
@@ -182,8 +222,8 @@ def sort_into_tasks(entries: Sequence[Entry], measure: str | None = None) -> lis
         by_env.setdefault(describe_env(entry.config), []).append(entry)
     tasks = []
     for env, members in by_env.items():
-        deaf = [entry for entry in members if entry.config.method.name == IGNORES]
-        hearing = [entry for entry in members if entry.config.method.name != IGNORES]
+        deaf = [entry for entry in members if ignores_sources(entry.config)]
+        hearing = [entry for entry in members if not ignores_sources(entry.config)]
         sources = dict.fromkeys(describe_source(entry.config) for entry in hearing) or {"none": None}
         for source in sources:
             own = [entry for entry in hearing if describe_source(entry.config) == source]
@@ -220,9 +260,8 @@ def _measure(entry: Entry) -> str:
 
 
 def _methods(entries: Sequence[Entry]) -> dict[str, Method]:
-    labels = _labels(entries)
     together: dict[str, list[Entry]] = {}
-    for label, entry in zip(labels, entries, strict=True):
+    for label, entry in zip(_labels(entries), entries, strict=True):
         together.setdefault(label, []).append(entry)
     methods = {}
     for label, members in together.items():
@@ -231,7 +270,8 @@ def _methods(entries: Sequence[Entry]) -> dict[str, Method]:
         alike = tuple(entry for entry in members if _iterations(entry) == longest)
         names = set.intersection(*(set(entry.curves) for entry in alike))
         curves = {name: np.concatenate([entry.curves[name] for entry in alike]) for name in sorted(names)}
-        methods[label] = Method(label, alike, curves, all(entry.finished for entry in alike))
+        finished = all(entry.finished for entry in alike)
+        methods[label] = Method(alike[0].config.method.name, label, _settings(alike[0]), alike, curves, finished)
     return methods
 
 
@@ -240,33 +280,51 @@ def _iterations(entry: Entry) -> int:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """The method's name, and the settings in which runs of that name differ here."""
+    """The method's name, and as few settings as tell runs of that name apart here."""
     settings = [_settings(entry) for entry in entries]
     labels = []
     for entry, own in zip(entries, settings, strict=True):
         name = entry.config.method.name
         namesakes = [other for other, of in zip(settings, entries, strict=True) if of.config.method.name == name]
-        differing = [key for key in own if any(other.get(key) != own[key] for other in namesakes)]
-        labels.append(", ".join([name, *(f"{key}={own[key]}" for key in differing)]))
+        telling, more = _telling(namesakes)
+        words = [f"{_short(key, own)}={_brief(own.get(key))}" for key in telling]
+        labels.append(", ".join([name, *words, *(["…"] if more else [])]))
     return labels
 
 
+def _telling(settings: Sequence[dict[str, Any]]) -> tuple[list[str], bool]:
+    """As few keys as tell all different settings apart, and whether they differ in others too."""
+    keys = dict.fromkeys(key for own in settings for key in own)
+    differing = [key for key in keys if len({repr(own.get(key)) for own in settings}) > 1]
+
+    def kinds(chosen: Sequence[str]) -> int:
+        return len({repr([own.get(key) for key in chosen]) for own in settings})
+
+    telling: list[str] = []
+    while kinds(telling) < kinds(differing):
+        telling.append(max(differing, key=lambda key: kinds([*telling, key])))
+    return sorted(telling, key=differing.index), len(telling) < len(differing)
+
+
+def _short(key: str, among: Iterable[str]) -> str:
+    """The last part of a dotted key, and as many before it as make it the only one."""
+    parts, among = key.split("."), list(among)
+    endings = [".".join(parts[-length:]) for length in range(1, len(parts) + 1)]
+    return next(end for end in endings if sum(f".{other}".endswith(f".{end}") for other in among) <= 1)
+
+
+def _brief(value: Any) -> str:
+    text = f"{value:g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= 24 else f"{text[:11]}…{text[-12:]}"
+
+
 def _settings(entry: Entry) -> dict[str, Any]:
-    """What makes a run another method than its namesakes on the same task."""
-    left_out = NO_SETTING | {"env", "aux"}
-    if entry.config.method.name in (IGNORES, TRUSTS):
-        left_out |= {"method", "solver"}
-    if entry.config.method.name == IGNORES:
-        left_out |= {"llm", "captioner"}
-    values = {key: value for key, value in asdict(entry.config).items() if key not in left_out}
+    """What can matter to a run on its task, the length first."""
     # What the other run's reward looks like is said by its name.
     filled_in = tuple(f"method.{key}." for key in FILLED_IN) if entry.config.reward_from is not None else ()
-    return {key: value for key, value in flat(values).items() if not f"{key}.".startswith(filled_in)}
-
-
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted name."""
-    found: dict[str, Any] = {}
-    for key, value in values.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return found
+    settings = {
+        key: value
+        for key, value in identity(entry.config).items()
+        if not f"{key}.".startswith(("env.", "aux.", "method.name.", *filled_in))
+    }
+    return {"total_steps": settings.pop("total_steps")} | settings

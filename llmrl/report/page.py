@@ -17,9 +17,19 @@ from llmrl.analysis.statistics import LEAST_SEEDS, last_tenth
 from llmrl.analysis.trust import TrustMap, find_dims, telling_dims
 from llmrl.analysis.trust_plots import heat_maps, shares_over_training
 from llmrl.metrics import replace_file
-from llmrl.progress import note
+from llmrl.progress import note, plural
 from llmrl.report import tables
-from llmrl.report.entries import IGNORES, TRUSTS, Broken, Entry, Task, find, read, sort_into_tasks
+from llmrl.report.entries import (
+    IGNORES,
+    TRUSTS,
+    Broken,
+    Entry,
+    Task,
+    counted_once,
+    find,
+    read,
+    sort_into_tasks,
+)
 from llmrl.report.tables import Table
 from llmrl.rewards.mixture import TRUSTED_FROM
 from llmrl.trust_map import trust_map
@@ -49,7 +59,7 @@ class Comparison(NamedTuple):
     measure: str
     curves: Picture | None
     final: Table
-    regret: Table | None
+    regret: Table
     improvement: Table | None
     profiles: Picture | None
 
@@ -107,7 +117,8 @@ def report(
         raise ValueError(f"measure={measure} is in no run's metrics.csv")
     out.mkdir(parents=True, exist_ok=True)
     draw = _drawer(out)
-    tasks = sort_into_tasks(entries, measure)
+    counted, repeats = counted_once(entries)
+    tasks = sort_into_tasks(counted, measure)
     names = _shown_names(tasks)
     labels = _labels_of(tasks)
     health = {label: entry for label, entry in labels.items() if "meta_residual" in entry.curves}
@@ -117,7 +128,7 @@ def report(
         "title": "llmrl report",
         "command": command,
         "folder": folder,
-        "runs": tables.runs_table(entries, folder),
+        "runs": tables.runs_table(entries, folder, repeats),
         "broken": broken,
         "comparisons": [_compare(task, names, draw) for task in tasks],
         "solvers": tables.solver_table(health),
@@ -136,6 +147,8 @@ def report(
     }
     for path, reason in broken:
         note(f"{path}: {reason}")
+    for path, repeat in repeats.items():
+        note(f"{path}: {plural(repeat.seeds, 'seed')} counted once, equal to those of {repeat.path}")
     replace_file(out / PAGE, render(contents))
     return out / PAGE
 

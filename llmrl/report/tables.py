@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,8 @@ from llmrl.analysis.statistics import (
 )
 from llmrl.analysis.tables import about_seeds, known, number, written
 from llmrl.analysis.trust import RIGHT_SIGNS, TrustMap, right_signs, shares
-from llmrl.report.entries import IGNORES, TRUSTS, Entry, Method, Task, flat
+from llmrl.identity import flat
+from llmrl.report.entries import IGNORES, TRUSTS, Entry, Method, Repeat, Task
 
 NOT_SHOWN = ("run_dir", "resume", "progress")
 SOLVER_PANELS = {
@@ -29,6 +31,14 @@ SOLVER_PANELS = {
     "meta_cut": "share cut back",
 }
 """How the inverse-curvature solves went, metric -> title."""
+
+
+COUNTED_ONCE = (
+    "A seed is counted once where runs agree in all that can matter to their method: for one that hears no source, "
+    "whatever the source is."
+)
+MOST_LETTERS = 60
+"""Labels of more letters together do not stand side by side."""
 
 
 class Table(NamedTuple):
@@ -57,9 +67,9 @@ def below(folder: str, entries: Sequence[Entry]) -> list[str]:
     return [os.path.relpath(entry.path, folder) if folder else str(entry.path) for entry in entries]
 
 
-def runs_table(entries: Sequence[Entry], folder: str) -> Table:
+def runs_table(entries: Sequence[Entry], folder: str, repeats: Mapping[Path, Repeat] | None = None) -> Table:
     """What was read, and how far each run is; directories as seen from ``folder``."""
-    rows = []
+    repeats, rows = repeats or {}, []
     for entry, name in zip(entries, below(folder, entries), strict=True):
         summary = entry.summary or {}
         speed = summary.get("steps_per_second")
@@ -68,14 +78,23 @@ def runs_table(entries: Sequence[Entry], folder: str) -> Table:
             [
                 name,
                 entry.progress,
-                str(entry.curves["seed"].shape[0]),
+                _counted(entry, repeats.get(entry.path), folder),
                 f"{int(entry.curves['env_steps'].max()):,}",
                 f"{seconds['run'] / 60:.1f} min" if "run" in seconds else "-",
                 f"{speed:,.0f}" if speed else "-",
                 str(summary.get("device", "-")),
             ]
         )
-    return Table(("directory", "state", "seeds", "steps a seed", "training", "steps/s", "device"), rows)
+    header = ("directory", "state", "seeds", "steps a seed", "training", "steps/s", "device")
+    return Table(header, rows, COUNTED_ONCE if repeats else "")
+
+
+def _counted(entry: Entry, repeat: Repeat | None, folder: str) -> str:
+    seeds = entry.curves["seed"].shape[0]
+    if repeat is None:
+        return str(seeds)
+    where = os.path.relpath(repeat.path, folder) if folder else str(repeat.path)
+    return f"{seeds}, counted in {where}" if repeat.seeds == seeds else f"{seeds}, {repeat.seeds} counted in {where}"
 
 
 def final_table(task: Task) -> Table:
@@ -105,51 +124,102 @@ def _extreme(scores: np.ndarray, which: Any) -> str:
     return number(float(which(kept))) if kept.size else "-"
 
 
-def regret_table(task: Task) -> Table | None:
-    """Each finished method beside the better of ignoring and trusting the source; None without both, or without any."""
-    curves = _finished_curves(task)
-    if IGNORES not in curves or TRUSTS not in curves:
-        return None
-    baselines = {name: curves.pop(name) for name in (IGNORES, TRUSTS)}
-    rows = []
-    for label, values in curves.items():
-        beside = regret(values, baselines)
-        row = [label, known(beside.area), known(beside.final)]
-        row += [known(beside.differences[name]) for name in baselines]
-        rows.append([*row, beside.words])
-    header = ("method", "area / better", "end / better", f"end - {IGNORES}", f"end - {TRUSTS}", "no regret")
-    return Table(header, rows) if rows else None
+def regret_table(task: Task) -> Table:
+    """Each finished method beside the better of ignoring and trusting the source; in the note, why others are not.
+
+    A baseline has the same length and the same settings of what both it and the method look at.
+    """
+    header = ("method", "area / better", "end / better", f"end - {IGNORES}", f"end - {TRUSTS}", "no regret (seeds)")
+    rows, missing = [], []
+    learners = [method for method in task.methods.values() if method.name not in (IGNORES, TRUSTS)]
+    for method in learners:
+        found = {name: _baseline(task, method, name) for name in (IGNORES, TRUSTS)}
+        lacks = [_unfit(task, method)] + [each for each in found.values() if isinstance(each, str)]
+        baselines = {name: _values(task, each) for name, each in found.items() if isinstance(each, Method)}
+        reasons = "; ".join(reason for reason in lacks if reason)
+        if reasons:
+            missing.append(f"{method.label}: {reasons}")
+            continue
+        beside = regret(_values(task, method), baselines)
+        row = [method.label, known(beside.area), known(beside.final)]
+        rows.append([*row, *(known(beside.differences[name]) for name in baselines), beside.words])
+    if not learners:
+        missing = [f"there is no method here but {IGNORES} and {TRUSTS}"]
+    return Table(header, rows, f"Not compared: {'. '.join(missing)}." if missing else "")
+
+
+def _baseline(task: Task, method: Method, name: str) -> Method | str:
+    """The runs of a simple method that a method is to be compared with, or why there are none."""
+    candidates = [other for other in task.methods.values() if other.name == name]
+    if not candidates:
+        return f"there is no run of {name}"
+    differences = [_differences(method, other) for other in candidates]
+    nearest, other = min(zip(differences, candidates, strict=True), key=lambda pair: len(pair[0]))
+    if nearest:
+        more = f" and {len(nearest) - 2} more" if len(nearest) > 2 else ""
+        return f"{name} ran only with other settings, {', '.join(nearest[:2])}{more}"
+    unfit = _unfit(task, other)
+    if unfit:
+        return f"{name}: {unfit}"
+    if _steps(other) != _steps(method):
+        return f"{name} has {_steps(other):,} steps where {method.label} has {_steps(method):,}"
+    return other
+
+
+def _differences(method: Method, other: Method) -> list[str]:
+    """Settings that both look at and that differ; what is asked of a language model is part of the task."""
+    return [
+        f"{key}={value} in place of {method.settings[key]}"
+        for key, value in other.settings.items()
+        if not key.startswith(("method.", "solver.", "llm.", "num_chunks"))
+        and key in method.settings
+        and method.settings[key] != value
+    ]
+
+
+def _unfit(task: Task, method: Method) -> str:
+    """Why a method cannot be compared; empty where it can."""
+    if not method.finished:
+        return "unfinished"
+    if task.measure not in method.curves or np.isnan(method.curves[task.measure]).all():
+        return f"without {task.measure.replace('_', ' ')}"
+    return ""
 
 
 def improvement_table(task: Task) -> Table | None:
-    """Probability that a seed of the row's method ends higher than one of the column's; None for a single method."""
-    ends = {label: last_tenth(values) for label, values in _finished_curves(task).items()}
-    if len(ends) < 2:
+    """Probability that a seed of the row's method ends higher than one of the column's; None without two of a length.
+
+    Columns are numbered where labels are long.
+    """
+    fit = [method for method in task.methods.values() if not _unfit(task, method)]
+    lengths = [_steps(method) for method in fit]
+    compared = [method for method, steps in zip(fit, lengths, strict=True) if lengths.count(steps) > 1]
+    if len(compared) < 2:
         return None
-    rows = []
-    for label, end in ends.items():
-        row = ["" if other == label else _share(improvement_interval(end, ends[other])) for other in ends]
-        rows.append([label, *row])
-    return Table(("higher than", *ends), rows)
+    labels = [method.label for method in compared]
+    numbered = sum(map(len, labels)) > MOST_LETTERS
+    names = [f"{i}: {label}" for i, label in enumerate(labels, 1)] if numbered else labels
+    rows = [
+        [name, *(_improved(task, row, other) for other in compared)] for name, row in zip(names, compared, strict=True)
+    ]
+    heads = [str(i) for i in range(1, len(labels) + 1)] if numbered else labels
+    several = len({_steps(method) for method in compared}) > 1
+    note = "Empty where the numbers of steps differ." if several else ""
+    return Table(("higher than", *heads), rows, note)
+
+
+def _improved(task: Task, method: Method, other: Method) -> str:
+    if method is other or _steps(method) != _steps(other):
+        return ""
+    return _share(improvement_interval(*(last_tenth(_values(task, each)) for each in (method, other))))
 
 
 def _share(interval: Interval) -> str:
     return "-" if np.isnan(interval.value) else written(interval, "{:.2f}".format)
 
 
-def _finished_curves(task: Task) -> dict[str, np.ndarray]:
-    """Of what may be compared: finished, with numbers, and trained for as many steps as the longest."""
-    finished = {
-        label: method
-        for label, method in task.methods.items()
-        if method.finished and task.measure in method.curves and not np.isnan(method.curves[task.measure]).all()
-    }
-    longest = max((_steps(method) for method in finished.values()), default=0)
-    return {
-        label: np.asarray(method.curves[task.measure], np.float64)
-        for label, method in finished.items()
-        if _steps(method) == longest
-    }
+def _values(task: Task, method: Method) -> np.ndarray:
+    return np.asarray(method.curves[task.measure], np.float64)
 
 
 def _steps(method: Method) -> int:

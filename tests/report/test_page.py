@@ -13,18 +13,27 @@ import llmrl
 from llmrl import metrics
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
-from llmrl.report.entries import Broken, Entry, describe_env, describe_source, find, read, sort_into_tasks
+from llmrl.report.entries import (
+    Broken,
+    Entry,
+    counted_once,
+    describe_env,
+    describe_source,
+    find,
+    read,
+    sort_into_tasks,
+)
 from llmrl.report.page import report
-from llmrl.report.tables import final_table, improvement_table
+from llmrl.report.tables import final_table, improvement_table, regret_table
 
 ITERATIONS = 20
 
 compose = functools.cache(llmrl.compose)
 
 
-def write_run(path, *overrides, level=100.0, finished=True, iterations=ITERATIONS, seeds=3, **curves):
+def write_run(path, *overrides, level=100.0, finished=True, iterations=ITERATIONS, seeds=3, steps=40960, **curves):
     """A run's files, with curves that rise to about the level."""
-    config = replace(compose(*overrides, f"seeds={seeds}", "total_steps=40960"), run_dir=str(path))
+    config = replace(compose(*overrides, f"seeds={seeds}", f"total_steps={steps}"), run_dir=str(path))
     path.mkdir(parents=True)
     (path / "config.yaml").write_text(yaml.safe_dump(plain(asdict(config))))
     noise = np.random.default_rng(0).uniform(-1.0, 1.0, (seeds, iterations))
@@ -314,8 +323,8 @@ def test_namesakes_are_told_apart_by_their_settings_and_seeds_are_put_together(t
         )
     )
     assert {label: len(method.curves["seed"]) for label, method in task.methods.items()} == {
-        "implicit, solver.num_terms=20": 6,
-        "implicit, solver.num_terms=5": 3,
+        "implicit, num_terms=20": 6,
+        "implicit, num_terms=5": 3,
     }
 
 
@@ -339,7 +348,7 @@ def test_other_answers_are_another_source_and_ppo_hears_none_of_them(tmp_path):
     assert found["language, center=0"] == {"ppo": 6, "implicit": 3}
     noisy = found["language, noise=0.5"]
     assert noisy.pop("ppo") == 6 and noisy.pop("add") == 3
-    assert noisy == {"implicit, llm.concurrency=1": 3, "implicit, llm.concurrency=8": 3}
+    assert noisy == {"implicit, concurrency=1": 3, "implicit, concurrency=8": 3}
 
 
 def test_words_for_environments_and_sources():
@@ -363,3 +372,93 @@ def test_only_runs_of_one_length_are_compared(tmp_path):
     assert table is not None
     assert set(table.header) == {"higher than", "ppo", "add"}
     assert {row[2] for row in final_table(task).rows} == {"40,960", "14,336"}
+    assert regret_table(task).rows == []
+    assert "ppo has 40,960 steps where implicit has 14,336" in regret_table(task).note
+
+
+# --- counted once -----------------------------------------------------------------------------------------------------
+
+
+def test_a_seed_counts_once_whatever_a_source_says_that_its_method_does_not_hear(tmp_path):
+    sources = ("aux=none", "aux=harmful", "aux=language", "aux=harmful")
+    for i, aux in enumerate(sources):
+        write_run(tmp_path / "runs" / str(i), "method=ppo", aux, seeds=7 if i == 2 else 5)
+    write_run(tmp_path / "runs" / "other", "method=ppo", "seed=1", seeds=5)
+    write_run(tmp_path / "runs" / "unfinished", "method=ppo", seeds=5, finished=False, iterations=7)
+    write_run(tmp_path / "runs" / "heard", "method=add", "aux=harmful", seeds=5)
+    write_run(tmp_path / "runs" / "twice", "method=add", "aux=harmful", seeds=6)
+    page, _ = page_of([tmp_path / "runs"], tmp_path, trust=False)
+    assert " ".join(page.text.split()).count("A seed is counted once") == 1
+    assert "5, counted in 0" in page.text and "7, 5 counted in 0" in page.text and "6, 5 counted in heard" in page.text
+    left, repeats = counted_once([read(path) for path in find([str(tmp_path / "runs")])[0]])
+    assert {path.name: repeat.seeds for path, repeat in repeats.items()} == dict(
+        zip(["1", "2", "3", "twice", "unfinished"], [5] * 5, strict=True)
+    )
+    assert {entry.path.name: len(entry.curves["seed"]) for entry in left} == {
+        "0": 5,
+        "2": 2,
+        "other": 5,
+        "heard": 5,
+        "twice": 1,
+    }
+    (task,) = sort_into_tasks(left)
+    assert {row[0]: row[1] for row in final_table(task).rows} == {"ppo": "12", "add": "6"}
+
+
+# --- several settings and lengths -------------------------------------------------------------------------------------
+
+
+def test_baselines_are_those_of_equal_settings_and_length(tmp_path):
+    for steps in (20480, 40960):
+        for method, level in (("ppo", 100.0), ("add", 20.0), ("implicit", steps / 400)):
+            size = {"steps": steps, "iterations": steps // 2048, "seeds": 5, "level": level}
+            write_run(tmp_path / "runs" / f"{method}-{steps}", f"method={method}", "aux=harmful", **size)
+    write_run(tmp_path / "runs" / "gate", "method=implicit", "aux=harmful", "method.trust.gate=false", seeds=5)
+    write_run(tmp_path / "runs" / "entropy", "method=implicit", "aux=harmful", "ppo.entropy=0.5", seeds=5)
+    write_run(tmp_path / "runs" / "rnd", "method=rnd", "aux=none", seeds=5)
+    (task,) = sort_into_tasks([read(path) for path in find([str(tmp_path / "runs")])[0]])
+    table = regret_table(task)
+    found = {row[0]: (row[1].split()[0], row[-1]) for row in table.rows}
+    assert found["implicit, total_steps=20480, entropy=0.003, gate=True"][1] == "no (0/5)"  # 51 where ppo has 100
+    assert found["implicit, total_steps=40960, entropy=0.003, gate=True"] == ("1.024", "yes (5/5)")
+    assert found["rnd"][0] == found["implicit, total_steps=40960, entropy=0.003, gate=False"][0] == "1.000"
+    assert len(found) == 4
+    assert table.note == (
+        "Not compared: implicit, total_steps=40960, entropy=0.5, gate=True: "
+        "ppo ran only with other settings, ppo.entropy=0.003 in place of 0.5; "
+        "add ran only with other settings, ppo.entropy=0.003 in place of 0.5."
+    )
+    improvement = improvement_table(task)
+    assert improvement is not None and improvement.header == ("higher than", *map(str, range(1, 10)))
+    names = [row[0].partition(": ")[2] for row in improvement.rows]
+    short, long = names.index("add, total_steps=20480"), names.index("ppo, total_steps=40960")
+    assert improvement.rows[short][1 + long] == "" != improvement.rows[short][1 + names.index("ppo, total_steps=20480")]
+
+
+@pytest.mark.parametrize(
+    ("runs", "reason"),
+    [
+        ([("implicit", {}), ("ppo", {})], "implicit: there is no run of add."),
+        ([("ppo", {}), ("add", {})], "there is no method here but ppo and add."),
+        ([("implicit", {}), ("add", {}), ("ppo", {"finished": False})], "implicit: ppo: unfinished."),
+        ([("implicit", {"finished": False}), ("add", {}), ("ppo", {})], "implicit: unfinished."),
+    ],
+)
+def test_the_true_reason_is_said_where_nothing_can_be_compared(tmp_path, runs, reason):
+    for method, options in runs:
+        write_run(tmp_path / "runs" / method, f"method={method}", "aux=harmful", **options)
+    page, _ = page_of([tmp_path / "runs"], tmp_path, trust=False)
+    assert f"Not compared: {reason}" in page.text
+
+
+def test_labels_are_short_however_many_settings_differ(tmp_path):
+    (task,) = sort_into_tasks(
+        entries(
+            tmp_path,
+            ("method=implicit", "aux=harmful"),
+            ("method=implicit", "aux=harmful", "ppo=tiny", "solver.num_terms=3"),
+            ("method=implicit", "aux=harmful", "ppo=tiny", "solver.num_terms=3", "ppo.learning_rate=0.001"),
+        )
+    )
+    assert len(task.methods) == 3
+    assert all(label.endswith(", …") and label.count("=") <= 2 and len(label) < 60 for label in task.methods)
