@@ -309,7 +309,7 @@ def _validate_endpoint(llm: LLMConfig) -> None:
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
-        raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.corridor")
+        raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.keydoor")
     if config.aux.function == "":
         raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
     for section, names in (("env.params", config.env.params), ("aux.options", config.aux.options)):

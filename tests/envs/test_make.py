@@ -226,24 +226,12 @@ def examples(monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "scripts" / "examples")
 
 
-def test_an_environment_at_a_dotted_path_is_made_with_its_parameters_and_a_hint(examples):
-    env = make("corridor.corridor", aux=(), aux_function="corridor.to_the_left", length=5)
-    state, _ = env.reset(KEY)
-    right, left = jnp.int32(1), jnp.int32(0)
-    for remaining in (3, 2, 1):
-        state, result = env.step(KEY, state, right)
-        assert not result.terminated and int(state.place) == 4 - remaining
-    assert env.step(KEY, state, left)[1].aux == pytest.approx(0.1)
-    arrived = env.step(KEY, state, right)[1]
-    assert arrived.terminated and arrived.success and arrived.reward == 1.0 and arrived.aux == 0.0
-
-
 @pytest.mark.parametrize(
     ("path", "settings", "error", "message"),
     [
-        ("corridor.coridor", {}, ValueError, "corridor"),
-        ("corridor.corridor", {"lenght": 5}, ValueError, "length"),
-        ("corridor.to_the_left", {}, ValueError, "needs its parameter .state., got none"),
+        ("keydoor.keydor", {}, ValueError, "keydoor"),
+        ("keydoor.keydoor", {"sise": 5}, ValueError, "size"),
+        ("keydoor.closer", {}, ValueError, "needs its parameter .state., got none"),
         ("no_such_module_here.world", {}, ImportError, "PYTHONPATH"),
     ],
 )
