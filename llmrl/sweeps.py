@@ -180,7 +180,7 @@ def _train(config: Config, trainer: Trainer, members: Sequence[_Member]) -> list
         states, start = store.restore(state_shapes(trainer, config)) or (None, 0)
         with listener_of(config, trainer.env, store, start) as listener:
             states = pieces.initial(listener.table) if states is None else pieces.restored(states)
-            trained = train_chunks(wide, pieces, states, start, store, listener)
+            trained = train_chunks(wide, trainer.env.spec, pieces, states, start, store, listener)
     results = []
     names = names_of([member.values for member in members])
     for name, member, part in zip(names, members, _parts(trained, config.seeds), strict=True):

@@ -36,12 +36,13 @@ from llmrl.devices import (
     seed_mesh,
     state_shapes,
 )
+from llmrl.envs.watching import watched
 from llmrl.hints import Listener, hearing, misses_of
 from llmrl.iteration import Trainer, TrainState, first_state, iterate
 from llmrl.language import Table
 from llmrl.progress import note, progress
 from llmrl.stopping import stop_requests
-from llmrl.types import Environment, HostEnvironment
+from llmrl.types import Environment, EnvSpec, HostEnvironment
 from llmrl.validation import validate
 
 __all__ = [
@@ -238,7 +239,7 @@ def train(config: Config) -> Result:
                 states = transfer.with_reward(config, pieces.initial(listener.table))
             else:
                 states = pieces.restored(states)
-            trained = train_chunks(config, pieces, states, start, store, listener)
+            trained = train_chunks(config, trainer.env.spec, pieces, states, start, store, listener)
         if config.progress:
             tell_skipped(trained.chunks)
         with hosts.together():
@@ -272,12 +273,13 @@ class Trained(NamedTuple):
 
 
 def train_chunks(
-    config: Config, pieces: Pieces, states: TrainState, start: int, store: Store, listener: Listener
+    config: Config, spec: EnvSpec, pieces: Pieces, states: TrainState, start: int, store: Store, listener: Listener
 ) -> Trained:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
     compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
+    signs_in = watched(spec, config.ppo.num_steps)
     with (
         stop_requests(config.num_iterations, config.run_dir is not None, hosts.agreed) as heed,
         progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show,
@@ -301,6 +303,8 @@ def train_chunks(
             store.record(states, chunk, done - length, table)
             chunks.append(chunk)
             show(done, chunk)
+            for sign in signs_in(chunk, done == config.num_iterations) if config.progress else ():
+                note(sign)
     seconds = {
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,

@@ -29,8 +29,10 @@ from llmrl.envs.base import (
     with_aux,
 )
 from llmrl.envs.captions import with_captioner
+from llmrl.envs.checking import checked_environment
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.envs.parameters import fitted_arguments, fitted_like
+from llmrl.envs.tracing import first_line
 from llmrl.errors import unknown
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
 
@@ -160,13 +162,13 @@ def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
     factory = load_object(path, "env.id")
     if not callable(factory):
         raise TypeError(f"env.id {path!r} is {factory!r}; expected a function that returns an llmrl.types.Environment")
-    made = factory(**fitted_arguments(path, factory, kwargs))
-    if not isinstance(made, Environment):
-        raise TypeError(
-            f"env.id {path!r} returned {type(made).__name__}; expected an llmrl.types.Environment "
-            "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters)"
-        )
-    return made
+    arguments = fitted_arguments(path, factory, kwargs)
+    try:
+        made = factory(**arguments)
+    except Exception as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"env.id {path!r} failed: {first_line(error)}; expected an llmrl.types.Environment") from error
+    return checked_environment(made, f"env.id {path!r}")
 
 
 def _sources(
@@ -263,6 +265,7 @@ __all__ = [
     "NOVELTY",
     "AuxFunction",
     "checked_aux",
+    "checked_environment",
     "clip_action",
     "dotted_name",
     "from_gymnax",

@@ -124,30 +124,71 @@ def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
             found = found()
         except Exception as error:
             raise ValueError(f"captioner {label} failed: {first_line(error)}") from error
-    if not isinstance(found, Captioner):
-        raise TypeError(f"captioner {label}: expected an llmrl.types.Captioner, got {described(found)}")
-    if not found.events or len(set(found.events)) != len(found.events):
-        raise ValueError(f"captioner {label}: events need different names, got {list(found.events)}")
-    obs = _observation(env)
-    for name, given, arguments, dtype in (
-        ("state_key(obs)", found.state_key, (obs,), np.uint32),
-        ("event(obs, action, next_obs)", found.event, (obs, action_shape(env.spec.action), obs), np.int32),
-    ):
-        _check_function(f"captioner {label}: {name}", given, arguments, np.dtype(dtype))
-    _check_words(label, found)
+    check_captioner(f"captioner {label}", env, found)
     return env._replace(captioner=found)
 
 
-def _check_words(label: str, captioner: Captioner) -> None:
-    """Tries the words of one state, where a captioner can name one."""
-    if captioner.keys is None:
-        return
+def check_captioner(what: str, env: Environment | HostEnvironment, captioner: Any, own: bool = False) -> None:
+    """Tries a captioner on shapes, and on its first key.
+
+    Args:
+        what: what it is called, as errors begin.
+        env: the environment that it is for.
+        captioner: the captioner to try, whatever it turns out to be.
+        own: whether the environment's step may put the captions into its ``TimeStep`` itself.
+
+    Raises:
+        ValueError: as for ``with_captioner``.
+        TypeError: as for ``with_captioner``.
+    """
+    if not isinstance(captioner, Captioner):
+        raise TypeError(f"{what}: expected an llmrl.types.Captioner, got {described(captioner)}")
+    events: Any = captioner.events
+    if not isinstance(events, tuple | list) or not all(isinstance(event, str) for event in events):
+        raise TypeError(f"{what}: events is {described(events)}; expected a tuple of texts, as in ('go left',)")
+    if not events or len(set(events)) != len(events):
+        raise ValueError(f"{what}: events need different names, got {list(events)}")
+    if not isinstance(captioner.context, str):
+        raise TypeError(f"{what}: context is {described(captioner.context)}; expected a text")
+    if not own or captioner.state_key is not None or captioner.event is not None:
+        obs = _observation(env)
+        for name, given, arguments, dtype in (
+            ("state_key(obs)", captioner.state_key, (obs,), np.uint32),
+            ("event(obs, action, next_obs)", captioner.event, (obs, action_shape(env.spec.action), obs), np.int32),
+        ):
+            _check_function(f"{what}: {name}", given, arguments, np.dtype(dtype))
+    if captioner.keys is not None:
+        _check_words(what, captioner, _first_key(what, captioner.keys))
+
+
+def _first_key(what: str, keys: Any) -> int:
+    expected = "expected a sequence of ints"
     try:
-        words: Any = captioner.describe(next(iter(captioner.keys())))
+        key = next(iter(keys()))
+    except StopIteration:
+        raise ValueError(f"{what}: keys() is empty; {expected}") from None
     except Exception as error:
-        raise ValueError(f"captioner {label}: describe(key) failed: {first_line(error)}; expected a text") from error
+        raise ValueError(f"{what}: keys() failed: {first_line(error)}; {expected}") from error
+    if not isinstance(key, int | np.integer):
+        raise TypeError(f"{what}: keys() holds {described(key)}; {expected}")
+    return int(key)
+
+
+def _check_words(what: str, captioner: Captioner, key: int) -> None:
+    words = _asked(f"{what}: describe(key)", "a text", captioner.describe, key)
     if not isinstance(words, str):
-        raise TypeError(f"captioner {label}: describe(key) returned {described(words)}; expected a text")
+        raise TypeError(f"{what}: describe(key) returned {described(words)}; expected a text")
+    if captioner.oracle is not None:
+        score = _asked(f"{what}: oracle(key, event)", "a number in [0, 1]", captioner.oracle, key, 0)
+        if not isinstance(score, int | float | np.number) or not 0.0 <= float(score) <= 1.0:
+            raise ValueError(f"{what}: oracle(key, event) returned {described(score)}; expected a number in [0, 1]")
+
+
+def _asked(what: str, expected: str, function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except Exception as error:
+        raise ValueError(f"{what} failed: {first_line(error)}; expected {expected}") from error
 
 
 def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:

@@ -45,7 +45,7 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
     except Exception as error:
         # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
         kind = TypeError if isinstance(error, TypeError) else ValueError
-        raise kind(f"{what} failed: {first_line(error)}{_place(error)}; {hint}{_advice(error)}") from error
+        raise kind(f"{what} failed: {first_line(error)}; {hint}{_advice(error)}") from error
     if impurity := _impurity(first, function, arguments, keywords):
         raise ValueError(f"{what} is not pure: {impurity}; {hint}")
     return returned
@@ -138,8 +138,8 @@ def _bits(value: Any) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error is and the first line of what it says."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+    """What an error is, the first line of what it says, and where in whose code it arose."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}{_place(error)}"
 
 
 def described(returned: Any) -> str:

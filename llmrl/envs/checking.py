@@ -1,0 +1,278 @@
+"""An environment of one's own, tried on shapes alone before anything is trained.
+
+Every check looks at one thing and raises one line: which function, what came, what was expected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import PyTree
+
+from llmrl.envs.base import action_shape
+from llmrl.envs.captions import check_captioner
+from llmrl.envs.tracing import described, traced
+from llmrl.types import Box, Discrete, Environment, EnvSpec, TimeStep
+
+RESET = "expected pure jax that returns (state, obs): a pytree of arrays, and one array of spec.obs_shape"
+STEP = "expected pure jax that returns (state, llmrl.types.TimeStep), as llmrl.envs.time_step makes one"
+
+
+def checked_environment(env: Any, what: str = "environment") -> Environment:
+    """Tries an environment on shapes alone, before any training and without running it.
+
+    Args:
+        env: the environment to try, whatever it turns out to be.
+        what: what it is called, as errors begin.
+
+    Returns:
+        The same environment.
+
+    Raises:
+        TypeError: it is no ``Environment``, a function cannot be traced or takes other arguments, or something is of
+            another type than ``llmrl.types`` says.
+        ValueError: a number of its spec makes no sense, shapes or dtypes do not fit each other, or a function is not
+            pure or raises.
+    """
+    if not isinstance(env, Environment):
+        raise TypeError(
+            f"{what} is {described(env)}; expected an llmrl.types.Environment "
+            "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters)"
+        )
+    for check in SPEC_CHECKS:
+        check(what, env)
+    tried = _tried(what, env)
+    for check in SHAPE_CHECKS:
+        check(what, tried)
+    if env.captioner is not None:
+        check_captioner(f"{what}: captioner", env, env.captioner, own=True)
+    return env
+
+
+# --- the description --------------------------------------------------------------------------------------------------
+
+
+def _check_parts(what: str, env: Environment) -> None:
+    if not isinstance(env.spec, EnvSpec):
+        raise TypeError(f"{what}: spec is {described(env.spec)}; expected an llmrl.types.EnvSpec")
+    for name in ("reset", "step"):
+        if not callable(getattr(env, name)):
+            raise TypeError(f"{what}: {name} is {described(getattr(env, name))}; expected a function")
+
+
+def _check_name(what: str, env: Environment) -> None:
+    if not isinstance(env.spec.name, str) or not env.spec.name:
+        raise TypeError(f"{what}: spec.name is {described(env.spec.name)}; expected a text")
+
+
+def _check_obs_shape(what: str, env: Environment) -> None:
+    shape: Any = env.spec.obs_shape
+    if not isinstance(shape, tuple) or not all(_is_count(length) for length in shape):
+        raise ValueError(f"{what}: spec.obs_shape is {described(shape)}; expected a tuple of positive ints, as in (4,)")
+
+
+def _check_action(what: str, env: Environment) -> None:
+    space: Any = env.spec.action
+    if isinstance(space, Discrete):
+        if not _is_count(space.num):
+            raise ValueError(f"{what}: spec.action is {space}; expected a positive number of actions")
+    elif isinstance(space, Box):
+        if not _is_count(space.dim):
+            raise ValueError(f"{what}: spec.action is {space}; expected a positive dim")
+        if not (_is_finite(space.low) and _is_finite(space.high) and np.all(np.less(space.low, space.high))):
+            raise ValueError(f"{what}: spec.action is {space}; expected finite bounds with low < high")
+    else:
+        raise TypeError(
+            f"{what}: spec.action is {described(space)}; expected an llmrl.types.Discrete or an llmrl.types.Box"
+        )
+
+
+def _check_horizon(what: str, env: Environment) -> None:
+    if not _is_count(env.spec.horizon):
+        raise ValueError(f"{what}: spec.horizon is {described(env.spec.horizon)}; expected a positive int")
+
+
+def _check_obs_scale(what: str, env: Environment) -> None:
+    scale, shape = env.spec.obs_scale, env.spec.obs_shape
+    if not _is_finite(scale) or not np.all(scale):
+        raise ValueError(f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0")
+    if not _broadcasts(np.shape(scale), shape):
+        raise ValueError(
+            f"{what}: spec.obs_scale has shape {np.shape(scale)}; expected one number, or shape {shape} as "
+            "spec.obs_shape says"
+        )
+
+
+def _check_aux_names(what: str, env: Environment) -> None:
+    names: Any = env.spec.aux_names
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"{what}: spec.aux_names is {described(names)}; expected a tuple of texts")
+    if len(set(names)) != len(names):
+        raise ValueError(f"{what}: spec.aux_names is {names}; expected different names")
+
+
+def _check_steps_per_reset(what: str, env: Environment) -> None:
+    if env.steps_per_reset is not None and not _is_count(env.steps_per_reset):
+        raise ValueError(
+            f"{what}: steps_per_reset is {described(env.steps_per_reset)}; expected a positive int, or None for a "
+            "reset of its own at every step"
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
+
+
+def _is_finite(value: Any) -> bool:
+    """Whether it is a number, or an array of numbers, without infinities and NaN."""
+    array = np.asarray(value)
+    return array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+
+
+def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
+    try:
+        return np.broadcast_shapes(shape, to) == tuple(to)
+    except ValueError:
+        return False
+
+
+SPEC_CHECKS: tuple[Callable[[str, Environment], None], ...] = (
+    _check_parts,
+    _check_name,
+    _check_obs_shape,
+    _check_action,
+    _check_horizon,
+    _check_obs_scale,
+    _check_aux_names,
+    _check_steps_per_reset,
+)
+"""What a description has to be, in the order in which the checks build on each other."""
+
+
+# --- what it returns --------------------------------------------------------------------------------------------------
+
+
+class Tried(NamedTuple):
+    """What reset and step return, as shapes and dtypes.
+
+    Attributes:
+        spec: the environment's.
+        state: after a reset.
+        obs: its observation.
+        next_state: after a step.
+        step: what that step gave.
+    """
+
+    spec: EnvSpec
+    state: PyTree
+    obs: Any
+    next_state: PyTree
+    step: TimeStep
+
+
+def _tried(what: str, env: Environment) -> Tried:
+    key = jax.random.key(0)
+    state, obs = _reset_pair(what, env.spec, traced(f"{what}: reset(key)", env.reset, key, hint=RESET))
+    stepping = f"{what}: step(key, state, action)"
+    stepped = traced(stepping, env.step, key, state, action_shape(env.spec.action), hint=STEP)
+    if not isinstance(stepped, tuple) or len(stepped) != 2 or not isinstance(stepped[1], TimeStep):
+        raise TypeError(f"{stepping} returned {described(stepped)}; {STEP}")
+    return Tried(env.spec, state, obs, *stepped)
+
+
+def _reset_pair(what: str, spec: EnvSpec, returned: Any) -> tuple[PyTree, Any]:
+    if not isinstance(returned, tuple | list) or len(returned) != 2:
+        raise TypeError(f"{what}: reset(key) returned {described(returned)}; {RESET}")
+    state, obs = returned
+    if not _is_observation(obs, spec) and _is_observation(state, spec):
+        raise TypeError(f"{what}: reset(key) returned {described(returned)}, which reads (obs, state); {RESET}")
+    return state, obs
+
+
+def _is_observation(array: Any, spec: EnvSpec) -> bool:
+    return isinstance(array, jax.ShapeDtypeStruct) and array.shape == spec.obs_shape
+
+
+def _check_obs(what: str, tried: Tried) -> None:
+    shape = tried.spec.obs_shape
+    for function, obs in (("reset(key)", tried.obs), ("step(key, state, action)", tried.step.obs)):
+        if not isinstance(obs, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"{what}: {function} returned the observation {described(obs)}; expected one array, as "
+                "jnp.concatenate makes of several"
+            )
+        if obs.shape != shape:
+            raise ValueError(
+                f"{what}: {function} returned an observation of shape {obs.shape}; expected spec.obs_shape {shape}"
+            )
+        if not any(jnp.issubdtype(obs.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            raise TypeError(
+                f"{what}: {function} returned an observation of dtype {obs.dtype.name}; expected real numbers"
+            )
+    if tried.obs.dtype != tried.step.obs.dtype:
+        raise ValueError(
+            f"{what}: step(key, state, action) returned an observation of dtype {tried.step.obs.dtype.name}; expected "
+            f"{tried.obs.dtype.name} as reset(key) returned"
+        )
+
+
+def _check_encoding(what: str, tried: Tried) -> None:
+    encoding = tried.spec.encoding
+    if encoding and (tried.obs.dtype != jnp.uint8 or tried.obs.shape != (sum(codes.count for codes in encoding),)):
+        count = sum(codes.count for codes in encoding)
+        raise ValueError(
+            f"{what}: reset(key) returned an observation {described(tried.obs)}; expected uint8[{count}], since "
+            f"spec.encoding names {count} bytes"
+        )
+
+
+def _check_fields(what: str, tried: Tried) -> None:
+    expected = {
+        "reward": ("float32", jnp.floating, ()),
+        "terminated": ("bool", jnp.bool_, ()),
+        "truncated": ("bool", jnp.bool_, ()),
+        "success": ("bool", jnp.bool_, ()),
+        "aux": ("float32", jnp.floating, (len(tried.spec.aux_names),)),
+        "state_key": ("uint32", jnp.integer, ()),
+        "event": ("int32", jnp.integer, ()),
+    }
+    for name, (dtype, kind, shape) in expected.items():
+        field = getattr(tried.step, name)
+        is_array = isinstance(field, jax.ShapeDtypeStruct)
+        if not is_array or field.shape != shape or not jnp.issubdtype(field.dtype, kind):
+            raise TypeError(
+                f"{what}: step(key, state, action) returned {name} {described(field)}; expected {dtype}{list(shape)}, "
+                "as llmrl.envs.time_step makes of numbers"
+            )
+
+
+def _check_state(what: str, tried: Tried) -> None:
+    before, after = _named(tried.state), _named(tried.next_state)
+    function = f"{what}: step(key, state, action)"
+    for name in before | after:
+        first, then = (described(leaves[name]) if name in leaves else "nothing" for leaves in (before, after))
+        if first != then:
+            raise ValueError(f"{function} returned {name} {then}; expected {first} as reset(key) returned")
+    structures = jax.tree.structure(tried.state), jax.tree.structure(tried.next_state)
+    if structures[0] != structures[1]:
+        raise ValueError(
+            f"{function} returned a state {described(tried.next_state)}; expected {described(tried.state)} as "
+            "reset(key) returned"
+        )
+
+
+def _named(state: PyTree) -> dict[str, Any]:
+    return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+SHAPE_CHECKS: tuple[Callable[[str, Tried], None], ...] = (
+    _check_obs,
+    _check_encoding,
+    _check_fields,
+    _check_state,
+)
+"""What reset and step have to return, in the order in which the checks build on each other."""
