@@ -66,7 +66,7 @@ test-llm-server: $(READY) $(SERVER)/.installed
 
 $(SERVER)/.installed:
 	test -x $(SERVER)/bin/python || $(PYTHON) -m venv $(SERVER)
-	$(SERVER)/bin/python -m pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 gguf==0.19.0
+	$(SERVER)/bin/python -m pip install --disable-pip-version-check xllamacpp==2026.10.11549 gguf==0.19.0
 	@touch $@
 
 docs: $(VENV)/.docs
@@ -74,7 +74,7 @@ docs: $(VENV)/.docs
 	@echo "site/index.html"
 
 $(VENV)/.docs: $(READY)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[docs]"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[docs]"
 	@touch $@
 
 bench-rejax: $(REJAX)/.installed
@@ -84,7 +84,7 @@ bench-rejax: $(REJAX)/.installed
 $(REJAX)/.installed: $(READY)
 	test -x $(REJAX)/bin/python || $(PYTHON) -m venv $(REJAX)
 	jax=$$($(BIN)/python -c 'import jax; print(jax.__version__)') && \
-		$(REJAX)/bin/python -m pip install --quiet --disable-pip-version-check \
+		$(REJAX)/bin/python -m pip install --disable-pip-version-check \
 		rejax==0.1.3 gymnax==0.0.9 "jax==$$jax"
 	@touch $@
 
@@ -97,6 +97,7 @@ $(READY): pyproject.toml
 	@test -n "$(PYTHON)" || { \
 		echo "llmrl needs Python 3.11 or newer with its venv module (on Debian: apt install python3-venv)." >&2; \
 		echo "None was found; name one with: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; exit 1; }
+	@echo "Installing llmrl and what it needs into $(VENV), once: about two minutes, most of them downloads."
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[dev]"
+	$(BIN)/python -m pip install --disable-pip-version-check --editable ".[dev]"
 	@touch $@

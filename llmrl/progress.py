@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from llmrl.analysis.statistics import LEAST_SEEDS
+from llmrl.analysis.statistics import LEAST_SEEDS, known_mean
 from llmrl.analysis.tables import about_seeds
 from llmrl.stopping import Unheard
 
@@ -24,18 +24,25 @@ Update: TypeAlias = Callable[[int, Mapping[str, np.ndarray]], None]
 
 SHOWN = {
     "episode_return": "return",
+    "episode_length": "length",
+    "success_rate": "success",
     "weight_mean_active": "weight",
     "discount": "discount",
     "language_coverage": "answered",
 }
-"""Metrics beside the bar, where a run has them."""
+"""Metrics beside the bar, where a run has them: the table's, as if training ended now."""
 
-SHOWN_IF_ANY = {
+COUNTED = {
     "language_cost": "cost",
     "language_failures": "failures",
     "language_cache_hits": "from cache",
 }
-"""Metrics beside the bar where they are not 0."""
+"""Metrics beside the bar where they are not 0: sums up to now."""
+
+NOT_ZERO = ("success_rate", *COUNTED)
+"""Metrics that are shown where they are not 0: not every task says what success is."""
+
+COMPILING = "compiling: seconds to two minutes, cached for the next run"
 
 COUNTS = ("failures", "from cache", "updates skipped")
 
@@ -58,7 +65,7 @@ TABLED = (
 def progress(
     total: int, start: int = 0, enabled: bool = True, console: Console | None = None, unit: str = "iteration"
 ) -> Iterator[Update]:
-    """Shows how far training is: iterations, return, weight, time left.
+    """Shows how far training is: iterations, what the table at the end says of them, time left.
 
     Args:
         total: iterations of the run.
@@ -200,19 +207,20 @@ def _bar(console: Console) -> Progress:
 
 def _moving(bar: Progress, total: int, start: int, unit: str) -> Update:
     task = bar.add_task("compiling", total=total, completed=start, left="")
-    left = _clock(total)
+    left, shown = _clock(total), _teller()
 
     def update(done: int, metrics: Mapping[str, np.ndarray]) -> None:
-        bar.update(task, completed=done, description=_shown(metrics) or unit, left=left(done))
+        bar.update(task, completed=done, description=shown(done, metrics) or unit, left=left(done))
 
     return update
 
 
 def _lines(console: Console, total: int, unit: str) -> Update:
-    left = _clock(total)
+    left, shown = _clock(total), _teller()
+    console.print(Text(COMPILING), soft_wrap=True)
 
     def update(done: int, metrics: Mapping[str, np.ndarray]) -> None:
-        told = filter(None, (f"{unit} {done}/{total}", _shown(metrics), left(done)))
+        told = filter(None, (f"{unit} {done}/{total}", shown(done, metrics), left(done)))
         console.print(Text("  ".join(told)), soft_wrap=True)
 
     return update
@@ -233,16 +241,29 @@ def _clock(total: int) -> Callable[[int], str]:
     return left
 
 
-def _shown(metrics: Mapping[str, np.ndarray]) -> str:
-    shown = [(label, _latest(metrics[name])) for name, label in SHOWN.items() if name in metrics]
-    shown += [
-        (label, latest)
-        for name, label in SHOWN_IF_ANY.items()
-        if name in metrics and (latest := _latest(metrics[name]))
-    ]
-    if skipped := float(np.sum(metrics.get("skipped_update", 0.0))):
-        shown.append(("updates skipped", skipped))
-    return "  ".join(f"{label} {_number(latest, whole=label in COUNTS)}" for label, latest in shown)
+def _teller() -> Callable[[int, Mapping[str, np.ndarray]], str]:
+    """``(iterations done, metrics of the last chunk) -> words``; earlier chunks are remembered."""
+    curves: dict[str, np.ndarray] = {}
+
+    def tell(done: int, metrics: Mapping[str, np.ndarray]) -> str:
+        for name in [name for name in SHOWN if name in metrics]:
+            earlier = curves.get(name, metrics[name][:, :0])
+            curves[name] = np.concatenate([earlier, metrics[name]], axis=1)
+        told = [(name, label, _ending(curves[name], done)) for name, label in SHOWN.items() if name in metrics]
+        told += [(name, label, _latest(metrics[name])) for name, label in COUNTED.items() if name in metrics]
+        shown = [(label, value) for name, label, value in told if value or name not in NOT_ZERO]
+        if skipped := float(np.sum(metrics.get("skipped_update", 0.0))):
+            shown.append(("updates skipped", skipped))
+        return "  ".join(f"{label} {_number(value, whole=label in COUNTS)}" for label, value in shown)
+
+    return tell
+
+
+def _ending(curves: np.ndarray, done: int) -> float | None:
+    """The mean of the last tenth of what is done, as in the table; where that has no value yet, the newest there is."""
+    over_seeds = known_mean(np.asarray(curves, np.float64)[:, -max(1, done // 10) :])
+    known = over_seeds[~np.isnan(over_seeds)]
+    return float(known.mean()) if known.size else _latest(curves)
 
 
 def _latest(curves: np.ndarray) -> float | None:

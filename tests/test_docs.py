@@ -250,6 +250,11 @@ def test_what_is_to_be_installed_exists(file, what):
     assert what == "." or re.fullmatch(r"\.\[(.*)\]", what)[1] in {*extras, "{extra}"}
 
 
+def test_installing_shows_what_it_does():
+    installs = [line for line in (ROOT / "Makefile").read_text().splitlines() if "pip install" in line]
+    assert installs and not any("--quiet" in line or " -q" in line for line in installs)
+
+
 # --- links and pictures -----------------------------------------------------------------------------------------------
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from llmrl.progress import progress, show_summary
+from llmrl import metrics
+from llmrl.progress import COMPILING, SHOWN, progress, show_summary
 
 
 def console(terminal):
@@ -21,14 +22,14 @@ def test_a_log_gets_one_plain_line_per_chunk():
         update(3, chunk(1.5, weight_mean_active=np.full((2, 3), -0.25)))
         update(6, chunk(np.nan))
     lines = log.file.getvalue().splitlines()
-    assert lines == ["iteration 3/6  return 1.5  weight -0.25", "iteration 6/6  return -"]
+    assert lines == [COMPILING, "iteration 3/6  return 1.5  weight -0.25", "iteration 6/6  return 1.5"]
 
 
 def test_other_things_are_counted_by_their_own_name():
     log = console(terminal=False)
     with progress(8, console=log, unit="episode") as update:
         update(4, {})
-    assert log.file.getvalue() == "episode 4/8\n"
+    assert log.file.getvalue() == f"{COMPILING}\nepisode 4/8\n"
 
 
 def test_what_a_language_model_costs_is_shown_once_it_costs_something():
@@ -37,7 +38,7 @@ def test_what_a_language_model_costs_is_shown_once_it_costs_something():
     with progress(6, console=log) as update:
         update(3, chunk(1.5, **spent, language_cost=np.zeros((2, 3))))
         update(6, chunk(1.5, **spent, language_cost=np.full((2, 3), 0.25)))
-    lines = log.file.getvalue().splitlines()
+    _, *lines = log.file.getvalue().splitlines()
     assert [line.partition("return 1.5")[2] for line in lines] == ["  answered 0.5", "  answered 0.5  cost 0.25"]
 
 
@@ -46,7 +47,7 @@ def test_time_left_is_told_from_the_second_chunk_on():
     with progress(9, console=log) as update:
         for done in (3, 6, 9):
             update(done, chunk(1.0))
-    told = ["left" in line for line in log.file.getvalue().splitlines()]
+    told = ["left" in line for line in log.file.getvalue().splitlines()[1:]]
     assert told == [False, True, False]
 
 
@@ -65,7 +66,7 @@ def test_skipped_updates_are_shown_where_there_are_any():
     with progress(6, console=log) as update:
         update(3, chunk(1.5, skipped_update=np.zeros((2, 3))))
         update(6, chunk(1.5, skipped_update=np.array([[0, 0, 0], [1.0, 1.0, 0]])))
-    lines = log.file.getvalue().splitlines()
+    _, *lines = log.file.getvalue().splitlines()
     assert ["updates skipped 2" in line for line in lines] == [False, True]
 
 
@@ -87,7 +88,7 @@ def test_a_notebook_gets_plain_lines_below_its_cell():
     assert {output.output_type for output in outputs} == {"stream"}
     assert {output.name for output in outputs} == {"stdout"}
     text = "".join(output.text for output in outputs)
-    assert text.splitlines()[0] == "iteration 3/6  return 1.5" and "iteration 6/6" in text
+    assert text.splitlines()[1] == "iteration 3/6  return 1.5" and "iteration 6/6" in text
 
 
 def test_nothing_is_shown_when_nobody_watches(capsys):
@@ -102,6 +103,31 @@ def test_the_newest_iteration_that_has_values_is_shown():
     with progress(6, console=log) as update:
         update(3, {"episode_return": curves})
     assert "return 2" in log.file.getvalue()
+
+
+@pytest.mark.parametrize("length", [1, 5, 7, 30])
+def test_the_last_line_says_what_the_table_says(length):
+    """However training is cut into chunks."""
+    rng = np.random.default_rng(0)
+    curves = {name: rng.integers(1, 9, (4, 60)).astype(np.float32) for name in SHOWN}
+    curves["episode_return"][rng.uniform(size=(4, 60)) < 0.5] = np.nan
+    final = metrics.summary(curves, steps_per_iteration=64, compile_seconds=1.0, run_seconds=1.0, run_iterations=60)[
+        "final"
+    ]
+    log = console(terminal=False)
+    with progress(60, console=log) as update:
+        for start in range(0, 60, length):
+            update(min(start + length, 60), {name: curve[:, start : start + length] for name, curve in curves.items()})
+    last = log.file.getvalue().splitlines()[-1].partition("  ")[2]
+    assert last == "  ".join(f"{label} {final[name]['mean']:.3g}" for name, label in SHOWN.items())
+
+
+def test_success_is_shown_where_there_is_any():
+    log = console(terminal=False)
+    with progress(6, console=log) as update:
+        update(3, chunk(1.5, success_rate=np.zeros((2, 3))))
+        update(6, chunk(1.5, success_rate=np.full((2, 3), 0.25)))
+    assert ["success 0.25" in line for line in log.file.getvalue().splitlines()] == [False, False, True]
 
 
 def test_the_table_has_what_the_run_has():
