@@ -7,10 +7,12 @@ Losses are any scalar functions of two pytrees; nothing here knows of reinforcem
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import TypeAlias
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import optax
 from jaxtyping import PRNGKeyArray, PyTree
@@ -18,15 +20,26 @@ from jaxtyping import PRNGKeyArray, PyTree
 from llmrl.ops import trees
 from llmrl.solvers.base import Number, checked_integer, checked_number
 from llmrl.solvers.bounded import bounded
-from llmrl.solvers.neumann import neumann
+from llmrl.solvers.conjugate_gradient import conjugate_gradient
 from llmrl.solvers.operators import damped, hessian, is_automatic
 from llmrl.solvers.reduction import reduction
-from llmrl.types import HypergradientInfo, LinearOperator, MetaGradient, MetaProblem, Scalar, Solver
+from llmrl.types import (
+    HypergradientInfo,
+    LinearOperator,
+    LinearSolution,
+    MetaGradient,
+    MetaProblem,
+    Scalar,
+    Solver,
+)
 
 AUTO_DAMPING_PRODUCTS = 10
 """Products spent on the spectrum when the damping is to be found automatically."""
 
-DEFAULT_SOLVER = neumann(num_terms=20)
+DEFAULT_SOLVER = conjugate_gradient(num_steps=20)
+
+LARGE_RESIDUAL = 1e-2
+"""Relative residual above which a gradient that is computed outside of ``jit`` comes with a warning."""
 
 Loss: TypeAlias = Callable[[PyTree, PyTree], Scalar]
 """``(theta, phi) -> scalar``."""
@@ -42,7 +55,7 @@ def implicit_gradient(
     damping: Number | str = 0.0,
     key: PRNGKeyArray,
     operator: Callable[[PyTree, PyTree], LinearOperator] | None = None,
-    max_ratio: Number | None = 10.0,
+    max_ratio: Number | None = None,
     outer_gradient: Callable[[PyTree, PyTree], tuple[PyTree, PyTree]] | None = None,
     mixed_product: Callable[[PyTree, PyTree, PyTree], PyTree] | None = None,
 ) -> tuple[PyTree, HypergradientInfo]:
@@ -65,14 +78,16 @@ def implicit_gradient(
         damping: at least 0, shape [], or "auto": enough to make the operator positive definite, see ``damped``.
         key: for solvers that draw, and for automatic damping.
         operator: ``(theta, phi) -> LinearOperator`` in place of H, such as a ``fisher``; None means H.
-        max_ratio: the bound on |x| / |g|, above 0, shape []; None means none. See ``bounded``.
+        max_ratio: the bound on |x| / |g|, above 0, shape []; None means none. See ``bounded``. A bound makes gradients
+            too small wherever curvature is below ``1 / max_ratio``.
         outer_gradient: the gradient of ``outer_loss`` in theta and in phi, where it is at hand.
         mixed_product: ``(theta, phi, x) -> grad_phi <grad_theta inner, x>``, where there is a cheaper way to the exact
             one.
 
     Returns:
         The gradient, structured like ``phi``, and how the solve went. ``info.residual_norm`` is relative to the damped
-        operator: what the damping itself costs is not in it.
+        operator: what the damping itself costs is not in it. Above ``LARGE_RESIDUAL`` there is a warning too, unless
+        this is compiled (``jit``, ``vmap``): then look at the number.
 
     Raises:
         ValueError: a setting is out of range.
@@ -98,6 +113,7 @@ def implicit_gradient(
         through_optimum = _exact_product(inner_loss, theta, phi, x)
     gradient = optax.tree.sub(direct, through_optimum)
 
+    _warn_if_large(found)
     g_norm = trees.norm(g)
     return gradient, HypergradientInfo(
         residual_norm=found.residual_norm,
@@ -112,7 +128,7 @@ def implicit_gradient(
 def implicit(
     solver: Solver = DEFAULT_SOLVER,
     damping: Number | str = 0.0,
-    max_ratio: Number | None = 10.0,
+    max_ratio: Number | None = None,
 ) -> MetaGradient:
     """``implicit_gradient`` as a ``MetaGradient``, with the curvature that the problem names.
 
@@ -274,6 +290,19 @@ def explicit() -> MetaGradient:
         return gradient, HypergradientInfo(zero, jnp.int32(0), zero, zero, zero, outer_gradient_norm=g_norm)
 
     return meta_gradient
+
+
+def _warn_if_large(found: LinearSolution) -> None:
+    """Says that a solve has failed, where its numbers are known already."""
+    residual = found.residual_norm
+    if isinstance(residual, jax.core.Tracer) or residual <= LARGE_RESIDUAL:
+        return
+    cut = ", and a guard cut the solution (negative curvature, divergence or max_ratio)" if found.was_cut else ""
+    warnings.warn(
+        f"implicit_gradient: the relative residual |A x - g| / |g| is {residual:.2g}{cut}, so the gradient may be far "
+        "off: give the solver more steps, take solver=dense() where there are few parameters, or damping='auto'",
+        stacklevel=3,
+    )
 
 
 def _exact_product(inner_loss: Loss, theta: PyTree, phi: PyTree, x: PyTree) -> PyTree:

@@ -20,7 +20,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from llmrl.bench.peers import root_vjp
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
-from llmrl.config import AuxConfig, Config
+from llmrl.config import AuxConfig, Config, SolverConfig
 from llmrl.hypergradients import implicit, unrolled
 from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, policy_objective
 from llmrl.learner.rollout import collect
@@ -33,7 +33,7 @@ from llmrl.progress import note
 from llmrl.requests import Bench
 from llmrl.solvers import conjugate_gradient, fisher, hessian, neumann
 from llmrl.train import compiled_run, initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
-from llmrl.types import HypergradientInfo, MetaGradient, Scalar
+from llmrl.types import HypergradientInfo, MetaGradient, Scalar, Solver
 
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}), devices=1)
 MAX_IMPORTANCE_RATIO = AIDED.method.outer.max_importance_ratio
@@ -94,13 +94,18 @@ def _pair(name: str, gradient: MetaGradient, curvature: str) -> list[Variant]:
     ]
 
 
+def _guarded(solver: Solver) -> MetaGradient:
+    """The implicit gradient as training has it."""
+    return implicit(solver, DAMPING, SolverConfig().max_ratio)
+
+
 VARIANTS = (
-    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=DAMPING), "hessian"),
-    *_pair("neumann K=10", implicit(neumann(10, step_size=0.5), damping=DAMPING), "fisher"),
-    *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=DAMPING), "hessian"),
-    *_pair("neumann K=10, automatic step", implicit(neumann(10), damping=DAMPING), "fisher"),
-    Variant("conjugate_gradient 10, hessian", implicit(conjugate_gradient(10), damping=DAMPING)),
-    Variant("conjugate_gradient 10, fisher", implicit(conjugate_gradient(10), damping=DAMPING), "fisher"),
+    *_pair("neumann K=10", _guarded(neumann(10, step_size=0.5)), "hessian"),
+    *_pair("neumann K=10", _guarded(neumann(10, step_size=0.5)), "fisher"),
+    *_pair("neumann K=10, automatic step", _guarded(neumann(10)), "hessian"),
+    *_pair("neumann K=10, automatic step", _guarded(neumann(10)), "fisher"),
+    Variant("conjugate_gradient 10, hessian", _guarded(conjugate_gradient(10))),
+    Variant("conjugate_gradient 10, fisher", _guarded(conjugate_gradient(10)), "fisher"),
     Variant("unrolled 10", unrolled(10, recompute=False)),
     Variant("unrolled 10, each step computed again on the way back", unrolled(10)),
 )

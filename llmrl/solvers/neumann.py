@@ -169,7 +169,8 @@ def _automatic_step(
     matvec: MatVec, b: PyTree, key: PRNGKeyArray, iterations: int, max_step_size: Number
 ) -> Float[Array, ""]:
     _, _, normalized, drawn = geometry(matvec)
-    noise = normalized(drawn(key, b))[0]
+    # In one dimension the noise would be the opposite of b half of the time, and nothing be seen of the operator.
+    noise = normalized(b if optax.tree.size(b) == 1 else drawn(key, b))[0]
     low, high = extreme_eigenvalues(matvec, optax.tree.add(normalized(b)[0], noise), iterations)
     radius = jnp.maximum(jnp.abs(low), jnp.abs(high))
     longest = jnp.asarray(max_step_size).astype(radius.dtype)

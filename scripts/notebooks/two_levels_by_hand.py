@@ -89,7 +89,7 @@ def gradient_with(solver):
     """(gradient, how the solve went), compiled."""
     return jax.jit(
         lambda theta, phi, key: implicit_gradient(
-            inner_loss, outer_loss, theta, phi, solver=solver, max_ratio=None, key=key
+            inner_loss, outer_loss, theta, phi, solver=solver, key=key
         )
     )
 

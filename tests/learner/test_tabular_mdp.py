@@ -378,7 +378,7 @@ def test_the_inner_optimum_is_one():
 def test_implicit_gradient_is_the_slope_of_the_solved_problem():
     phi = jnp.asarray(PHI)
     theta = optimum(inner_slope, phi)
-    settings = {"solver": dense(), "key": jax.random.key(0), "max_ratio": None}
+    settings = {"solver": dense(), "key": jax.random.key(0)}
     found, _ = jax.jit(lambda t, p: implicit_gradient(inner_loss, outer_loss, t, p, **settings))(theta, phi)
     expected = resolved_slope(inner_slope)
     assert cosine(found, expected) > 0.999
@@ -424,7 +424,7 @@ def in_library_units(rollout, theta, phi, table, deviation):
         return jax.vmap(problem.operator(theta, phis(phi)))(jnp.eye(STATES))
 
     def hypergradient(problem):
-        return implicit(dense(), max_ratio=None)(problem, theta, phis(phi), key)[0][1]["scalar"]
+        return implicit(dense())(problem, theta, phis(phi), key)[0][1]["scalar"]
 
     dice, ratio = problem(surrogate="dice"), problem(surrogate="ratio")
     slope = jax.grad(dice.inner_loss)

@@ -48,6 +48,13 @@ def test_products_are_counted():
     assert solve(neumann(0, step_size=0.1), product(MATRIX), B).num_matvecs == 0
 
 
+def test_the_automatic_step_sees_the_only_curvature_there_is_whatever_is_drawn():
+    """In one dimension half of all noise is the opposite of b."""
+    solver, b = neumann(20), jnp.ones(1)
+    x = jax.jit(jax.vmap(lambda key: solver(lambda v: 100.0 * v, b, key).x))(jax.random.split(KEY, 16))
+    np.testing.assert_allclose(x, 0.01, rtol=1e-5)
+
+
 def test_the_automatic_step_never_diverges():
     """Random positive definite operators, spread out or with outliers, over six orders of magnitude."""
     dim, count = 60, 40
