@@ -113,6 +113,7 @@ def _run_application(command: str, arguments: list[str]) -> None:
     import hydra
 
     from llmrl.overrides import config_dir, register_schemas, without_grid
+    from llmrl.words import as_hydra_reads
 
     # Hydra would print its own errors, over several lines and with exit code 1; this makes it raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
@@ -122,10 +123,11 @@ def _run_application(command: str, arguments: list[str]) -> None:
         # A grid is no setting of a run, so Hydra has no place for it; and it takes nothing but a function.
         task = _with(task, grid=grid) if grid else task
     _refuse_two_modes(arguments)
-    sys.argv = [f"llmrl {command}", *keyed(command, arguments)]
+    multirun = bool({"-m", "--multirun"} & set(arguments))
+    sys.argv = [f"llmrl {command}", *as_hydra_reads(keyed(command, arguments), command, multirun)]
     register_schemas()
     failures = None
-    if {"-m", "--multirun"} & set(arguments):
+    if multirun:
         if {"launcher=submitit", "launcher=slurm"} & set(arguments):
             _tell_of_jobs()
         # On the disk, since points may run in other processes, on other machines.
@@ -166,18 +168,18 @@ def _with(task: Callable[..., None], **options: Any) -> Callable[[Any], None]:
 
 def keyed(command: str, arguments: list[str]) -> list[str]:
     """Arguments as Hydra knows them: of a command with positional words, these as one override of their key."""
+    from llmrl.words import is_word, quoted
+
     if command not in POSITIONAL:
         return arguments
     words, others = [], []
     for before, argument in zip(["", *arguments], arguments, strict=False):
-        is_word = "=" not in argument and argument[:1] not in ("-", "+", "~") and before not in _FLAGS_WITH_VALUES
-        (words if is_word else others).append(argument)
+        (words if before not in _FLAGS_WITH_VALUES and is_word(argument, command) else others).append(argument)
     if not words:
         return others
     key = POSITIONAL[command]
     if key == "runs":
-        quoted = ["'" + word.replace("\\", "\\\\").replace("'", "\\'") + "'" for word in words]
-        return [f"{key}=[{','.join(quoted)}]", *others]
+        return [f"{key}=[{','.join(quoted(os.path.expanduser(word)) for word in words)}]", *others]
     if len(words) > 1:
         raise Refused(f"{command} takes one {key}, got {' '.join(words)}")
     return [f"{key}={words[0]}", *others]

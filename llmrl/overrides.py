@@ -39,6 +39,7 @@ from llmrl.requests import (
     Status,
 )
 from llmrl.validation import from_dict, refuse_secret
+from llmrl.words import as_hydra_reads
 
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracker"}
 """What a config group's choices are called in errors, where its own name does not say it."""
@@ -141,7 +142,7 @@ def compose(*overrides: str) -> Config:
     register_schemas()
     try:
         with _own_hydra():
-            return to_config(compose_with_hydra("train", list(overrides)))
+            return to_config(compose_with_hydra("train", as_hydra_reads(overrides, "train")))
     except (HydraException, OmegaConfBaseException) as error:
         raise ValueError(explain(error)) from error
 

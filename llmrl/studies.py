@@ -138,9 +138,9 @@ def carry_out(
 def config_of(run: Run, out: Path, seeds: int, extra: Sequence[str] = (), progress: bool = False) -> Config:
     """What a study trains for one of its runs; arguments as for ``carry_out``."""
     from llmrl.overrides import compose
+    from llmrl.words import quoted
 
-    # Quoted, since Hydra gives a meaning to commas and brackets that a directory may have in its name.
-    source = [f"reward_from='{out / run.reward_from}'"] if run.reward_from else []
+    source = [f"reward_from={quoted(str(out / run.reward_from))}"] if run.reward_from else []
     config = compose(*run.overrides, *source, *extra, f"seeds={seeds}")
     return replace(config, run_dir=str(out / run.name), progress=progress)
 

@@ -54,6 +54,8 @@ def _between(low: float, high: float, **values: float) -> None:
 
 def _one_of(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
+        if "," in str(value) and set(str(value).split(",")) <= {*choices}:
+            raise ValueError(f"{name}={value} is several values: add --multirun to run each")
         if value not in choices:
             raise unknown(name, value, choices)
 

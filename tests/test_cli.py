@@ -318,7 +318,7 @@ def test_evaluate_asks_for_the_runs_own_environment_unless_told(monkeypatch, cap
 
     def evaluate(*request):
         asked.append(request)
-        return {"final": {}}
+        return {"final": {}, "seeds": 2}
 
     monkeypatch.setitem(sys.modules, "llmrl.evaluate", SimpleNamespace(evaluate=evaluate))
     main(["evaluate", "run_dir=x"])
