@@ -111,6 +111,18 @@ def acting_policy(config: Config, spec: EnvSpec) -> Policy:
     return Policy(policy.init, distribution)
 
 
+def length_schedules(config: Config) -> list[str]:
+    """Settings of a run that set a course over the whole of ``total_steps``, as they may be typed."""
+    method = config.method.reward_of or config.method.name
+    goals = config.method.goals
+    courses = {
+        "ppo.anneal=true": config.ppo.anneal,
+        f"method.potential.decay={config.method.potential.decay}": method == "pies",
+        f"method.goals.pretraining={goals.pretraining}": method.startswith("ellm") and goals.pretraining > 0.0,
+    }
+    return [setting for setting, chosen in courses.items() if chosen]
+
+
 def _optimizer(config: Config, beside: bool) -> optax.GradientTransformation:
     """Of the inner level; ``beside``: whether a stream is followed by steps of their own."""
     ppo = config.ppo

@@ -8,6 +8,7 @@
     curves.png       the picture of them
     evaluation.json  what the last evaluation found, where there was one
     tracked.json     what ``llmrl.trackers`` has sent, where there are any
+    extended.txt     at how many total_steps the run was finished before, where it was extended; one number a line
     failed.txt       why the last process that worked here failed, where it did
     .lock            which process holds the directory
 
@@ -38,6 +39,7 @@ from llmrl.language import Table, load, save
 from llmrl.validation import from_dict
 
 FAILURE = "failed.txt"
+EXTENDED = "extended.txt"
 
 NOT_COMPARED = ("run_dir", "resume", "progress", "track", "distributed", "coordinator", "num_processes", "process_id")
 """Settings, or sections of them, that change nothing about a run's numbers; the last four nothing beyond rounding."""
@@ -50,11 +52,14 @@ class Run(NamedTuple):
         path: the directory.
         config: its settings.
         finished: whether a summary says that all iterations are done.
+        extended_from: total_steps at which the run was finished until this process opened it with more; None where it
+            did not.
     """
 
     path: Path
     config: Config
     finished: bool
+    extended_from: int | None = None
 
     @property
     def metrics_path(self) -> Path:
@@ -81,6 +86,8 @@ class Run(NamedTuple):
 def open_run(config: Config) -> Iterator[Run]:
     """Holds ``config.run_dir`` for this process, creating it where there is none.
 
+    A finished run that is opened with a larger ``total_steps`` is extended: it is unfinished from then on.
+
     Args:
         config: the run's settings, with a ``run_dir``.
 
@@ -97,10 +104,10 @@ def open_run(config: Config) -> Iterator[Run]:
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
         with _told_when_full(path):
-            _claim(path, config)
+            extended_from = _claim(path, config)
         (path / FAILURE).unlink(missing_ok=True)
         try:
-            yield Run(path, config, (path / "summary.json").exists())
+            yield Run(path, config, (path / "summary.json").exists(), extended_from)
         except Exception as error:
             with suppress(OSError):  # a disk that is full has no room for this either
                 metrics.replace_file(path / FAILURE, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
@@ -236,6 +243,8 @@ def finish(run: Run, *, compile_seconds: float, run_seconds: float, run_iteratio
         run_seconds=run_seconds,
         run_iterations=run_iterations,
     )
+    if (run.path / EXTENDED).is_file():
+        values["extended_from"] = [int(line) for line in (run.path / EXTENDED).read_text().split()]
     with _told_when_full(run.path):
         plots.curves(curves, run.path / "curves.png", describe(run.config), run.config.method.name)
         metrics.write_summary(run.summary_path, values)
@@ -253,16 +262,35 @@ def describe(config: Config) -> str:
     return f"{config.env.id or config.env.name}, auxiliary reward: {aux}, method: {config.method.name}"
 
 
-def _claim(path: Path, config: Config) -> None:
+def _claim(path: Path, config: Config) -> int | None:
+    """Makes the directory this config's.
+
+    Returns:
+        The ``total_steps`` of the finished run that is extended; None where none is.
+    """
     if not (path / "config.yaml").exists():
         # The second is what a process leaves that was killed while it wrote its first file.
         ours = (".lock", ".config.yaml.tmp")
         strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
         if strangers:
             raise ValueError(f"run_dir={path} holds files that are no run's, such as {strangers[0]!r}; choose another")
-    elif checkpoint.steps(path / "checkpoints"):
-        return _refuse_another_config(path, config)
+    elif done := max(checkpoint.steps(path / "checkpoints"), default=0):
+        earlier = _refuse_another_config(path, config)
+        if earlier is not None:
+            with (path / EXTENDED).open("a") as file:
+                file.write(f"{earlier}\n")
+            _write_config(path, config)
+        if done < config.num_iterations:
+            # What was found out about the shorter run is not true of this one.
+            for name in ("summary.json", "evaluation.json"):
+                (path / name).unlink(missing_ok=True)
+        return earlier
     # Before the first checkpoint there is nothing to lose, so a run that failed at once may be started differently.
+    _write_config(path, config)
+    return None
+
+
+def _write_config(path: Path, config: Config) -> None:
     metrics.replace_file(path / "config.yaml", yaml.safe_dump(_plain(asdict(config)), sort_keys=False))
 
 
@@ -270,16 +298,26 @@ def _set(settings: Mapping[str, Any], key: str) -> str:
     return f"{key}={settings[key]}" if key in settings else f"no {key}"
 
 
-def _refuse_another_config(path: Path, config: Config) -> None:
+def _refuse_another_config(path: Path, config: Config) -> int | None:
+    """Refuses what is not the run in the directory.
+
+    Returns:
+        The run's ``total_steps``, where it is finished and the config only asks for more; None where it is the same.
+    """
     if not config.resume:
         raise ValueError(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
     stored, given = _flat(_read_config(path)), _flat(_plain(asdict(config)))
-    for key in sorted({*stored, *given}):
-        if key.partition(".")[0] not in NOT_COMPARED and stored.get(key) != given.get(key):
-            raise ValueError(
-                f"run_dir={path} holds a run with {_set(stored, key)}, got {_set(given, key)}; "
-                "choose another run_dir or remove it"
-            )
+    keys = {key for key in (*stored, *given) if key.partition(".")[0] not in NOT_COMPARED}
+    differing = sorted(key for key in keys if stored.get(key) != given.get(key))
+    if not differing:
+        return None
+    advice = "choose another run_dir or remove it"
+    if differing == ["total_steps"] and stored["total_steps"] < config.total_steps:
+        if (path / "summary.json").exists():
+            return stored["total_steps"]
+        advice = "it can be extended once it is finished"
+    key = differing[0]
+    raise ValueError(f"run_dir={path} holds a run with {_set(stored, key)}, got {_set(given, key)}; {advice}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:

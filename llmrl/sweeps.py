@@ -42,6 +42,7 @@ from llmrl.train import (
     make_trainer,
     opened_store,
     result_of,
+    tell_extended,
     tell_skipped,
     train_chunks,
 )
@@ -178,6 +179,8 @@ def _train(config: Config, trainer: Trainer, members: Sequence[_Member]) -> list
             devices = f" over {mesh.size} {jax.devices()[0].platform} devices" if mesh.size > 1 else ""
             note(f"{len(members)} points x {config.seeds} seeds in one program{devices}")
         states, start = store.restore(state_shapes(trainer, config)) or (None, 0)
+        if config.progress and store.run is not None and store.run.extended_from is not None:
+            tell_extended(config, store.run.extended_from, start)
         with listener_of(config, trainer.env, store, start) as listener:
             states = pieces.initial(listener.table) if states is None else pieces.restored(states)
             trained = train_chunks(wide, trainer.env.spec, pieces, states, start, store, listener)

@@ -19,6 +19,7 @@ from llmrl.building import (
     acting_policy,
     any_environment,
     build,
+    length_schedules,
     make_environment,
     numbers_of,
     policy_of,
@@ -54,6 +55,7 @@ __all__ = [
     "acting_policy",
     "any_environment",
     "chunk_lengths",
+    "chunks_left",
     "compiled_run",
     "initial_states",
     "listener_of",
@@ -68,6 +70,7 @@ __all__ = [
     "seed_keys",
     "seed_mesh",
     "state_shapes",
+    "tell_extended",
     "tell_skipped",
     "train",
     "train_chunks",
@@ -135,6 +138,18 @@ def chunk_lengths(num_iterations: int, num_chunks: int) -> list[int]:
     length = even[0] if even else wished
     whole, rest = divmod(num_iterations, length)
     return [length] * whole + ([rest] if rest else [])
+
+
+def chunks_left(num_iterations: int, num_chunks: int, start: int) -> Iterator[tuple[int, int]]:
+    """``(first iteration, length)`` of the pieces that are left after ``start`` iterations.
+
+    They end where those of a whole run end, so an extended run, which may start in the middle of one, soon has them.
+    """
+    first = 0
+    for length in chunk_lengths(num_iterations, num_chunks):
+        if first + length > start:
+            yield max(first, start), first + length - max(first, start)
+        first += length
 
 
 class Store(NamedTuple):
@@ -232,6 +247,8 @@ def train(config: Config) -> Result:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices{among}")
         restored = store.restore(state_shapes(trainer, config))
         states, start = restored or (None, 0)
+        if config.progress and store.run is not None and store.run.extended_from is not None:
+            tell_extended(config, store.run.extended_from, start)
         if config.progress and start == config.num_iterations:
             note(f"run_dir={config.run_dir} is finished already; nothing was trained again")
         with listener_of(config, trainer.env, store, start) as listener:
@@ -244,6 +261,18 @@ def train(config: Config) -> Result:
             tell_skipped(trained.chunks)
         with hosts.together():
             return result_of(config, trained, store.run)
+
+
+def tell_extended(config: Config, earlier: int, start: int) -> None:
+    """Says that a finished run goes on, and what does not go on as in a run that was started at this length."""
+    words = f"run_dir={config.run_dir} was finished at total_steps={earlier}; it goes on from there, iteration {start}"
+    if schedules := length_schedules(config):
+        words += (
+            f", to total_steps={config.total_steps}. {' and '.join(schedules)} followed the schedule of the shorter "
+            "length until here, and follows that of the longer one from here on: the numbers are not those of a run "
+            f"started at total_steps={config.total_steps}"
+        )
+    note(words)
 
 
 def listener_of(
@@ -276,39 +305,37 @@ def train_chunks(
     config: Config, spec: EnvSpec, pieces: Pieces, states: TrainState, start: int, store: Store, listener: Listener
 ) -> Trained:
     """Run what is left in compiled pieces; the same pieces whether or not the run was interrupted."""
+    total, table = config.num_iterations, listener.table
     programs: dict[int, Callable] = {}
     chunks: list[dict[str, np.ndarray]] = []
-    compile_seconds, run_seconds, done, table = 0.0, 0.0, 0, listener.table
+    compile_seconds, run_seconds = 0.0, 0.0
     signs_in = watched(spec, config.ppo.num_steps)
     with (
-        stop_requests(config.num_iterations, config.run_dir is not None, hosts.agreed) as heed,
-        progress(config.num_iterations, start, config.progress and start < config.num_iterations) as show,
+        stop_requests(total, config.run_dir is not None, hosts.agreed) as heed,
+        progress(total, start, config.progress and start < total) as show,
     ):
-        for length in chunk_lengths(config.num_iterations, config.num_chunks):
-            done += length
-            if done <= start:
-                continue
-            heed(done - length)
+        for first, length in chunks_left(total, config.num_chunks, start):
+            heed(first)
             began = time.monotonic()
             if length not in programs:
                 programs[length] = pieces.program(states, length, table)
             compiled = time.monotonic()
-            heed(done - length)
-            states, chunk = jax.block_until_ready(programs[length](states, np.int32(done - length), table))
+            heed(first)
+            states, chunk = jax.block_until_ready(programs[length](states, np.int32(first), table))
             chunk = {name: np.asarray(curve) for name, curve in hosts.whole(chunk).items()}
             compile_seconds += compiled - began
             run_seconds += time.monotonic() - compiled
             table, counts = listener.exchange(table, misses_of(hosts.whole(states.heard)))
             chunk |= {name: np.full((config.seeds, length), count, np.float32) for name, count in counts.items()}
-            store.record(states, chunk, done - length, table)
+            store.record(states, chunk, first, table)
             chunks.append(chunk)
-            show(done, chunk)
-            for sign in signs_in(chunk, done == config.num_iterations) if config.progress else ():
+            show(first + length, chunk)
+            for sign in signs_in(chunk, first + length == total) if config.progress else ():
                 note(sign)
     seconds = {
         "compile_seconds": compile_seconds,
         "run_seconds": run_seconds,
-        "run_iterations": config.num_iterations - start,
+        "run_iterations": total - start,
     }
     return Trained(states, chunks, seconds, table)
 

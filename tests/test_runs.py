@@ -94,6 +94,56 @@ def test_another_config_is_refused_by_its_first_difference(tmp_path):
         assert not run.finished
 
 
+def done(path, total_steps):
+    """A finished run, of 16 steps an iteration."""
+    with runs.open_run(small(path, total_steps=total_steps)) as run:
+        start = (runs.restore(run, state(0)) or (None, 0))[1]
+        if start < run.config.num_iterations:
+            runs.record(run, state(1), chunk(start, run.config.num_iterations - start), start)
+        return runs.finish(run, compile_seconds=1.0, run_seconds=1.0, run_iterations=1)
+
+
+def test_a_finished_run_is_extended_and_says_so(tmp_path):
+    assert "extended_from" not in done(tmp_path, 64)
+    (tmp_path / "evaluation.json").write_text("{}")
+    with runs.open_run(small(tmp_path, total_steps=128)) as run:
+        assert (run.extended_from, run.finished) == (64, False)
+        assert runs.restore(run, state(0))[1] == 4
+        assert not run.evaluation_path.exists()
+    assert runs.load_run(tmp_path).config.total_steps == 128
+    with runs.open_run(small(tmp_path, total_steps=128)) as run:  # as after a kill
+        assert (run.extended_from, run.finished) == (None, False)
+    assert done(tmp_path, 128)["extended_from"] == [64]
+    assert done(tmp_path, 160)["extended_from"] == [64, 128]
+    curves = metrics.read(tmp_path / "metrics.csv")
+    np.testing.assert_array_equal(curves["env_steps"][0], 16 * np.arange(1, 11))
+
+
+def test_a_kill_while_a_run_is_extended_loses_nothing(tmp_path, monkeypatch):
+    done(tmp_path, 64)
+    summary = (tmp_path / "summary.json").read_bytes()
+    with runs.open_run(small(tmp_path, total_steps=128)):
+        pass
+    (tmp_path / "summary.json").write_bytes(summary)  # killed before it was removed
+    with runs.open_run(small(tmp_path, total_steps=128)) as run:
+        assert not run.finished
+
+
+def test_only_a_finished_run_is_extended_and_none_is_shortened(tmp_path):
+    with runs.open_run(small(tmp_path / "x", total_steps=64)) as run:
+        runs.record(run, state(2), chunk(0), 0)
+    done(tmp_path / "y", 64)
+    for name, settings, message in (
+        ("x", {"total_steps": 128}, "total_steps=64, got total_steps=128; it can be extended once it is finished"),
+        ("y", {"total_steps": 32}, "total_steps=64, got total_steps=32; choose another"),
+        ("y", {"total_steps": 128, "seeds": 3}, "seeds=2, got seeds=3; choose another"),
+        ("y", {"total_steps": 128, "resume": False}, "resume=false"),
+    ):
+        with pytest.raises(ValueError, match=message), runs.open_run(small(tmp_path / name, **settings)):
+            pass
+    assert runs.load_run(tmp_path / "y").finished
+
+
 def test_strangers_directories_are_left_alone(tmp_path):
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(ValueError, match=r"thesis\.tex"), runs.open_run(small(tmp_path)):

@@ -1,5 +1,6 @@
 """Training: neither interruptions nor how a run is cut, kept or spread change it; and what composes can be built."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -14,9 +15,10 @@ from small import RUN, TWELVE
 
 import llmrl
 from llmrl import overrides, runs
+from llmrl.building import length_schedules
 from llmrl.devices import seed_bytes, seed_mesh, seeds_at_once
 from llmrl.envs import HOST_ENVIRONMENTS
-from llmrl.train import chunk_lengths, make_environment, make_trainer, train
+from llmrl.train import chunk_lengths, chunks_left, make_environment, make_trainer, tell_extended, train
 
 TINY = (*RUN, *TWELVE, "seeds=2", "devices=1")
 
@@ -58,6 +60,40 @@ def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished")
     train(llmrl.compose(*TINY, "method=add", f"run_dir={path}"))
     return path
+
+
+# --- longer than once thought -----------------------------------------------------------------------------------------
+
+
+def test_an_extended_run_without_a_schedule_is_the_run_made_at_once(tmp_path, capfd):
+    typed = (*TINY, "method=add", "ppo.anneal=false", "num_chunks=3")
+    train(llmrl.compose(*typed, "total_steps=384", f"run_dir={tmp_path / 'extended'}"))
+    capfd.readouterr()
+    extended = train(llmrl.compose(*typed, "progress=true", f"run_dir={tmp_path / 'extended'}"))
+    assert "was finished at total_steps=384; it goes on from there, iteration 6\n" in capfd.readouterr().err
+    at_once = train(llmrl.compose(*typed, f"run_dir={tmp_path / 'once'}"))
+    assert (tmp_path / "extended" / "metrics.csv").read_bytes() == (tmp_path / "once" / "metrics.csv").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, extended.state.params, at_once.state.params)
+    assert extended.summary["final"] == at_once.summary["final"]
+
+
+@pytest.mark.parametrize(
+    ("words", "schedules"),
+    [
+        ((), ["ppo.anneal=true"]),
+        (("ppo.anneal=false",), []),
+        (("method=pies", "ppo.anneal=false"), ["method.potential.decay=0.5"]),
+        (("method=ellm_pretrained",), ["ppo.anneal=true", "method.goals.pretraining=0.8"]),
+        (("method=ellm", "ppo.anneal=false"), []),
+    ],
+)
+def test_what_depends_on_the_length_of_a_run_is_said_when_it_is_extended(words, schedules, capfd):
+    config = llmrl.compose(*words, "run_dir=x")
+    assert length_schedules(config) == schedules
+    tell_extended(config, 1000, 1)
+    said = capfd.readouterr().err
+    assert all(schedule in said for schedule in schedules)
+    assert ("are not those of a run started at total_steps=200000" in said) == bool(schedules)
 
 
 # --- interruptions ----------------------------------------------------------------------------------------------------
@@ -226,6 +262,15 @@ def test_two_devices_train_what_one_trains():
         print("equal")
     """
     assert child(script, *TINY, "method=add") == "equal\n"
+
+
+@pytest.mark.parametrize("num_iterations", [1, 7, 12, 97])
+def test_what_is_left_of_the_chunks_ends_where_they_end(num_iterations):
+    for num_chunks, start in itertools.product(range(1, num_iterations + 2), range(num_iterations + 1)):
+        left = list(chunks_left(num_iterations, num_chunks, start))
+        ends = list(itertools.accumulate(chunk_lengths(num_iterations, num_chunks)))
+        assert [first + length for first, length in left] == [end for end in ends if end > start]
+        assert [first for first, _ in left] == [start, *ends[-len(left) : -1]][: len(left)]
 
 
 @pytest.mark.parametrize("num_iterations", [1, 2, 7, 12, 60, 97, 98, 100])

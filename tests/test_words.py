@@ -119,9 +119,7 @@ def test_a_whole_number_may_be_written_in_any_way(typed, expected):
 
 
 def test_what_is_composed_has_them():
-    config = llmrl.compose(
-        "total_steps=1e5", "seeds=2.0", "ppo.hidden=[1.6e1]", "run_dir=lr=0.1 #1", "llm.cache=a&b"
-    )
+    config = llmrl.compose("total_steps=1e5", "seeds=2.0", "ppo.hidden=[1.6e1]", "run_dir=lr=0.1 #1", "llm.cache=a&b")
     assert (config.total_steps, config.seeds, config.ppo.hidden) == (100_000, 2, (16,))
     assert (type(config.total_steps), config.run_dir, config.llm.cache) == (int, "lr=0.1 #1", "a&b")
 
