@@ -89,7 +89,8 @@ def neumann_finite_difference(
     the series above with ``H y`` replaced by the undivided difference along y itself. The paper's last line, the mixed
     product ``grad_phi L(theta + a x) - grad_phi L(theta)``, is then ``grad_phi L(theta + y) - grad_phi L(theta)``:
     ``mixed_by_difference`` asks the hypergradient for it. The perturbation is as long as y, so the differences are as
-    good as L is quadratic over that distance.
+    good as L is quadratic in theta over that distance, and the mixed product as good as ``grad_phi L`` is linear in
+    theta. The residual says nothing of the mixed product.
 
     With ``relative`` the robust variant: central differences over the fixed distance c whatever v is,
     ``H v ~ |v| / (2 c) [grad L(theta + c v/|v|) - grad L(theta - c v/|v|)]``, and an exact mixed product.
