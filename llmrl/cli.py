@@ -257,11 +257,31 @@ def train(node: Any, grid: Mapping[str, Sequence[Any]] | None = None) -> None:
         return
 
     from llmrl.progress import show_summary
+
+    if _stands_in(config):
+        from llmrl.runs import load_run, read_summary
+
+        show_summary(read_summary(load_run(str(config.run_dir))), title=str(config.run_dir))
+        return
+
     from llmrl.train import train as run
 
     result = run(config)
     if result.summary:  # which only the first of several processes has
         show_summary(result.summary, title=str(config.run_dir))
+
+
+def _stands_in(config: Config) -> bool:
+    """Whether a finished run stands in for one of a sweep, since both are one run."""
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.types import RunMode
+
+    if HydraConfig.get().mode != RunMode.MULTIRUN and not os.path.islink(str(config.run_dir)):
+        return False
+
+    from llmrl.reuse import link_to_equal
+
+    return link_to_equal(config, os.path.dirname(str(config.run_dir)))
 
 
 @_job

@@ -46,7 +46,7 @@ def compare(
     config, out = compose(*overrides), Path(out)
     methods = dict.fromkeys([config.method.name, *beside])
     runs = [Run(name, tuple(overrides) if name == config.method.name else told(overrides, name)) for name in methods]
-    outcome = carry_out(runs, out, seeds=config.seeds, progress=config.progress, train=train)
+    outcome = carry_out(runs, out, seeds=config.seeds, progress=config.progress, train=train, near=out.parent)
     picture = out / PICTURE
     if outcome.results:
         wanted = MEASURES.get(config.env.name, "episode_return")

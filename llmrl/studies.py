@@ -90,6 +90,7 @@ def carry_out(
     processes: int = 1,
     progress: bool = False,
     train: Train | None = None,
+    near: Path | None = None,
 ) -> Outcome:
     """Trains what is not finished and reads all that is. One failed run stops only those that need what it has learned.
 
@@ -103,16 +104,21 @@ def carry_out(
         processes: runs trained side by side.
         progress: whether each run shows its own progress too.
         train: how a run is trained; ``train_anew`` where not given.
+        near: where finished runs are looked for that may stand in for those that hear no source; nowhere if not given.
 
     Raises:
         Stopped: SIGTERM or SIGUSR1 came; what was trained until then is on the disk.
     """
     from llmrl.progress import note
+    from llmrl.reuse import link_to_equal
 
     configs = {run.name: config_of(run, out, seeds, extra, progress) for run in runs}
     part, parts = shard
     mine = [run.name for run in runs if only in run.name][part - 1 :: parts]
     results = {name: read_finished(config) for name, config in configs.items()}
+    for name in mine:
+        if near is not None and results[name] is None and link_to_equal(configs[name], near):
+            results[name] = read_finished(configs[name])
     missing = {name: configs[name] for name in mine if results[name] is None}
     if len(missing) < len(mine):
         note(f"{len(mine) - len(missing)} of {len(mine)} runs are finished already")
@@ -148,6 +154,7 @@ def config_of(run: Run, out: Path, seeds: int, extra: Sequence[str] = (), progre
 def read_finished(config: Config) -> Found | None:
     """What a run of these settings left, or None where it is not finished."""
     from llmrl import metrics, runs
+    from llmrl.identity import of_one_run
 
     assert config.run_dir is not None
     if not (Path(config.run_dir) / "summary.json").exists():
@@ -156,8 +163,7 @@ def read_finished(config: Config) -> Found | None:
     if config.reward_from is not None:  # training has filled in what its reward looks like
         config = replace(config, method=replace(config.method, **{k: getattr(run.config.method, k) for k in FILLED_IN}))
     # What a run of other settings is, and what to do about it, ``train`` says.
-    uncompared = dict.fromkeys(runs.NOT_COMPARED)
-    if replace(run.config, **uncompared) != replace(config, **uncompared):
+    if run.config.seeds != config.seeds or not of_one_run(run.config, config):
         return None
     return Found(metrics.read(run.metrics_path), runs.read_summary(run)["steps_per_second"], run.path)
 

@@ -12,7 +12,7 @@ import pytest
 from hydra.errors import MissingConfigException
 
 import llmrl
-from llmrl import overrides, runs
+from llmrl import metrics, overrides, runs
 from llmrl.cli import main
 from llmrl.config import SOLVERS, AuxConfig, Config
 from llmrl.errors import install
@@ -571,3 +571,25 @@ def test_an_interrupt_that_python_drops_ends_the_process_without_a_traceback():
     """
     process = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
     assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", "")
+
+
+def test_a_sweep_trains_what_hears_no_source_once(monkeypatch, tmp_path, capsys):
+    """The other directory is a link, which the same run asked for alone leaves as it is."""
+    trained = []
+
+    def train(config):
+        trained.append(config.method.name)
+        with runs.open_run(config) as run:
+            summary = {"final": {}, "seeds": 2, "steps_per_second": 1.0, "versions": metrics.versions()}
+            metrics.write_summary(run.summary_path, summary)
+        return SimpleNamespace(summary=summary)
+
+    monkeypatch.setitem(sys.modules, "llmrl.train", SimpleNamespace(train=train))
+    monkeypatch.chdir(tmp_path)
+    main(["train", "--multirun", "method=ppo,add", "aux=harmful,random", "seeds=2"])
+    assert sorted(trained) == ["add", "add", "ppo"]
+    first, second = (tmp_path / f"runs/cartpole-{aux}-ppo-s0-seeds-2" for aux in ("harmful", "random"))
+    assert second.resolve() == first.resolve()
+    assert "method=ppo hears no source" in capsys.readouterr().err
+    main(["train", "method=ppo", "aux=random", "seeds=2"])
+    assert len(trained) == 3 and second.is_symlink()

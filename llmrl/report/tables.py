@@ -211,7 +211,7 @@ def improvement_table(task: Task) -> Table | None:
 def _improved(task: Task, method: Method, other: Method) -> str:
     if method is other or _steps(method) != _steps(other):
         return ""
-    return _share(improvement_interval(*(last_tenth(_values(task, each)) for each in (method, other))))
+    return _share(improvement_interval(last_tenth(_values(task, method)), last_tenth(_values(task, other))))
 
 
 def _share(interval: Interval) -> str:
