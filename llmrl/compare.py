@@ -16,7 +16,8 @@ from llmrl.metrics import replace_file
 from llmrl.overrides import compose
 from llmrl.progress import plural, show_table
 from llmrl.report.entries import IGNORES, MEASURES, TRUSTS
-from llmrl.studies import Results, Run, Train, carry_out
+from llmrl.studies import Results, Run, Train, carry_out, config_of, read_finished
+from llmrl.train import check
 
 PICTURE, TABLE = "comparison.png", "comparison.md"
 
@@ -41,11 +42,15 @@ def compare(
         The picture.
 
     Raises:
-        ValueError: an override is wrong, or runs have failed (after everything else is done).
+        ValueError: an override is wrong, or one of the methods cannot be had (before anything is trained), or runs have
+            failed (after everything else is done).
     """
     config, out = compose(*overrides), Path(out)
     methods = dict.fromkeys([config.method.name, *beside])
     runs = [Run(name, tuple(overrides) if name == config.method.name else told(overrides, name)) for name in methods]
+    for one in (config_of(run, out, config.seeds, progress=config.progress) for run in runs):
+        if read_finished(one) is None:
+            check(one)
     outcome = carry_out(runs, out, seeds=config.seeds, progress=config.progress, train=train, near=out.parent)
     picture = out / PICTURE
     if outcome.results:

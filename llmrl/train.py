@@ -54,6 +54,7 @@ __all__ = [
     "Trainer",
     "acting_policy",
     "any_environment",
+    "check",
     "chunk_lengths",
     "chunks_left",
     "compiled_run",
@@ -232,14 +233,7 @@ def train(config: Config) -> Result:
         OSError: the disk is full; the last checkpoint is intact.
         Stopped: SIGTERM or SIGUSR1 came; what was trained until then is in ``run_dir``.
     """
-    validate(config)
-    use_compilation_cache()
-    use_cores(config)
-    hosts.join(config)
-    config = replace(config, progress=config.progress and hosts.first())
-    config = transfer.resolved(config, lambda other: any_environment(other).spec)
-    trainer = make_trainer(config)
-    build(config, trainer.env)  # what a method refuses is refused before anything is written
+    config, trainer = _prepared(config)
     mesh = seed_mesh(config)
     with opened_store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
         if config.progress and mesh.size > 1:
@@ -261,6 +255,28 @@ def train(config: Config) -> Result:
             tell_skipped(trained.chunks)
         with hosts.together():
             return result_of(config, trained, store.run)
+
+
+def check(config: Config) -> None:
+    """Refuses what ``train`` would refuse of the environment, its sources and the method, without training or writing.
+
+    Raises:
+        ValueError: as for ``train``, and whatever else making the environment raises.
+    """
+    _prepared(config)
+
+
+def _prepared(config: Config) -> tuple[Config, Trainer]:
+    """The whole config, and the parts of its run; what any of them refuses is refused before anything is written."""
+    validate(config)
+    use_compilation_cache()
+    use_cores(config)
+    hosts.join(config)
+    config = replace(config, progress=config.progress and hosts.first())
+    config = transfer.resolved(config, lambda other: any_environment(other).spec)
+    trainer = make_trainer(config)
+    build(config, trainer.env)
+    return config, trainer
 
 
 def tell_extended(config: Config, earlier: int, start: int) -> None:

@@ -92,3 +92,18 @@ def test_a_run_that_fails_is_named_and_the_others_are_shown(tmp_path, fake_train
     assert "implicit" in printed
     assert "yes" not in printed  # nothing to be regretted while one of the two is missing
     assert (tmp_path / "comparison.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("typed", "beside", "message"),
+    [
+        (["env=gridworld", "aux=hints"], ("ppo", "add"), "unknown auxiliary source of gridworld 'hints'"),
+        (["env=cartpole", "method=add", "aux=none"], ("pbrs",), "method=pbrs"),
+        (["env=gymnax", "env.id=Acrobot-v1"], ("ppo",), r"got aux=harmful: choose aux=none, or .* aux=function"),
+        (["env=cartpole", "method=frozen", "reward_from=nowhere"], ("ppo",), "nowhere"),
+    ],
+)
+def test_what_one_method_cannot_have_is_said_before_any_is_trained(typed, beside, message, tmp_path, fake_train):
+    with pytest.raises(ValueError, match=message):
+        compare(typed, beside, tmp_path / "x", train=fake_train)
+    assert fake_train.configs == {} and not (tmp_path / "x").exists()

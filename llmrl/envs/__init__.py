@@ -193,7 +193,8 @@ def _own_sources(
     factories = {**own_ones, **dict.fromkeys(LATE, lambda: _filled_later)}
     if set(chosen).difference(LATE) and not own_ones:
         raise ValueError(
-            f"{name} has no auxiliary sources of its own, got aux={chosen}; pass aux=() and perhaps an aux_function"
+            f"{name} has no auxiliary sources of its own, got aux={','.join(chosen)}: choose aux=none, or a source of "
+            "your own with aux=function aux.function=my_module.hint (in Python aux=() and aux_function=...)"
         )
     for source in chosen:
         if source not in factories:
