@@ -443,7 +443,8 @@ class LLMConfig:
         noise_unit: ``state`` makes all answers about a state wrong or none, ``answer`` each for itself.
         adversarial: make all answers wrong.
         cache: SQLite file of everything that was ever answered; None keeps answers in memory.
-        capacity: rows of the table of answers; fixed, so that nothing recompiles.
+        capacity: rows of the table of answers; fixed, so that nothing recompiles. Where whoever answers does so at once
+            and the states can be listed, there is a row for each, up to 131,072.
         neutral: score of a state that has no answer.
     """
 

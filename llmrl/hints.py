@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
@@ -22,6 +24,11 @@ COUNTERS = ("requests", "answered", "failures", "unparseable", "cache_hits", "to
 
 Counts = dict[str, float]
 """Metric -> number."""
+
+AT_ONCE = 2**17
+"""Most states that are answered before training begins, by those who answer at once: more than seconds are too many."""
+
+_log = logging.getLogger(__name__)
 
 
 class Listener(NamedTuple):
@@ -45,7 +52,9 @@ def listening(
 ) -> Iterator[Listener]:
     """Opens the labeller that a config describes, and closes it.
 
-    Whoever answers at once is asked about all states before training begins, where the captioner can list them.
+    Whoever answers at once is asked about all states before training begins, where the captioner can list them: the
+    table then has a row for each. Where they are more than ``AT_ONCE``, and of all others, the states that are visited
+    most are asked about first, until ``llm.capacity`` rows are full, and a warning says so.
 
     Args:
         config: the run's settings.
@@ -69,10 +78,14 @@ def listening(
         check_endpoint(config.llm, captioner, name)
     labeller = open_labeller(_remaining(config.llm, before), captioner, name)
 
+    tell_once = functools.cache(_tell_of_full_table)
+
     def exchange(table: Table | None, misses: Mapping[int, int]) -> tuple[Table | None, Counts]:
         assert table is not None
         # Whatever finds no room in the table would be paid for in vain.
         room = len(table.keys) - size(table)
+        if len(misses) > room:
+            tell_once(len(table.keys))
         labeller.ask(dict(sorted(misses.items(), key=lambda miss: -miss[1])[:room]))
         answers = labeller.collect()
         return merge(table, answers) if answers else table, _counts(labeller.stats(), before)
@@ -80,9 +93,11 @@ def listening(
     try:
         table = known
         if table is None:
-            table = _empty(config.llm, captioner)
-            if captioner.keys is not None and make_provider(config.llm, captioner, name).answer_now is not None:
-                table = _all_at_once(config, captioner.keys(), labeller, table)
+            at_once = make_provider(config.llm, captioner, name).answer_now is not None
+            keys = _answered_at_once(config.llm, captioner) if at_once else ()
+            table = _empty(config.llm, captioner, len(keys))
+            if len(keys):
+                table = _all_at_once(config, keys, labeller, table)
         yield Listener(table, exchange)
     finally:
         labeller.close()
@@ -101,12 +116,15 @@ def hearing(
             yield listener
         return
     captioner: Any = env.captioner
-    like = _empty(config.llm, captioner)
     with ExitStack() as opened:
         with hosts.together():
-            listener = Listener(like, lambda table, misses: (table, {}))
+            listener = Listener(None, lambda table, misses: (table, {}))
             if hosts.first():
                 listener = opened.enter_context(listening(config, env, known, before))
+        # The table's size is the first's to know: who answers at once is asked there.
+        own = np.int32(0 if listener.table is None else len(listener.table.keys))
+        rows: Any = hosts.from_first(own, own)
+        like = empty(int(rows), len(captioner.events), config.llm.neutral)
 
         def exchange(table: Table | None, misses: Mapping[int, int]) -> tuple[Table | None, Counts]:
             with hosts.together():
@@ -169,10 +187,28 @@ def recorded_as(config: Config, captioner: Captioner) -> str:
     return captioner.name or config.env.id or config.env.name
 
 
-def _empty(llm: LLMConfig, captioner: Captioner) -> Table:
-    """No more rows than there are states: a shorter table is a faster search."""
+def _answered_at_once(llm: LLMConfig, captioner: Captioner) -> Sequence[int]:
+    """The states to ask about before training begins, all of them or none."""
+    keys = () if captioner.keys is None else captioner.keys()
+    if len(keys) <= max(AT_ONCE, llm.capacity):
+        return keys
+    _log.warning(
+        "%d states can be listed, more than %d: those that are visited are answered first, up to llm.capacity=%d",
+        len(keys),
+        max(AT_ONCE, llm.capacity),
+        llm.capacity,
+    )
+    return ()
+
+
+def _tell_of_full_table(rows: int) -> None:
+    _log.warning("the table of answers is full: states that are met from now on stay neutral (llm.capacity=%d)", rows)
+
+
+def _empty(llm: LLMConfig, captioner: Captioner, at_once: int = 0) -> Table:
+    """No more rows than there are states: a shorter table is a faster search. As many as are answered ``at_once``."""
     rows = llm.capacity if captioner.keys is None else min(llm.capacity, len(captioner.keys()))
-    return empty(rows, len(captioner.events), llm.neutral)
+    return empty(max(rows, at_once), len(captioner.events), llm.neutral)
 
 
 def _counts(stats: Mapping[str, float], before: Mapping[str, float]) -> Counts:

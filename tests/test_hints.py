@@ -17,7 +17,7 @@ import pytest
 import llmrl
 from llmrl import hints, runs
 from llmrl.building import build
-from llmrl.envs import captions
+from llmrl.envs import captions, make
 from llmrl.hints import misses_of
 from llmrl.language import Labeller, Provider, load
 from llmrl.language.providers.recorded import SHIPPED
@@ -101,6 +101,36 @@ def test_a_centre_is_a_number_or_the_mean(center):
     with pytest.raises(ValueError, match=r"aux\.center must be a number or 'mean'"):
         llmrl.compose(*TINY, f"aux.center={center}")
     assert llmrl.compose(*TINY, "aux.center=mean").aux.center == "mean"
+
+
+def listed(number):
+    """An environment whose states are the numbers below ``number``."""
+    words = captions.cartpole()._replace(
+        describe=str, keys=lambda: range(number), oracle=lambda key, event: float(key % 2)
+    )
+    return make("cartpole", aux=())._replace(captioner=words)
+
+
+@pytest.mark.parametrize(("number", "capacity"), [(3, 4096), (6561, 4096), (6561, 8192)])
+def test_the_table_has_room_for_all_states_that_are_answered_at_once(number, capacity, caplog):
+    config = llmrl.compose(*TINY, "llm=oracle", f"llm.capacity={capacity}")
+    with hints.listening(config, listed(number)) as listener:
+        assert listener.table is not None
+        np.testing.assert_array_equal(listener.table.keys, np.arange(number))
+        np.testing.assert_array_equal(listener.table.scores[:, 0], np.arange(number) % 2)
+    assert not caplog.messages
+
+
+def test_of_too_many_states_the_most_visited_come_first_and_the_rest_is_told(monkeypatch, caplog):
+    monkeypatch.setattr(hints, "AT_ONCE", 20)
+    config = llmrl.compose(*TINY, "llm=oracle", "llm.capacity=4")
+    with hints.listening(config, listed(21)) as listener:
+        assert "21 states can be listed, more than 20" in caplog.messages[0]
+        table, _ = listener.exchange(listener.table, {1: 1, 20: 9, 7: 8})
+        table, _ = listener.exchange(table, {2: 1, 3: 2, 5: 1})
+        table, _ = listener.exchange(table, {2: 1, 4: 1})
+    assert table is not None and table.keys.tolist() == [1, 3, 7, 20]
+    assert len(caplog.messages) == 2 and "the table of answers is full" in caplog.messages[1]
 
 
 # --- what is answered while training ----------------------------------------------------------------------------------
