@@ -56,6 +56,12 @@ def test_comparing_methods(run):
     assert set(cells["curves"]) == {"ppo", "add", "implicit"}
 
 
+def test_trust_in_your_own_ppo(run):
+    cells = run("trust_in_your_own_ppo")
+    assert cells["learner"].streams == ("task", "blend", "hint")
+    assert set(cells["success"]) == {(way, hint) for way in ("ignore", "believe", "learn") for hint in ("good", "bad")}
+
+
 def test_no_notebook_is_left_out():
     text = Path(__file__).read_text()
     assert NOTEBOOKS and all(f'"{name}"' in text for name in NOTEBOOKS)
