@@ -1,5 +1,6 @@
 """What the docs say of settings, logged numbers and commands is what there is."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -159,6 +160,48 @@ def test_an_evaluation_logs_what_the_page_says():
     for prefix in STYLES:
         for name in ("episode_return", "episode_length", "success_rate"):
             assert f"`{prefix}{name}`" in page
+
+
+# --- glossary ---------------------------------------------------------------------------------------------------------
+
+TERMS = (ROOT / "docs" / "glossary.md").read_text()
+NAMED = sorted(set(re.findall(r"`([^`]+)`", TERMS)))
+
+
+@pytest.mark.parametrize("section", ["weight", "trust", "outer"])
+def test_the_glossary_has_every_setting_of_learned_trust(section):
+    keys = {f"method.{section}.{key}" for key in getattr(Config().method, section).__dataclass_fields__}
+    assert keys - set(NAMED) == set()
+
+
+def test_the_glossary_has_every_number_of_the_blend_and_of_the_outer_level(random_rollout):
+    reported = {name.replace("/harmful", "/<source>") for name in _reported("implicit", random_rollout)}
+    assert (reported | {*meta.METRICS, "meta_step"}) - set(NAMED) == set()
+
+
+def _exists(name, settings, logged):
+    if name.startswith("llmrl."):
+        module, _, attribute = name.rpartition(".")
+        return hasattr(importlib.import_module(module), attribute)
+    group, chosen, choice = name.partition("=")
+    if chosen:
+        return (overrides.config_dir() / group / f"{choice}.yaml").exists()
+    sections = {key.rpartition(".")[0] for key in settings.keys(Config)}
+    return name in {*logged, *settings.keys(Config), *sections}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_every_name_in_the_glossary_exists(settings, logged, name):
+    assert _exists(name, settings, logged)
+
+
+def test_every_entry_of_the_glossary_is_one_sentence_and_says_where():
+    rows = [line.replace(" | | ", " |  | ").split(" | ") for line in TERMS.splitlines() if " | " in line]
+    rows = [row for row in rows if row[0] != "Term"]
+    assert len(rows) > 50
+    for term, _, meaning, where in rows:
+        assert re.fullmatch(r"[A-Z].*\.", meaning) and ". " not in meaning, term
+        assert "`" in where, term
 
 
 # --- commands ---------------------------------------------------------------------------------------------------------
