@@ -168,7 +168,8 @@ class Environment(NamedTuple):
         reset: ``key -> (state, obs)``.
         step: ``(key, state, action) -> (state, TimeStep)``; never resets.
         steps_per_reset: where ``reset`` is dear: a pool holds one fresh start per so many steps of a rollout, and is
-            filled up after it. None makes one for every step, which is cheap where ``reset`` is.
+            filled up after it. None gives every episode a start of its own: one is made for every step, or, where those
+            would take more than 128 MiB, wherever an episode ends.
         captioner: words for its states and steps, where there are any; without them the captions stay as ``step`` gave
             them.
     """

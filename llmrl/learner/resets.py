@@ -1,11 +1,13 @@
 """Where ended episodes go on from: a start of their own for every step, or a few worlds that are handed out.
 
 A reset costs nothing in most environments and as much as dozens of steps in some. Then there is a pool of worlds, every
-episode that ends takes the next, and between two rollouts as many are made as were taken.
+episode that ends takes the next, and between two rollouts as many are made as were taken. Large states would fill the
+memory, one for every step: they are made one by one, where an episode ends, and are the same.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
 
@@ -15,6 +17,9 @@ from jaxtyping import Array, Bool, Int, Key, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import step_with_reset
 from llmrl.types import Environment, EnvState, Scalar, TimeStep
+
+MOST_BYTES = 2**27
+"""What a rollout's fresh starts may take, of one seed, where there is one for every step."""
 
 
 class PoolStatistics(NamedTuple):
@@ -54,9 +59,16 @@ def make_resets(
     env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int, worlds: Worlds | None = None
 ) -> Resets:
     """The fresh starts of one rollout; ``worlds``: the pool, where the environment asks for one."""
-    if worlds is None:
-        return _own_starts(env, key, num_steps, num_envs)
-    return _pooled(env, key, worlds)
+    if worlds is not None:
+        return _pooled(env, key, worlds)
+    keys = jax.random.split(key, (num_steps, num_envs))
+    large = num_steps * num_envs * _bytes_of_start(env) > MOST_BYTES
+    return _made_where_needed(env, keys) if large else _made_beforehand(env, keys)
+
+
+def _bytes_of_start(env: Environment) -> int:
+    start = jax.eval_shape(env.reset, jax.random.key(0))
+    return sum(math.prod(x.shape) * x.dtype.itemsize for x in jax.tree.leaves(start))
 
 
 def start_all(env: Environment, key: PRNGKeyArray, num_envs: int) -> tuple[EnvState, Shaped[Array, "n *obs"]]:
@@ -106,13 +118,32 @@ def refilled(env: Environment, worlds: Worlds, taken: Int[Array, ""], key: PRNGK
     return made(worlds, taken, key)
 
 
-def _own_starts(env: Environment, key: PRNGKeyArray, num_steps: int, num_envs: int) -> Resets:
+def _made_beforehand(env: Environment, keys: Key[Array, "t n"]) -> Resets:
     def advance(keys, env_state, action, draw, carried):
         step = jax.vmap(step_with_reset, in_axes=(None, 0, 0, 0, 0, 0))
         return *step(env, keys, env_state, action, *draw), carried
 
-    fresh = jax.vmap(jax.vmap(env.reset))(jax.random.split(key, (num_steps, num_envs)))
-    return Resets(fresh, (), advance, lambda carried: (None, None))
+    return Resets(jax.vmap(jax.vmap(env.reset))(keys), (), advance, lambda carried: (None, None))
+
+
+def _made_where_needed(env: Environment, keys: Key[Array, "t n"]) -> Resets:
+    # Seeds take turns: side by side, each would make as many starts as the one that needs most.
+    @jax.custom_batching.sequential_vmap
+    def started_anew(reached, done, keys):
+        ended_first = jnp.argsort(~done)
+
+        def one(i, now):
+            place = ended_first[i]
+            return jax.tree.map(lambda x, y: x.at[place].set(y), now, env.reset(keys[place]))
+
+        return jax.lax.fori_loop(0, jnp.sum(done, dtype=jnp.int32), one, reached)
+
+    def advance(keys, env_state, action, draw, carried):
+        env_state, step = jax.vmap(env.step)(keys, env_state, action)
+        env_state, obs = started_anew((env_state, step.obs), step.terminated | step.truncated, draw)
+        return env_state, obs, step, carried
+
+    return Resets(keys, (), advance, lambda carried: (None, None))
 
 
 def _pooled(env: Environment, key: PRNGKeyArray, worlds: Worlds) -> Resets:

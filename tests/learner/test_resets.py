@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from llmrl.envs.base import time_step
+from llmrl.learner import resets
 from llmrl.learner.resets import full_pool, refilled
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.nets import Policy
@@ -113,3 +114,34 @@ def test_the_last_observation_is_the_one_before_the_reset():
 
 def test_without_a_pool_there_is_nothing_to_tell():
     assert run(2, None)[0][-1].pool is None
+
+
+@functools.cache
+def rollouts_of_two_seeds(most_bytes):
+    """Rollouts of two seeds side by side, and where their environments stood at the end."""
+    env = named_worlds(2, None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(resets, "MOST_BYTES", most_bytes)
+        once = jax.jit(jax.vmap(lambda acting, key: collect(env, POLICY, (), acting, key, T)))
+        standing = jax.vmap(lambda key: reset_all(env, key, N, T))(jax.random.split(jax.random.key(0), 2))
+        found = []
+        for key in jax.random.split(jax.random.key(1), 2):
+            standing, rollout = once(standing, jax.random.split(key, 2))
+            found.append(jax.tree.map(np.asarray, rollout))
+    return found, jax.tree.map(np.asarray, (standing.env_state, standing.obs))
+
+
+def test_starts_are_the_same_whether_they_are_made_beforehand_or_where_an_episode_ends():
+    beforehand, where_needed = rollouts_of_two_seeds(2**27), rollouts_of_two_seeds(0)
+    jax.tree.map(np.testing.assert_array_equal, where_needed, beforehand)
+    assert sum(int((r.steps.terminated | r.steps.truncated).sum()) for r in where_needed[0]) > 2 * N
+
+
+@pytest.mark.parametrize(("cells", "beforehand"), [(1, True), (2**18 - 8, True), (2**18, False)])
+def test_no_rollout_holds_a_large_state_for_every_step(cells, beforehand):
+    def reset(key):
+        return jnp.zeros(cells), jnp.zeros(2)
+
+    env = Environment(EnvSpec("large", (2,), Discrete(2), 9), reset, lambda key, state, action: (state, None))
+    draws = jax.eval_shape(lambda key: resets.make_resets(env, key, T, N).draws, jax.random.key(0))
+    assert (jax.tree.leaves(draws)[0].shape == (T, N, cells)) is beforehand
