@@ -1,16 +1,60 @@
-"""How XLA is started on a CPU: with how many devices, how many threads, and what it has compiled before."""
+"""How jax is started: in float32, on a CPU with how many devices and threads, and what it has compiled before."""
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 import jax
 
 from llmrl.config import Config
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
+
+DEBUGGING = {
+    "jax_disable_jit": "a run is one compiled program, and would take hours, operation by operation",
+    "jax_debug_nans": "nan stands for what is not known yet, such as the return before an episode has ended",
+    "jax_debug_infs": "inf stands for what is not known yet, such as how far the policy has moved",
+}
+"""Switches of jax's that no run survives, and why; each is set by the environment variable in capitals too."""
+
+
+def in_float32(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The function with float32 and int32 as jax's defaults, also where JAX_ENABLE_X64 has set others.
+
+    Everything here is computed in them; a default of 64 bits would mix with them.
+    """
+
+    @functools.wraps(function)
+    def narrow(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        with jax.enable_x64(False):
+            return function(*args, **kwargs)
+
+    return narrow
+
+
+def refuse_debugging(*switches: str) -> None:
+    """Refuses switches of jax's that a run would fail under, after minutes or with a traceback.
+
+    Args:
+        switches: keys of ``DEBUGGING``; all of them where none is named.
+
+    Raises:
+        ValueError: names the switch.
+    """
+    for switch in switches or DEBUGGING:
+        if jax.config.values[switch]:
+            raise ValueError(
+                f"{switch.upper()} must be off: {DEBUGGING[switch]}. To debug an environment, call its reset and step "
+                "by themselves"
+            )
 
 
 def use_cores(config: Config) -> None:

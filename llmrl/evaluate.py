@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, PyTree
 
 from llmrl import metrics, runs
 from llmrl.config import AuxConfig, Config, EnvConfig
+from llmrl.cores import in_float32
 from llmrl.learner.rollout_host import play_episodes
 from llmrl.nets import Policy
 from llmrl.ops.distributions import Categorical, sampling_noise
@@ -39,6 +40,7 @@ class Episodes(NamedTuple):
     success_rate: Float[Array, "*batch"]
 
 
+@in_float32
 def evaluate(
     run_dir: str | Path, env: EnvConfig | None = None, episodes: int = 100, seed: int = 0, progress: bool = True
 ) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 
 from llmrl.config import AuxConfig, Config
+from llmrl.cores import in_float32
 from llmrl.hints import check_endpoint, recorded_as
 from llmrl.language import Provider, Table, fill_table, make_provider, size
 from llmrl.language.question import questions
@@ -30,6 +31,7 @@ Show = Callable[[str], None]
 """Tells the user, one line or paragraph at a time."""
 
 
+@in_float32
 def label(
     config: Config,
     show: Show,

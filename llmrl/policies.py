@@ -26,6 +26,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from llmrl import runs
 from llmrl.config import Config
+from llmrl.cores import in_float32
 from llmrl.learner.problem import viewing
 from llmrl.methods import make_method
 from llmrl.ops.distributions import sampling_noise
@@ -65,6 +66,7 @@ class TrainedPolicy(NamedTuple):
         )
 
 
+@in_float32
 def save_policy(source: Result | str | Path, path: str | Path, seed: int = 0) -> Path:
     """Writes one seed's policy to a file of its own: its numbers, their names, and the settings they belong to.
 
@@ -102,6 +104,7 @@ def save_policy(source: Result | str | Path, path: str | Path, seed: int = 0) ->
     return path
 
 
+@in_float32
 def load_policy(source: str | Path, seed: int = 0, draw_seed: int = 0) -> TrainedPolicy:
     """A policy from a file of ``save_policy``, or straight from a run's directory. Nothing in a file is executed.
 

@@ -26,7 +26,7 @@ from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interva
 from llmrl.analysis.tables import about_seeds, known, markdown, number
 from llmrl.building import build, with_numbers
 from llmrl.config import Config
-from llmrl.cores import use_compilation_cache, use_cores
+from llmrl.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.devices import Rows, opened_pieces, seed_keys, seed_mesh, state_shapes
 from llmrl.grids import names_of, points_of
 from llmrl.iteration import Trainer, TrainState
@@ -64,6 +64,7 @@ class Point(NamedTuple):
     result: Result
 
 
+@in_float32
 def sweep(config: Config, grid: Mapping[str, Iterable[float | int]]) -> list[Point]:
     """Train every combination of some settings' values, each with all seeds, in one compiled program.
 
@@ -81,6 +82,7 @@ def sweep(config: Config, grid: Mapping[str, Iterable[float | int]]) -> list[Poi
         OSError, Stopped: as for ``llmrl.train``.
     """
     validate(config)
+    refuse_debugging()
     choices = points_of(config, grid)
     configs = [validate(with_numbers(config, values)) for values in choices]
     _refuse_what_cannot_be_shared(config)

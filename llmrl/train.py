@@ -26,7 +26,7 @@ from llmrl.building import (
     with_numbers,
 )
 from llmrl.config import Config
-from llmrl.cores import use_compilation_cache, use_cores
+from llmrl.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.devices import (
     Pieces,
     compiled_run,
@@ -217,6 +217,7 @@ def _shared(store: Store) -> Store:
     return store._replace(restore=restore, record=record)
 
 
+@in_float32
 def train(config: Config) -> Result:
     """Train all seeds of a config; with a ``run_dir``, keep everything there and go on where an earlier process
     stopped.
@@ -257,6 +258,7 @@ def train(config: Config) -> Result:
             return result_of(config, trained, store.run)
 
 
+@in_float32
 def check(config: Config) -> None:
     """Refuses what ``train`` would refuse of the environment, its sources and the method, without training or writing.
 
@@ -269,6 +271,7 @@ def check(config: Config) -> None:
 def _prepared(config: Config) -> tuple[Config, Trainer]:
     """The whole config, and the parts of its run; what any of them refuses is refused before anything is written."""
     validate(config)
+    refuse_debugging()
     use_compilation_cache()
     use_cores(config)
     hosts.join(config)

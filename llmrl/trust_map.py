@@ -16,6 +16,7 @@ from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
 from llmrl.building import build_to_play
 from llmrl.config import Config
+from llmrl.cores import in_float32, refuse_debugging
 from llmrl.envs import LANGUAGE
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.rollout import collect, reset_all, with_captions
@@ -30,6 +31,7 @@ FORCES = (-1.0, -0.5, 0.5, 1.0)
 """A continuous action with one dimension is asked about here, from its lowest value at -1 to its highest at 1."""
 
 
+@in_float32
 def trust_map(
     result_or_run_dir: Any, *, num_steps: int = 256, num_envs: int = 16, seed: int = 0, threshold: float = TRUSTED_FROM
 ) -> TrustMap:
@@ -48,6 +50,7 @@ def trust_map(
     Raises:
         ValueError: the run has no auxiliary source, or its method no weights of sources, or nothing was saved yet.
     """
+    refuse_debugging("jax_disable_jit")
     use_compilation_cache()
     config, states, table = _trained(result_or_run_dir)
     env = make_environment(config)

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from llmrl import runs
 from llmrl.building import Parts, build_to_play
 from llmrl.config import Config, EnvConfig
+from llmrl.cores import in_float32
 from llmrl.envs import GOALS
 from llmrl.errors import unknown
 from llmrl.evaluate import same_task, trained_states
@@ -58,6 +59,7 @@ class Shown(NamedTuple):
     goals: Sequence[Sequence[str]]
 
 
+@in_float32
 def film(run_dir: str | Path, env: EnvConfig | None = None, seed: int = 0, out: str | Path | None = None) -> Path:
     """Plays one episode with the first seed's policy, actions sampled as in training, and writes it as a GIF.
 

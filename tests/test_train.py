@@ -16,6 +16,7 @@ from small import RUN, TWELVE
 import llmrl
 from llmrl import overrides, runs
 from llmrl.building import length_schedules
+from llmrl.cores import DEBUGGING
 from llmrl.devices import seed_bytes, seed_mesh, seeds_at_once
 from llmrl.envs import HOST_ENVIRONMENTS
 from llmrl.train import chunk_lengths, chunks_left, make_environment, make_trainer, tell_extended, train
@@ -60,6 +61,29 @@ def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished")
     train(llmrl.compose(*TINY, "method=add", f"run_dir={path}"))
     return path
+
+
+# --- jax's switches ---------------------------------------------------------------------------------------------------
+
+
+def test_64_bits_by_default_change_nothing(in_memory):
+    with jax.enable_x64(True):
+        wide = train(llmrl.compose(*TINY, "method=add"))
+    assert_same_metrics(in_memory.metrics, wide.metrics)
+    assert {leaf.dtype.itemsize for leaf in jax.tree.leaves(wide.state.params)} == {4}
+
+
+@pytest.mark.parametrize("switch", DEBUGGING)
+def test_a_switch_that_no_run_survives_is_refused_by_name(switch, tmp_path):
+    config = llmrl.compose(*TINY, f"run_dir={tmp_path / 'x'}")
+    calls = [lambda: train(config), lambda: llmrl.sweep(config, {"ppo.entropy": [0.1]})]
+    for call in calls:
+        with (
+            getattr(jax, switch.removeprefix("jax_"))(True),
+            pytest.raises(ValueError, match=f"{switch.upper()} must be"),
+        ):
+            call()
+    assert not (tmp_path / "x").exists()
 
 
 # --- longer than once thought -----------------------------------------------------------------------------------------
