@@ -126,6 +126,8 @@ def on_page_content(content: str, **_: Any) -> str:
         for name, fence in FENCES.items():  # else they are taken for letters, and spaced like them
             tex = tex.replace(name, fence)
         drawn = convert(tex, display="block" if display else "inline")
+        if "\\" in drawn:
+            raise ValueError(f"a formula is not fully understood: {tex}")
         return f'<{match["tag"]} class="formula">{drawn}</{match["tag"]}>'
 
     pattern = r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<tex>.*?)\\[)\]]</(?P=tag)>'
