@@ -141,7 +141,8 @@ class Regret(NamedTuple):
         final: its end over that of the baseline with the highest end; NaN unless both are positive.
         differences: its end minus each baseline's, by name.
         verdict: whether there is nothing to regret: ``YES``, ``NO`` or ``UNDECIDED``.
-        kept: seeds of the method whose own area and end are within the margin of every baseline's mean.
+        kept: seeds of the method whose own area and end are within the margin of every baseline's, seed by seed where
+            there are equally many, else of its mean.
         seeds: seeds of the method.
     """
 
@@ -192,7 +193,7 @@ def regret(
             ours, theirs = score(method), score(curves)
             factor = 1.0 - (1.0 - least) * float(np.sign(known_mean(theirs)))
             spare.append(difference_interval(ours, theirs, factor, confidence))
-            kept &= ours >= factor * known_mean(theirs)
+            kept &= ours >= factor * (theirs if ours.shape == theirs.shape else known_mean(theirs))
     return Regret(
         _beside_better(area_under_curve, method, baselines, confidence),
         _beside_better(last_tenth, method, baselines, confidence),

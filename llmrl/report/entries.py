@@ -195,7 +195,7 @@ def counted_once(entries: Sequence[Entry]) -> tuple[list[Entry], dict[Path, Repe
     """
     owners: dict[tuple[str, int, int], Path] = {}
     left, repeats = {}, {}
-    for entry in sorted(entries, key=lambda entry: (not entry.finished, -_iterations(entry))):
+    for entry in sorted(entries, key=lambda one: (not one.finished, -_iterations(one), one.path.is_symlink())):
         run = repr(sorted(identity(entry.config).items()))
         seeds = [(run, entry.config.seed, int(number)) for number in entry.curves["seed"][:, 0]]
         new = np.array([seed not in owners for seed in seeds])

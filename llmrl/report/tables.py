@@ -64,7 +64,7 @@ def common_folder(entries: Sequence[Entry]) -> str:
 
 def below(folder: str, entries: Sequence[Entry]) -> list[str]:
     """The runs' directories as seen from a common one."""
-    return [os.path.relpath(entry.path, folder) if folder else str(entry.path) for entry in entries]
+    return [_seen(entry.path, folder) for entry in entries]
 
 
 def runs_table(entries: Sequence[Entry], folder: str, repeats: Mapping[Path, Repeat] | None = None) -> Table:
@@ -78,7 +78,7 @@ def runs_table(entries: Sequence[Entry], folder: str, repeats: Mapping[Path, Rep
             [
                 name,
                 entry.progress,
-                _counted(entry, repeats.get(entry.path), folder),
+                _counted(entry, repeats.get(entry.path)),
                 f"{int(entry.curves['env_steps'].max()):,}",
                 f"{seconds['run'] / 60:.1f} min" if "run" in seconds else "-",
                 f"{speed:,.0f}" if speed else "-",
@@ -86,15 +86,19 @@ def runs_table(entries: Sequence[Entry], folder: str, repeats: Mapping[Path, Rep
             ]
         )
     header = ("directory", "state", "seeds", "steps a seed", "training", "steps/s", "device")
-    return Table(header, rows, COUNTED_ONCE if repeats else "")
+    elsewhere = "; ".join(f"{_seen(path, folder)} in {_seen(one.path, folder)}" for path, one in repeats.items())
+    return Table(header, rows, f"{COUNTED_ONCE} Counted elsewhere: {elsewhere}." if repeats else "")
 
 
-def _counted(entry: Entry, repeat: Repeat | None, folder: str) -> str:
+def _counted(entry: Entry, repeat: Repeat | None) -> str:
     seeds = entry.curves["seed"].shape[0]
     if repeat is None:
         return str(seeds)
-    where = os.path.relpath(repeat.path, folder) if folder else str(repeat.path)
-    return f"{seeds}, counted in {where}" if repeat.seeds == seeds else f"{seeds}, {repeat.seeds} counted in {where}"
+    return f"{seeds} (counted elsewhere)" if repeat.seeds == seeds else f"{seeds} ({repeat.seeds} counted elsewhere)"
+
+
+def _seen(path: Path, folder: str) -> str:
+    return os.path.relpath(path, folder) if folder else str(path)
 
 
 def final_table(task: Task) -> Table:
@@ -110,8 +114,8 @@ def final_table(task: Task) -> Table:
         row = [marked(method), str(len(curves)), f"{_steps(method):,}"]
         row += [known(mean_interval(area)), known(mean_interval(end)), known(interquartile_interval(end))]
         rows.append([*row, _extreme(end, np.min), _extreme(end, np.max)])
-    fewest = min((len(method.curves["seed"]) for method in task.methods.values()), default=0)
-    return Table(header, rows, f"{about_seeds(fewest).capitalize()}." if fewest else "")
+    numbers = sorted({len(method.curves["seed"]) for method in task.methods.values()}, reverse=True)
+    return Table(header, rows, " ".join(f"{about_seeds(number)}." for number in numbers))
 
 
 def marked(method: Method) -> str:
