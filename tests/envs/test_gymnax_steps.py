@@ -16,6 +16,10 @@ from gymnax.wrappers import FlattenObservationWrapper, LegacyStepAPIWrapper, Log
 from gymnax.wrappers.purerl import GymnaxWrapper
 
 from llmrl.envs import from_gymnax
+from llmrl.evaluate import play
+from llmrl.learner.rollout import collect, reset_all
+from llmrl.nets import Policy
+from llmrl.ops.distributions import Categorical
 
 KEY = jax.random.key(0)
 
@@ -94,6 +98,25 @@ def test_a_parameter_that_makes_a_float_of_an_integer_does_so_from_the_start(nam
     state, _ = jax.eval_shape(env.reset, KEY)
     reached, _ = jax.eval_shape(env.step, KEY, state, jnp.int32(0))
     assert jax.tree.map(lambda x: x.dtype, state) == jax.tree.map(lambda x: x.dtype, reached)
+
+
+class Halves(Drifting):
+    """An integer at first, in halves from then on; they are the reward."""
+
+    def __init__(self):
+        super().__init__(0, None)
+
+    def step_env(self, key, state, action, params):
+        seen = state.seen + 0.5
+        return jnp.zeros(1), State(state.time + 1, seen), seen, False, {}
+
+
+def test_what_starts_as_a_python_number_is_collected_and_evaluated_as_the_same_number():
+    env = from_gymnax(Halves(), EnvParams(max_steps_in_episode=3))
+    policy = Policy(lambda key: (), lambda params, obs: Categorical(jnp.full((*obs.shape[:-1], 2), -jnp.log(2.0))))
+    _, rollout = jax.jit(lambda key: collect(env, policy, (), reset_all(env, key, 2, 6), key, 6))(KEY)
+    np.testing.assert_array_equal(rollout.steps.reward[:, 0], [0.5, 1.0, 1.5, 0.5, 1.0, 1.5])
+    assert float(jax.jit(lambda key: play(env, policy, (), key))(KEY).episode_return) == 3.0
 
 
 # --- wrappers ---------------------------------------------------------------------------------------------------------
