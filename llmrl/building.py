@@ -157,6 +157,7 @@ class Parts(NamedTuple):
         num_events: what a step can do, in a captioner's words; 0 without one.
         late: the other sources that are filled in once a rollout is complete.
         suggested: who suggests goals by rule; None where a table of answers does.
+        aux_names: the auxiliary sources' names.
     """
 
     inner: InnerProblem
@@ -167,6 +168,7 @@ class Parts(NamedTuple):
     num_events: int
     late: tuple[LateSource, ...] = ()
     suggested: Suggested | None = None
+    aux_names: tuple[str, ...] = ()
 
     def policy(self, phis: tuple[PyTree, ...]) -> Policy:
         return viewing(self.inner.policy, self.inner.view, phis)
@@ -243,4 +245,5 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     num_events = 0 if env.captioner is None else len(env.captioner.events)
     suggested = suggested_by_rule(config, env.captioner)
     heard = language_source(config, spec, suggested)
-    return Parts(inner, optimizer, update, meta, heard, num_events, late_sources(config, spec, num_events), suggested)
+    late = late_sources(config, spec, num_events)
+    return Parts(inner, optimizer, update, meta, heard, num_events, late, suggested, spec.aux_names)

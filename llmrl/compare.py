@@ -14,7 +14,7 @@ from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interva
 from llmrl.analysis.tables import about_seeds, known, markdown, number
 from llmrl.metrics import replace_file
 from llmrl.overrides import compose
-from llmrl.progress import plural, show_table
+from llmrl.progress import plural, show_table, sources_of
 from llmrl.report.entries import IGNORES, MEASURES, TRUSTS
 from llmrl.studies import Results, Run, Train, carry_out, config_of, read_finished
 from llmrl.train import check
@@ -82,16 +82,22 @@ def _group(override: str) -> str:
 def rows_of(results: Results, measure: str) -> tuple[tuple[str, ...], list[list[str]]]:
     """Header and rows: area and end of each method, and whether there is anything to regret beside the simple two."""
     header = ("method", f"{measure.replace('_', ' ')}, whole training", "last tenth", "worst seed")
-    header += ("active weight", "area / better of the two", "no regret")
+    header += ("influence, whole training", "area / better of the two", "no regret")
     curves = {name: np.asarray(found.curves[measure], np.float64) for name, found in results.items()}
     rows = []
     for name, values in curves.items():
         area, end = area_under_curve(values), last_tenth(values)
         row = [name, known(mean_interval(area)), known(mean_interval(end)), number(float(end.min()))]
-        weight = results[name].curves.get("weight_mean_active")
-        row.append("" if weight is None else number(float(last_tenth(weight).mean())))
+        row.append(_influence(results[name].curves))
         rows.append([*row, *_regretted(name, curves)])
     return header, rows
+
+
+def _influence(curves: Mapping[str, np.ndarray]) -> str:
+    """How far each source moved the policy, over the whole training."""
+    moved = {source: curves.get(f"influence/{source}") for source in sources_of(curves)}
+    means = {name: number(float(area_under_curve(curve).mean())) for name, curve in moved.items() if curve is not None}
+    return ", ".join(means.values() if len(means) == 1 else (f"{name} {mean}" for name, mean in means.items()))
 
 
 def _regretted(name: str, curves: Mapping[str, np.ndarray]) -> list[str]:

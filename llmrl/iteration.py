@@ -178,7 +178,7 @@ def learn_from(
     lengths = (1.0, 0.0) if beside is None else (beside.left, beside.share)
     params, opt_state, info = update(state.params, state.opt_state, batch, update_key, credit.least_deviations, lengths)
 
-    metrics = metrics | reported(inner.streams, reward, rollout)
+    metrics = metrics | reported(inner.streams, reward, credit, rollout, parts.aux_names)
     pool = {} if acting.pool is None else acting.pool._asdict()
     metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told | filled
     new_state = TrainState(

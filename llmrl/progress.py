@@ -26,11 +26,19 @@ SHOWN = {
     "episode_return": "return",
     "episode_length": "length",
     "success_rate": "success",
-    "weight_mean_active": "weight",
     "discount": "discount",
     "language_coverage": "answered",
 }
-"""Metrics beside the bar, where a run has them: the table's, as if training ended now."""
+"""Metrics beside the bar, where a run has them: the table's, as if training ended now. The influence of every source
+comes after them."""
+
+OF_SOURCES = {
+    "influence": "",
+    "weight_before_units": "",
+    "weight_mean_active": ", after units",
+}
+"""Metrics of every source in the table, with what has to be said of each: how far it moves the policy, and its weight
+where it speaks."""
 
 COUNTED = {
     "language_cost": "cost",
@@ -58,7 +66,7 @@ TABLED = (
     "entropy",
     "meta_residual",
 )
-"""Metrics in the table; every active weight comes after them."""
+"""Metrics in the table; those of every source come after them."""
 
 
 @contextmanager
@@ -88,6 +96,12 @@ def progress(
         yield _lines(console, total, unit)
 
 
+def sources_of(metrics: Mapping[str, Any]) -> list[str]:
+    """The sources that metrics tell the influence or the weight of, in order."""
+    found = [name.partition("/") for name in metrics]
+    return list(dict.fromkeys(source for kind, _, source in found if kind in OF_SOURCES and source))
+
+
 def plural(count: int, thing: str) -> str:
     """A number of things, as one says it."""
     return f"{count} {thing}{'' if count == 1 else 's'}"
@@ -108,13 +122,13 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
     """
     console = console or make_console(stderr=False)
     final, area = summary["final"], summary.get("area", {})
-    weights = [name for name in final if name.startswith("weight_mean_active/")] or ["weight_mean_active"]
+    of_sources = {f"{kind}/{source}": say for source in sources_of(final) for kind, say in OF_SOURCES.items()}
     caption = "\n".join(line for line in (_costs(summary), about_seeds(summary["seeds"])) if line)
     table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD)
     table.add_column("last tenth of training" if area else "evaluation", no_wrap=True)
     for heading in ("mean", "95 % interval", "worst seed", "best seed", *(["whole training"] if area else [])):
         table.add_column(heading, justify="right")
-    for name in [name for name in (*TABLED, *weights) if name in final]:
+    for name in [name for name in (*TABLED, *of_sources) if name in final]:
         row = final[name]
         scores = [score for score in row["by_seed"] if score is not None]
         if scores:
@@ -122,7 +136,14 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
             known = len(scores) >= LEAST_SEEDS and row["low"] is not None
             interval = f"{_number(row['low'])} .. {_number(row['high'])}" if known else "-"
             whole = [_number(area[name]["mean"])] if name in area else []
-            table.add_row(name, _number(row["mean"]), interval, _number(min(scores)), _number(max(scores)), *whole)
+            table.add_row(
+                name + of_sources.get(name, ""),
+                _number(row["mean"]),
+                interval,
+                _number(min(scores)),
+                _number(max(scores)),
+                *whole,
+            )
     console.print(Text(title), soft_wrap=True)
     console.print(table)
     if "acting" in summary:
@@ -246,10 +267,12 @@ def _teller() -> Callable[[int, Mapping[str, np.ndarray]], str]:
     curves: dict[str, np.ndarray] = {}
 
     def tell(done: int, metrics: Mapping[str, np.ndarray]) -> str:
-        for name in [name for name in SHOWN if name in metrics]:
+        labels = {**SHOWN, **{f"influence/{source}": f"influence {source}" for source in sources_of(metrics)}}
+        labels = {name: label for name, label in labels.items() if name in metrics}
+        for name in labels:
             earlier = curves.get(name, metrics[name][:, :0])
             curves[name] = np.concatenate([earlier, metrics[name]], axis=1)
-        told = [(name, label, _ending(curves[name], done)) for name, label in SHOWN.items() if name in metrics]
+        told = [(name, label, _ending(curves[name], done)) for name, label in labels.items()]
         told += [(name, label, _latest(metrics[name])) for name, label in COUNTED.items() if name in metrics]
         shown = [(label, value) for name, label, value in told if value or name not in NOT_ZERO]
         if skipped := float(np.sum(metrics.get("skipped_update", 0.0))):

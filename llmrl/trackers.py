@@ -39,7 +39,7 @@ NAMES = {
 }
 """A metric's name in a dashboard, after those that CleanRL made common; the x-axis is ``env_steps``."""
 
-ROOMS = {"weight_": "trust", "trust_": "trust", "meta_": "meta", "language_": "language"}
+ROOMS = {"influence/": "trust", "weight_": "trust", "trust_": "trust", "meta_": "meta", "language_": "language"}
 """Beginning of a metric's name -> section of the dashboard; all others are in ``other``."""
 
 Send: TypeAlias = Callable[[int, int, Mapping[str, float]], None]

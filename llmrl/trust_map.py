@@ -1,4 +1,4 @@
-"""A map of trust: fresh rollouts of a run's trained policies, with what their learner thinks of every source there."""
+"""A map of trust: fresh rollouts of a run's trained policies, with what their learner makes of every source there."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from llmrl.config import Config
 from llmrl.cores import in_float32, refuse_debugging
 from llmrl.envs import LANGUAGE
 from llmrl.language.table import Table, as_dict
+from llmrl.learner.blending import influence_on
 from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.rewards import frozen
 from llmrl.rewards.mixture import TRUSTED_FROM
@@ -45,7 +46,7 @@ def trust_map(
         threshold: see ``TrustMap``.
 
     Returns:
-        The map of all seeds, in the largest units that the task has had.
+        The map of all seeds.
 
     Raises:
         ValueError: the run has no auxiliary source, or its method no weights of sources, or nothing was saved yet.
@@ -61,9 +62,9 @@ def trust_map(
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
         raise ValueError(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
-    # As the weights would be transferred: while a task is solved, there would be nothing to see.
-    weights_of = frozen(streams[trusting[0]].transform).weights
-    assert weights_of is not None
+    transform = streams[trusting[0]].transform
+    at_the_end, settled = transform.weights, frozen(transform).weights
+    assert at_the_end is not None and settled is not None
     probes = _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)
     probing = _also_asked(env, list(probes.values()))
@@ -78,19 +79,22 @@ def trust_map(
         late = parts.restarted(trained.late)
         asked = [parts.filled(told[0], late, known, each)[0] for each in told]
         phi, noted = trained.phis[trusting[0]], trained.transform_states[trusting[0]]
-        found = [weights_of(phi, noted, each) for each in asked]
-        weight = jnp.stack([each.weight for each in found], axis=2)
+        moved = influence_on(parts.inner, trained.phis, trained.transform_states, trained.params, asked[0])
+        assert moved is not None
+        weight, lasting = (
+            jnp.stack([of(phi, noted, each).weight for each in asked], axis=2) for of in (at_the_end, settled)
+        )
         aux, event = (jnp.stack([getattr(each.steps, name) for each in asked], axis=2) for name in ("aux", "event"))
-        visited = rollout.steps.obs, rollout.steps.state_key, event, weight, aux
-        return *(x.reshape(-1, *x.shape[2:]) for x in visited), found[0].unit
+        visited = rollout.steps.obs, rollout.steps.state_key, event, aux, moved.at(weight), weight, lasting
+        return *(x.reshape(-1, *x.shape[2:]) for x in visited), settled(phi, noted, asked[0]).unit
 
     keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(config.seeds))
     played = jax.jit(jax.vmap(of_seed))(states, keys)
-    obs, state_key, event, weight, aux, unit = map(np.asarray, played)
+    obs, state_key, event, aux, moved, weight, lasting, unit = map(np.asarray, played)
     obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)
     words = _words(env, state_key, event, table)
     called = env.spec.aux_names, (AS_ACTED, *probes), names_of(env.spec)
-    return TrustMap(*called, obs, weight, aux, unit, threshold, words)
+    return TrustMap(*called, obs, aux, moved, weight, lasting, unit, threshold, words)
 
 
 def names_of(spec: EnvSpec) -> tuple[str, ...]:

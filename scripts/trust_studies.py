@@ -55,9 +55,9 @@ KINDS = tuple(f"{kind}, {when}" for when in ("last tenth", "training") for kind 
 HOW_MEASURED = f"""\
 Counted are the steps of fresh rollouts of the trained policies on which the source speaks ("speaks": their share).
 "Correct" is a weight above 0 where the source is right, and one below {TRUSTED_FROM:g} of full trust (ignored, or
-turned around) where it is wrong. Weights are means, as shares of full trust, units and evidence included. "Used" and
-"turned around" are as noted in training, in its last tenth and over all of it: shares of the steps on which the source
-speaks that have a weight of at least {TRUSTED_FROM:g} of full trust, of either sign."""
+turned around) where it is wrong. Weights are means, as shares of full trust, evidence included. "Used" and "turned
+around" are as noted in training, in its last tenth and over all of it: shares of the steps on which the source speaks
+that have an influence of at least {TRUSTED_FROM:g} of the policy's step, of either sign."""
 
 
 def half_right_measures(visited: TrustMap, found: Found) -> np.ndarray:

@@ -32,7 +32,8 @@ def fake_train():
             noise = np.random.default_rng(0).normal(size=(config.seeds, 20))
             curves = {"episode_length": np.float32(LEVELS[config.method.name] + noise)}
             if config.method.name == "implicit":
-                curves["weight_mean_active"] = np.full((config.seeds, 20), -0.25, np.float32)
+                source = "language" if "language" in config.aux.sources else "harmful"
+                curves[f"influence/{source}"] = np.full((config.seeds, 20), -0.25, np.float32)
             if "language" in config.aux.sources:
                 curves["language_coverage"] = np.ones((config.seeds, 20), np.float32)
             metrics.append(run.metrics_path, curves, 0, 2048)

@@ -21,7 +21,7 @@ from llmrl.config import Config
 from llmrl.evaluate import STYLES
 from llmrl.grids import points_of
 from llmrl.hints import COUNTERS
-from llmrl.learner import meta
+from llmrl.learner import influence, meta
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
 from llmrl.learner.rollout import EpisodeStatistics
@@ -105,6 +105,7 @@ def logged(random_rollout):
     """Every name that a run may log, sources as ``<source>``."""
     found = {name for method in METHODS for name in _reported(method, random_rollout)}
     found |= {*metrics.INDEX, *EpisodeStatistics._fields, *PoolStatistics._fields, *UpdateInfo._fields}
+    found |= {f"{name}/<source>" for name in influence.METRICS}
     found |= {*meta.METRICS, "meta_step", "skipped_update", *(f"language_{name}" for name in COUNTERS)}
     heard, config = language(0), llmrl.compose("aux=language", "ppo=tiny", "llm.cache=null")
     spec = make_environment(config).spec

@@ -19,10 +19,10 @@ def chunk(level, **others):
 def test_a_log_gets_one_plain_line_per_chunk():
     log = console(terminal=False)
     with progress(6, console=log) as update:
-        update(3, chunk(1.5, weight_mean_active=np.full((2, 3), -0.25)))
+        update(3, chunk(1.5, **{"influence/harmful": np.full((2, 3), -0.25)}))
         update(6, chunk(np.nan))
     lines = log.file.getvalue().splitlines()
-    assert lines == [COMPILING, "iteration 3/6  return 1.5  weight -0.25", "iteration 6/6  return 1.5"]
+    assert lines == [COMPILING, "iteration 3/6  return 1.5  influence harmful -0.25", "iteration 6/6  return 1.5"]
 
 
 def test_other_things_are_counted_by_their_own_name():
@@ -136,7 +136,12 @@ def test_the_table_has_what_the_run_has():
     summary = {
         "seeds": 6,
         "env_steps": 4096,
-        "final": {"episode_return": row, "success_rate": missing, "weight_mean_active/helpful": row},
+        "final": {
+            "weight_mean_active/helpful": row,
+            "influence/helpful": row,
+            "episode_return": row,
+            "success_rate": missing,
+        },
         "area": {"episode_return": row},
         "seconds": {"compile": 1.0, "run": 2.0},
         "steps_per_second": 4096.0,
@@ -145,7 +150,8 @@ def test_the_table_has_what_the_run_has():
     log = console(terminal=False)
     show_summary(summary, "runs/x", log)
     shown = log.file.getvalue()
-    for words in ("runs/x", "episode_return", "weight_mean_active/helpful", "0.5 .. 123.5", "4,096 steps/s on 2 x cpu"):
+    of_source = "influence/helpful", "weight_mean_active/helpful, after units"
+    for words in ("runs/x", "episode_return", *of_source, "0.5 .. 123.5", "4,096 steps/s on 2 x cpu"):
         assert words in shown
     assert "success_rate" not in shown
     assert "95 % intervals over 6 seeds" in shown

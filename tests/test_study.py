@@ -158,9 +158,11 @@ def test_half_right_counts_both_sides_of_the_border(monkeypatch, tmp_path):
         (AS_ACTED,),
         ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
         np.stack([position, *np.random.default_rng(0).normal(size=(3, 2, 40)).astype(np.float32)], axis=-1),
-        weight[..., None, None].astype(np.float32),
-        0.1 * everywhere,
-        np.ones((2, 1), np.float32),
+        aux=0.1 * everywhere,
+        influence=everywhere,
+        weight=everywhere,
+        settled=weight[..., None, None].astype(np.float32),
+        unit=np.ones((2, 1), np.float32),
     )
     monkeypatch.setattr(trust_studies, "map_of", lambda path: found)
     curves = {"trust_used/half_right": 0.75, "trust_turned/half_right": 0.0, "trust_ignored/half_right": 0.25}

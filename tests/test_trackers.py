@@ -78,6 +78,7 @@ def test_every_metric_has_a_name():
         ("episode_return", "charts/episodic_return"),
         ("clip_fraction", "losses/clipfrac"),
         ("weight_mean_active/helpful", "trust/weight_mean_active/helpful"),
+        ("influence/helpful", "trust/influence/helpful"),
         ("meta_residual", "meta/meta_residual"),
         ("language_cost", "language/language_cost"),
         ("anything", "other/anything"),

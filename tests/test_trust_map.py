@@ -61,7 +61,11 @@ def test_the_action_taken_is_one_of_them(discrete):
 
 
 def test_weights_are_those_that_are_paid(discrete):
-    np.testing.assert_allclose(discrete.weight, 0.5, rtol=1e-5)
+    for weight in (discrete.weight, discrete.settled):
+        np.testing.assert_allclose(weight, 0.5, rtol=1e-5)
+    # One weight everywhere is one share of the policy's step, and the task has the rest.
+    assert np.all((discrete.influence > 0.05) & (discrete.influence < 1.0))
+    np.testing.assert_allclose(np.ptp(discrete.influence, axis=(1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(discrete.unit, 1.0)
     assert np.all(shares(discrete, "half_right").used == 1.0)
     found = right_signs(discrete, "half_right")
@@ -90,7 +94,7 @@ def test_a_language_model_is_heard_and_its_answers_are_named():
     np.testing.assert_allclose(left, np.where(known, 2 * (0.25 - 0.5), 0.0))
     np.testing.assert_allclose(right, np.where(known, 2 * (words.state_key % 5 / 4 - 0.5), 0.0))
     np.testing.assert_array_equal(words.event[..., 1:], np.broadcast_to([0, 1], (*words.state_key.shape, 2)))
-    told = answers(words, found.weight[..., words.source], found.unit[:, words.source])
+    told = answers(words, found.influence[..., words.source], found.settled[..., words.source])
     assert {each.state for each in told} == {captioner.describe(int(key)) for key in words.state_key[known]}
     assert sum(each.visits for each in told) == known.sum()
 

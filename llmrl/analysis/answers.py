@@ -39,28 +39,31 @@ class Answer(NamedTuple):
         state: the caption.
         event: what was asked about.
         score: the language model's, in [0, 1].
-        weight: what its reward is multiplied with, mean over the visited states with this caption, of all seeds.
-        trust: the weight in units of full trust: 1 is believed, 0 ignored, -1 turned around.
+        influence: share of the policy's step that comes from it, mean over the visited states with this caption, of all
+            seeds: above 0 it was believed, at 0 ignored, below 0 turned around.
+        weight: what its reward is multiplied with, mean over the same.
         visits: steps on which a policy did this in such a state.
     """
 
     state: str
     event: str
     score: float
+    influence: float
     weight: float
-    trust: float
     visits: int
 
 
 def answers(
-    words: Words, weight: Float[np.ndarray, "seeds states probes"], unit: Float[np.ndarray, " seeds"]
+    words: Words,
+    influence: Float[np.ndarray, "seeds states probes"],
+    weight: Float[np.ndarray, "seeds states probes"],
 ) -> list[Answer]:
     """Every answer to a state that was visited, the most frequent first.
 
     Args:
         words: what was asked.
-        weight: of the language model, as ``TrustMap`` has it; the first probe is the action that the policy took.
-        unit: the weight that means full trust.
+        influence: of the language model, as ``TrustMap`` has it; the first probe is the action that the policy took.
+        weight: of the language model, of any kind that ``TrustMap`` has.
     """
     number = len(words.events)
     code = words.state_key[..., None].astype(np.int64) * number + words.event
@@ -71,14 +74,13 @@ def answers(
     # Where every action was asked about, the one taken is among them.
     probes = slice(1, None) if code.shape[-1] > 1 else slice(None)
     asked = np.broadcast_to(heard[..., None], code.shape)[..., probes]
-    weights = _means(weight, place, len(found), asked, probes)
-    trusts = _means(weight / np.maximum(unit, 1e-12)[:, None, None], place, len(found), asked, probes)
+    moved, weights = (_means(values, place, len(found), asked, probes) for values in (influence, weight))
     told = []
     for index in np.argsort(-visits, kind="stable"):
         key, event = divmod(int(found[index]), number)
         if key in words.scores and np.isfinite(weights[index]):
             score = float(words.scores[key][event])
-            numbers = score, float(weights[index]), float(trusts[index]), int(visits[index])
+            numbers = score, float(moved[index]), float(weights[index]), int(visits[index])
             told.append(Answer(words.describe(key), words.events[event], *numbers))
     return told
 
@@ -99,13 +101,17 @@ def extremes(
 
     Args:
         told: as ``answers`` gives them.
-        threshold: share of full trust from which on an answer counts as trusted or turned around.
+        threshold: share of the policy's step from which on an answer counts as trusted or turned around.
         neutral: an answer with this score says nothing, and is left out.
         number: how many of each.
     """
     heard = [each for each in told if each.visits >= LEAST_VISITS and abs(each.score - neutral) > 1e-6]
     return {
-        "most trusted": sorted((a for a in heard if a.trust >= threshold), key=lambda a: -a.trust)[:number],
-        "most ignored": sorted((a for a in heard if abs(a.trust) < threshold), key=lambda a: abs(a.trust))[:number],
-        "most turned around": sorted((a for a in heard if a.trust <= -threshold), key=lambda a: a.trust)[:number],
+        "most trusted": sorted((a for a in heard if a.influence >= threshold), key=lambda a: -a.influence)[:number],
+        "most ignored": sorted(
+            (a for a in heard if abs(a.influence) < threshold), key=lambda a: (abs(a.influence), abs(a.weight))
+        )[:number],
+        "most turned around": sorted((a for a in heard if a.influence <= -threshold), key=lambda a: a.influence)[
+            :number
+        ],
     }

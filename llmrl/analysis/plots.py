@@ -18,11 +18,12 @@ from llmrl.analysis.colors import METHOD_COLORS, SOURCE_COLORS
 
 Curves = Mapping[str, Shaped[np.ndarray, "seeds iterations"]]
 
+INFLUENCE = "influence"
 ACTIVE = "weight_mean_active"
 
 
 def plot(result: Any, path: str | Path | None = None, title: str = "") -> Figure:
-    """Draws what ``llmrl.train`` returned: return, weights, and the discount where it is learned.
+    """Draws what ``llmrl.train`` returned: return, influence of the sources, and the discount where it is learned.
 
     Args:
         result: a result, or anything with its ``metrics``.
@@ -38,7 +39,8 @@ def plot(result: Any, path: str | Path | None = None, title: str = "") -> Figure
 
 
 def curves(metrics: Curves, path: str | Path | None = None, title: str = "", method: str = "") -> Figure:
-    """Three panels: return; mean weight where a source is active; discount if learned, else success, length or entropy.
+    """Three panels: return; how far each source moves the policy (of curves that do not tell, its mean weight where it
+    speaks); discount if learned, else success, length or entropy.
 
     One thin line per seed, their mean on top.
 
@@ -57,8 +59,10 @@ def curves(metrics: Curves, path: str | Path | None = None, title: str = "", met
     left, middle, right = figure.subplots(1, 3)
     steps = steps_of(metrics)
     _panel(left, steps, {"": metrics.get("episode_return")}, "return of an episode", own)
-    weights = _weights(metrics)
-    _panel(middle, steps, weights, "mean weight where the source is active", SOURCE_COLORS if any(weights) else own)
+    moved = _of_sources(metrics, INFLUENCE)
+    title_of_it = "influence: share of the policy's step" if moved else "mean weight where the source is active"
+    weights = moved or _weights(metrics)
+    _panel(middle, steps, weights, title_of_it, SOURCE_COLORS if any(weights) else own)
     middle.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
     name, label = _third(metrics)
     _panel(right, steps, {"": metrics.get(name)}, label, own)
@@ -89,11 +93,12 @@ def _panel(
         axes.set_yticks([])
 
 
+def _of_sources(metrics: Curves, kind: str) -> dict[str, np.ndarray | None]:
+    return {name.partition("/")[2]: values for name, values in metrics.items() if name.startswith(f"{kind}/")}
+
+
 def _weights(metrics: Curves) -> dict[str, np.ndarray | None]:
-    by_source: dict[str, np.ndarray | None] = {
-        name.partition("/")[2]: values for name, values in metrics.items() if name.startswith(f"{ACTIVE}/")
-    }
-    return by_source or {"": metrics.get(ACTIVE)}
+    return _of_sources(metrics, ACTIVE) or {"": metrics.get(ACTIVE)}
 
 
 def _third(metrics: Curves) -> tuple[str, str]:

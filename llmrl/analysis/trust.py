@@ -19,17 +19,25 @@ AS_ACTED = "as the policy acts"
 
 
 class TrustMap(NamedTuple):
-    """Weights and sources on the states that trained policies visit, each asked about several actions.
+    """What a source says and how far it moves the policy, in the states that trained policies visit, for several
+    actions in each.
 
     Attributes:
         sources: names of the auxiliary sources, m of them.
         probes: what each action that was asked about is called; the first is the one that the policy took.
         obs_names: a name per component of an observation.
         obs: visited states, [seeds, states, features].
-        weight: factor that a source is multiplied with, trust's limits and units included, [seeds, states, probes, m].
         aux: what the source says, [seeds, states, probes, m].
-        unit: the weight that means full trust, [seeds, m].
-        threshold: share of ``unit`` from which on a source counts as used or as turned around.
+        influence: share of the policy's step that comes from the source where it says this, above 0 where it is
+            followed and below 0 where it is turned around, at the end of training (``learner.influence``), [seeds,
+            states, probes, m].
+        weight: factor that the source was multiplied with at the end of training, limits and units included, [seeds,
+            states, probes, m].
+        settled: the same in the largest units that the task has had, as the reward would be transferred: a solved task
+            may have none left, [seeds, states, probes, m].
+        unit: the settled weight that means full trust, [seeds, m].
+        threshold: from which share on, of the policy's step or of full trust, a source counts as used or as turned
+            around.
         words: what a language model among the sources was asked; None where there is none.
     """
 
@@ -37,8 +45,10 @@ class TrustMap(NamedTuple):
     probes: tuple[str, ...]
     obs_names: tuple[str, ...]
     obs: Float[np.ndarray, "seeds states features"]
-    weight: Float[np.ndarray, "seeds states probes m"]
     aux: Float[np.ndarray, "seeds states probes m"]
+    influence: Float[np.ndarray, "seeds states probes m"]
+    weight: Float[np.ndarray, "seeds states probes m"]
+    settled: Float[np.ndarray, "seeds states probes m"]
     unit: Float[np.ndarray, "seeds m"]
     threshold: float = TRUSTED_FROM
     words: Words | None = None
@@ -48,9 +58,9 @@ class Shares(NamedTuple):
     """Of the visited steps on which a source speaks, the shares by what was made of it; [seeds] each, NaN where silent.
 
     Attributes:
-        used: followed.
+        used: it moved the policy towards what it says, by its weight or as a hint that was followed.
         ignored: neither.
-        turned: turned around.
+        turned: it moved the policy away from what it says.
     """
 
     used: Float[np.ndarray, " seeds"]
@@ -117,14 +127,14 @@ def shares(found: TrustMap, source: str) -> Shares:
     Raises:
         ValueError: there is no such source.
     """
-    weight, speaks, unit = _as_acted(found, source)
-    level = found.threshold * np.maximum(unit[:, None], 1e-12)  # as in training: without units a source is ignored
-    kinds = weight >= level, np.abs(weight) < level, weight <= -level
+    i = source_index(found, source)
+    moved, speaks = found.influence[:, :, 0, i], found.aux[:, :, 0, i] != 0
+    kinds = moved >= found.threshold, np.abs(moved) < found.threshold, moved <= -found.threshold
     return Shares(*(_share(kind, speaks) for kind in kinds))
 
 
 def right_signs(found: TrustMap, source: str, right: RightSign | None = None) -> SignShares:
-    """The share of visited states where the sign of a source's weight is right.
+    """The share of visited states where the sign of a source's settled weight is right.
 
     Counted are the steps on which the source speaks; a weight of exactly 0 is not right.
 
@@ -146,7 +156,7 @@ def right_signs(found: TrustMap, source: str, right: RightSign | None = None) ->
 
 
 def sides(found: TrustMap, source: str, right: RightSign | None = None) -> Sides:
-    """What was made of a source on either side of the border between where it is right and where it is wrong.
+    """The settled weights of a source on either side of the border between where it is right and where it is wrong.
 
     Unlike for ``right_signs``, to ignore a source where it is wrong is as good as to turn it around.
 
@@ -174,7 +184,7 @@ def _right_sign(found: TrustMap, source: str, right: RightSign | None) -> Float[
 
 def _as_acted(found: TrustMap, source: str) -> tuple[np.ndarray, Bool[np.ndarray, "seeds states"], np.ndarray]:
     i = source_index(found, source)
-    return found.weight[:, :, 0, i], found.aux[:, :, 0, i] != 0, found.unit[:, i]
+    return found.settled[:, :, 0, i], found.aux[:, :, 0, i] != 0, found.unit[:, i]
 
 
 def source_index(found: TrustMap, source: str) -> int:
@@ -223,7 +233,7 @@ def _find_dim(names: Sequence[str], dim: str | int) -> int:
 
 
 def telling_dims(found: TrustMap, source: str, bins: int = 8, candidates: int = 10) -> tuple[int, int]:
-    """The two components of the observation that explain most of a weight's variance over the visited states.
+    """The two components of the observation that explain most of a settled weight's variance over the visited states.
 
     Every seed and every action is taken by itself, so that neither what seeds disagree about nor what depends on the
     action alone is explained by a state. Of a weight that is the same in all states the source itself is explained.
@@ -238,7 +248,7 @@ def telling_dims(found: TrustMap, source: str, bins: int = 8, candidates: int = 
     first = 1 if len(found.probes) > 1 else 0
     states = _some(found.obs.shape[1], 20_000 // len(found.obs))
     obs = found.obs[:, states].reshape(-1, found.obs.shape[-1])
-    values = _varying(found.weight[..., i][:, states, first:])
+    values = _varying(found.settled[..., i][:, states, first:])
     if not values.any():
         values = _varying(found.aux[..., i][:, states, first:])
     codes = [_quantile_codes(obs[:, dim], bins) for dim in range(obs.shape[1])]

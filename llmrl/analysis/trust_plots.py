@@ -29,10 +29,12 @@ COLORMAP = "RdBu"
 def heat_maps(
     found: TrustMap, source: str, dims: Sequence[str | int] | None = None, path: str | Path | None = None
 ) -> Figure:
-    """The weight of a source over two components of the observation, beside what the source says, per action.
+    """How far a source moves the policy, its weight, and what it says, over two components of the observation.
 
-    Each cell holds the mean over the visited states in it (all seeds) in which the source speaks of the action. Where a
-    source is known to be right on one side of a border and wrong on the other, that is a dashed line.
+    From left to right: influence and weight at the end of training, weight in the largest units that the task has had
+    (``TrustMap``), and the source's words. Each cell holds the mean over the visited states in it (all seeds) in which
+    the source speaks of the action. Where a source is known to be right on one side of a border and wrong on the other,
+    that is a dashed line.
 
     Args:
         found: a map.
@@ -48,19 +50,24 @@ def heat_maps(
     x, y = found.obs[..., across].ravel(), found.obs[..., up].ravel()
     grid = edges(x), edges(y)
     probes = range(1, len(found.probes)) if len(found.probes) > 1 else [0]
-    figure = Figure(figsize=(6.6, 0.5 + 2.5 * len(probes)), layout="constrained")
+    shown = {
+        f"influence of {source}": found.influence,
+        "weight at the end": found.weight,
+        "weight in the largest units": found.settled,
+        f"what {source} says": found.aux,
+    }
+    figure = Figure(figsize=(3.1 * len(shown), 0.5 + 2.5 * len(probes)), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = figure.subplots(len(probes), 2, squeeze=False, sharex=True, sharey=True)
+    rows = figure.subplots(len(probes), len(shown), squeeze=False, sharex=True, sharey=True)
     maps = [
         [
             cell_means(of[:, :, probe, i].ravel(), found.aux[:, :, probe, i].ravel() != 0, x, y, *grid)
             for probe in probes
         ]
-        for of in (found.weight, found.aux)
+        for of in shown.values()
     ]
-    names = f"weight of {source}", f"what {source} says"
-    for column, cells, name in zip(rows.T, maps, names, strict=True):
-        titles = [f"{name}, {found.probes[probe]}" for probe in probes]
+    for column, cells, name in zip(rows.T, maps, shown, strict=True):
+        titles = [f"{name}\n{found.probes[probe]}" for probe in probes]
         _draw_maps(figure, list(column), grid, cells, titles)
     for axes in rows.flat:
         _draw_border(axes, source, found.obs_names[across], found.obs_names[up])

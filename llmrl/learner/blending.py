@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from llmrl.learner.influence import Influence, influence, influence_metrics
 from llmrl.learner.meta import Meta
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
@@ -103,19 +104,36 @@ def learn_reward(
             meta_state, phis, states, params, rollout, key, index, last_kl, least_deviation
         )
 
-    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
-    values = value_rollout(inner.critic, params.critic, rollout)
-    advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
-    advantage, beside = blended(advantages, inner.streams), followed_beside(advantages, inner.streams, phis, states)
+    all_signals, values, advantages, beside = _valued(inner, phis, states, params, rollout)
+    advantage = blended(advantages, inner.streams)
     spreads = [jnp.std(advantage), jnp.zeros(()) if beside is None else jnp.std(beside.advantage)]
     peaks = running_peak(reward.advantage_peaks, jnp.stack(spreads), decay)
     credit = Credit(all_signals, values, advantages, advantage, beside, floor * peaks)
     return credit, RewardState(phis, states, meta_state, peaks), metrics
 
 
-def reported(streams: Sequence[Stream], reward: RewardState, rollout: Rollout) -> dict[str, Scalar]:
-    """What every stream's transform has to say of a rollout."""
+def _valued(inner: InnerProblem, phis, states, params: Params, rollout: Rollout):
+    """Signals, values and advantages of every stream, and what is followed beside."""
+    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
+    values = value_rollout(inner.critic, params.critic, rollout)
+    advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
+    return all_signals, values, advantages, followed_beside(advantages, inner.streams, phis, states)
+
+
+def influence_on(inner: InnerProblem, phis, states, params: Params, rollout: Rollout) -> Influence | None:
+    """How far each source would move the policy if it were updated on a rollout; None where no source has weights."""
+    all_signals, _, advantages, beside = _valued(inner, phis, states, params, rollout)
+    return influence(inner.streams, phis, states, all_signals, advantages, beside, rollout)
+
+
+def reported(
+    streams: Sequence[Stream], reward: RewardState, credit: Credit, rollout: Rollout, aux_names: Sequence[str]
+) -> dict[str, Scalar]:
+    """What every stream's transform has to say of a rollout, and how far each source moves the policy."""
     metrics: dict[str, Scalar] = {}
     for stream, phi, noted in zip(streams, reward.phis, reward.transform_states, strict=True):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
-    return metrics
+    moved = influence(
+        streams, reward.phis, reward.transform_states, credit.signals, credit.advantages, credit.beside, rollout
+    )
+    return metrics if moved is None else metrics | influence_metrics(moved, rollout, aux_names)

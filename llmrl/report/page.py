@@ -269,7 +269,7 @@ def _trust(label: str, entry: Entry, dims: Sequence[str], make_map: Callable[[Pa
         return start._replace(
             words=words,
             answers=told,
-            table=tables.trust_table(found),
+            table=tables.trust_table(found, entry.curves),
             sources=tuple(_source(label, entry, found, source, dims, draw) for source in found.sources),
         )
     except Exception as error:  # a run whose policies cannot be played still has curves
@@ -282,7 +282,7 @@ def _in_words(entry: Entry, found: TrustMap) -> tuple[tuple[tuple[str, Table | N
     """What became of a language model's answers: the extremes of each kind, and all of them."""
     if found.words is None:
         return (), None
-    told = answers(found.words, found.weight[..., found.words.source], found.unit[:, found.words.source])
+    told = answers(found.words, found.influence[..., found.words.source], found.settled[..., found.words.source])
     center = entry.config.aux.center
     kinds = extremes(told, found.threshold, center if isinstance(center, int | float) else entry.config.llm.neutral)
     words = tuple((kind, tables.answer_table(those) if those else None) for kind, those in kinds.items())
@@ -297,7 +297,7 @@ def _source(
     maps = draw(
         lambda path: heat_maps(found, source, chosen, path),
         f"trust-{label}-{source}",
-        f"learned weight of {source} over {across} and {up}, beside what it says",
+        f"influence and learned weights of {source} over {across} and {up}, beside what it says",
     )
     over_training = None
     if f"trust_used/{source}" in entry.curves:

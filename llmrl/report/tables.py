@@ -295,15 +295,37 @@ def _shown(entry: Entry) -> dict[str, str]:
 # --- trust ------------------------------------------------------------------------------------------------------------
 
 
-def trust_table(found: TrustMap) -> Table:
-    """What became of each source on the states that the trained policies visit, over seeds."""
-    header = ("source", "used", "ignored", "turned around", "weight", "full trust", "right sign", "both sides alike")
+MADE_OF_A_SOURCE = ("trust_used", "trust_ignored", "trust_turned")
+
+
+def trust_table(found: TrustMap, curves: Mapping[str, np.ndarray]) -> Table:
+    """What became of each source, over seeds: what training noted, and the weights that it left.
+
+    Args:
+        found: the map of the trained policies.
+        curves: of the run; where they tell nothing of influence, the map's own numbers stand in.
+    """
+    header = (
+        "source",
+        "influence, whole training",
+        "influence, end",
+        "used, end",
+        "ignored, end",
+        "turned around, end",
+    )
+    header += ("weight, end", "weight, largest units", "full trust", "right sign", "both sides alike")
     rows = []
     for i, source in enumerate(found.sources):
-        speaks = found.aux[:, :, 0, i] != 0
-        weight = np.where(speaks, found.weight[:, :, 0, i], np.nan)
-        row = [source, *(_share_of_seeds(share) for share in shares(found, source))]
-        row += [known(mean_interval(_mean_over_states(weight))), number(float(found.unit[:, i].mean()))]
+        moved, *made = (curves.get(f"{kind}/{source}") for kind in ("influence", *MADE_OF_A_SOURCE))
+        spoken = found.aux[:, :, 0, i] != 0
+        at_end, lasting = (_mean_where(each[:, :, 0, i], spoken) for each in (found.weight, found.settled))
+        if moved is None or any(each is None for each in made):
+            row = [source, "-", known(mean_interval(_mean_where(found.influence[:, :, 0, i], spoken)))]
+            row += [_share_of_seeds(share) for share in shares(found, source)]
+        else:
+            row = [source, known(mean_interval(area_under_curve(moved))), known(mean_interval(last_tenth(moved)))]
+            row += [_share_of_seeds(last_tenth(each)) for each in made if each is not None]
+        row += [known(mean_interval(at_end)), known(mean_interval(lasting)), number(float(found.unit[:, i].mean()))]
         row += [_share_of_seeds(share) for share in right_signs(found, source)] if source in RIGHT_SIGNS else ["-", "-"]
         rows.append(row)
     return Table(header, rows)
@@ -311,9 +333,16 @@ def trust_table(found: TrustMap) -> Table:
 
 def answer_table(told: Sequence[Answer], most: int = 1000) -> Table:
     """Answers in words: what the model said, what became of it, and how often it was heard."""
-    header = ("state", "event", "score", "weight", "of full trust", "visits")
+    header = ("state", "event", "score", "influence", "weight, largest units", "visits")
     rows = [
-        [each.state, each.event, f"{each.score:.2f}", number(each.weight), f"{each.trust:+z.2f}", f"{each.visits:,}"]
+        [
+            each.state,
+            each.event,
+            f"{each.score:.2f}",
+            f"{each.influence:+z.2f}",
+            number(each.weight),
+            f"{each.visits:,}",
+        ]
         for each in told[:most]
     ]
     note = f"{len(told) - most:,} more answers, about states that are visited less often." if len(told) > most else ""
@@ -330,8 +359,9 @@ def sign_sentences(found: TrustMap) -> list[str]:
     ]
 
 
-def _mean_over_states(weight: np.ndarray) -> np.ndarray:
-    return area_under_curve(np.asarray(weight, np.float64))
+def _mean_where(values: np.ndarray, spoken: np.ndarray) -> np.ndarray:
+    """Mean over the states in which the source speaks, [seeds]."""
+    return area_under_curve(np.where(spoken, values.astype(np.float64), np.nan))
 
 
 def _share_of_seeds(share: np.ndarray) -> str:

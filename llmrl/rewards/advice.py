@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PyTree
 from llmrl.ops.losses import held_constant
 from llmrl.ops.moments import running_peak
 from llmrl.rewards.base import spoken_to, words
-from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Stream
+from llmrl.types import RewardTransform, Rollout, Scalar, Signal, SourceWeights, Stream
 
 
 class AdviceState(NamedTuple):
@@ -191,11 +191,16 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
         word = rollout.steps.aux[..., source]
         return Signal(share(phi, state) * word, jnp.where(word != 0, kept(phi, state), 1.0) * signal.discount)
 
+    def weights(phi, state: AdviceState, rollout: Rollout) -> SourceWeights:
+        alone = jnp.zeros(followed.num_aux).at[source].set(1.0)
+        return SourceWeights(jnp.broadcast_to(share(phi, state) * alone, rollout.steps.aux.shape), alone)
+
     transform = RewardTransform(
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),
         apply=apply,
         observe=lambda state, phi, signal, rollout: followed.observe(state, rollout),
         report=lambda phi, state, rollout: {f"trust_prior/{name}": share(phi, state)},
+        weights=weights,
     )
 
     def beside(phi, state: AdviceState) -> tuple[Scalar, Scalar]:

@@ -64,6 +64,12 @@ def speaks(rollout: Rollout) -> Scalar:
     return (words(rollout) > 0).astype(jnp.float32)
 
 
+def active_mean(x: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:
+    """Mean over the steps on which each source speaks; 0 where it never does."""
+    active = (aux != 0).astype(x.dtype)
+    return jnp.sum(x * active, axis=(0, 1)) / jnp.maximum(jnp.sum(active, axis=(0, 1)), 1.0)
+
+
 def frozen(transform: RewardTransform) -> RewardTransform:
     """The same transform, noting nothing any more: what it makes of a signal no longer changes by itself."""
     settled, weights = transform.settled or (lambda state: state), transform.weights

@@ -13,6 +13,7 @@ from llmrl.nets import make_features, make_reward_net
 from llmrl.ops.losses import held_constant, with_clipped_cotangent, with_cotangent_beside
 from llmrl.ops.moments import Moments, no_moments, observed
 from llmrl.rewards.advice import AdviceState, Following
+from llmrl.rewards.base import active_mean
 from llmrl.rewards.trust import Trust, TrustState, no_trust
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights
 
@@ -22,7 +23,8 @@ INITIAL_ETA = 4.6
 LEAST_SHARE = 0.1
 """Of a learned weight, what is applied without any evidence: a source that nobody uses shows nothing for itself."""
 TRUSTED_FROM = 0.05
-"""A source counts as used, or as turned around, from this share of full trust on; below it, as ignored."""
+"""From which share on, of the policy's step or of full trust, a source counts as used or as turned around; below it, as
+ignored."""
 
 
 class Weights(NamedTuple):
@@ -189,20 +191,6 @@ def _size(x: Float[Array, "*t m"]) -> Float[Array, " m"]:
     return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(x.ndim - 1))))
 
 
-def _active_mean(weight: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:
-    active = (aux != 0).astype(weight.dtype)
-    return jnp.sum(weight * active, axis=(0, 1)) / jnp.maximum(jnp.sum(active, axis=(0, 1)), 1.0)
-
-
-def _trust_shares(trusted: SourceWeights, aux: Float[Array, "t n m"], names: Sequence[str]) -> dict[str, Scalar]:
-    """Of the steps on which a source speaks: the shares on which it is used, ignored and turned around."""
-    share = trusted.weight / jnp.maximum(trusted.unit, 1e-12)  # units may leave nothing of a source: then it is ignored
-    used, turned = (_active_mean((sign * share >= TRUSTED_FROM).astype(share.dtype), aux) for sign in (1.0, -1.0))
-    ignored = _active_mean((jnp.abs(share) < TRUSTED_FROM).astype(share.dtype), aux)
-    kinds = {"used": used, "ignored": ignored, "turned": turned}
-    return {f"trust_{kind}/{name}": of[i] for kind, of in kinds.items() for i, name in enumerate(names)}
-
-
 def mixture(
     spec: EnvSpec, weights: Weights, trust: Trust | None = None, followed: Following | None = None
 ) -> RewardTransform:
@@ -253,16 +241,15 @@ def mixture(
         return MixtureState(limits.observe(state.trust, signal, rollout), seen, noted)
 
     def report(phi, state, rollout):
-        learned = trusted(phi, state, rollout)
-        weight = learned.weight
-        active = _active_mean(weight, rollout.steps.aux)
+        aux, weight = rollout.steps.aux, trusted(phi, state, rollout).weight
+        active, before_units = active_mean(weight, aux), active_mean(effective(phi, state, rollout), aux)
         metrics = {
             "weight_mean": jnp.mean(weight),
             "weight_mean_active": jnp.mean(active),
             "weight_size": jnp.mean(jnp.abs(weight)),
             "trust_scale": jnp.mean(limits.scale(state.trust)),
             **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
-            **_trust_shares(learned, rollout.steps.aux, spec.aux_names),
+            **{f"weight_before_units/{name}": before_units[i] for i, name in enumerate(spec.aux_names)},
             **limits.report(state.trust),
         }
         for group, share in phi.get("evidence", {}).items():

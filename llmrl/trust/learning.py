@@ -187,7 +187,7 @@ def learner(
             advantage_floor,
             advantage_decay,
         )
-        info = info | reported(streams, reward, rollout)
+        info = info | reported(streams, reward, credit, rollout, spec.aux_names)
         blend = _blend(streams, credit, *source_of(reward, rollout))
         sound = all_finite((rollout, reward.phis))
         reward = jax.tree.map(partial(jnp.where, sound), reward, state.reward)

@@ -33,12 +33,12 @@ result = llmrl.train(config)
 # Every metric is an array, a row per seed and a column per iteration; seeds are never averaged away.
 
 # %%
-for name in ("episode_length", "weight_mean_active", "meta_residual"):
+for name in ("episode_length", "influence/harmful", "meta_residual"):
     curves = result.metrics[name]
     print(f"{name:20s} {curves.shape}  at the end, by seed: {np.round(curves[:, -1], 2)}")
 
 # %% [markdown]
-# A thin line is a seed. A weight below zero means that the adviser's word has been turned around: to straighten up is good after all.
+# A thin line is a seed. An influence below zero means that the adviser's word has been turned around: to straighten up is good after all.
 
 # %%
 llmrl.plot(result)

@@ -13,7 +13,7 @@ def told(weight, probes=3):
     """Two seeds, four states; the first probe is what was done, the others are both events."""
     event = np.stack([np.array([[0, 1, 0, 0], [0, 1, 1, 0]]), np.zeros((2, 4)), np.ones((2, 4))], axis=2).astype(int)
     words = Words(0, KEYS, event[..., :probes], lambda key: f"state {key}", ("left", "right"), SCORES)
-    return {(each.state, each.event): each for each in answers(words, weight[..., :probes], np.array([1.0, 2.0]))}
+    return {(each.state, each.event): each for each in answers(words, weight[..., :probes] ** 2, weight[..., :probes])}
 
 
 def test_an_answer_has_the_mean_weight_of_the_states_that_read_so_and_the_steps_on_which_it_was_heard():
@@ -23,7 +23,7 @@ def test_an_answer_has_the_mean_weight_of_the_states_that_read_so_and_the_steps_
     left = found["state 7", "left"]
     states = np.array([weight[0, 0, 1], weight[0, 1, 1], weight[1, 0, 1]])
     assert left.weight == pytest.approx(states.mean())
-    assert left.trust == pytest.approx((states / [1.0, 1.0, 2.0]).mean())
+    assert left.influence == pytest.approx((states**2).mean())
     assert (left.score, left.visits) == (0.2, 2)
     assert [each.visits for each in found.values()] == sorted((each.visits for each in found.values()), reverse=True)
     assert sum(each.visits for each in found.values()) == 6
@@ -39,11 +39,11 @@ def test_where_only_the_action_taken_is_asked_about_it_is_what_counts():
 
 def test_extremes_are_sorted_and_leave_out_what_says_nothing_or_is_rare():
     one = next(iter(told(np.ones((2, 4, 3))).values()))
-    trusts = (0.9, -0.7, 0.01, 0.5, -0.02, -0.9)
-    some = [one._replace(state=str(trust), trust=trust, visits=50) for trust in trusts]
-    some += [one._replace(trust=1.0, visits=2), one._replace(trust=1.0, visits=50, score=0.5)]
+    shares = (0.9, -0.7, 0.01, 0.5, -0.02, -0.9)
+    some = [one._replace(state=str(share), influence=share, visits=50) for share in shares]
+    some += [one._replace(influence=1.0, visits=2), one._replace(influence=1.0, visits=50, score=0.5)]
     found = extremes(some, 0.05)
-    assert {kind: [each.trust for each in those] for kind, those in found.items()} == {
+    assert {kind: [each.influence for each in those] for kind, those in found.items()} == {
         "most trusted": [0.9, 0.5],
         "most ignored": [0.01, -0.02],
         "most turned around": [-0.9, -0.7],

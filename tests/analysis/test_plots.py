@@ -34,10 +34,15 @@ def test_third_panel_shows_what_the_run_is_about():
 
 def test_each_source_has_its_colour_and_name():
     rng = np.random.default_rng(0)
-    both = {f"weight_mean_active/{name}": rng.normal(size=(4, 20)) for name in ("harmful", "random")}
-    legend = curves(metrics(weight_mean_active=rng.normal(size=(4, 20)), **both)).axes[1].get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["harmful", "random"]
+    weights, moved = (
+        {f"{kind}/{name}": rng.normal(size=(4, 20)) for name in ("harmful", "random")}
+        for kind in ("weight_mean_active", "influence")
+    )
+    for drawn, title in ((weights, "weight"), (weights | moved, "influence")):
+        figure = curves(metrics(weight_mean_active=rng.normal(size=(4, 20)), **drawn))
+        legend = figure.axes[1].get_legend()
+        assert legend is not None and title in titles(figure)[1]
+        assert [text.get_text() for text in legend.get_texts()] == ["harmful", "random"]
 
 
 @pytest.mark.filterwarnings("error")

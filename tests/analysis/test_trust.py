@@ -21,8 +21,10 @@ def made_up(weight, source="half_right", seeds=3, states=2000, speaks=None, unit
         probes=probes,
         obs_names=NAMES,
         obs=obs,
-        weight=weights[..., None].astype(np.float32),
         aux=(0.1 * heard[..., None]).astype(np.float32),
+        influence=(weights[..., None] / max(unit, 1e-12)).astype(np.float32),
+        weight=np.zeros((*weights.shape, 1), np.float32),
+        settled=weights[..., None].astype(np.float32),
         unit=np.full((seeds, 1), unit, np.float32),
         **others,
     )
@@ -176,7 +178,7 @@ def test_the_picture_shows_the_border(tmp_path):
     figure = heat_maps(made_up(right), "half_right", ["cart position", "angle"], tmp_path / "map.png")
     assert (tmp_path / "map.png").stat().st_size > 5_000
     maps = [axes.collections[0] for axes in figure.axes if axes.get_title()]
-    assert len(maps) == 4  # two actions, the weight and the source
+    assert len(maps) == 8  # two actions; influence, the weight at the end and in the largest units, and the source
     weight = maps[0].get_array().filled(np.nan)
     columns = np.nanmean(weight, axis=0)
     assert np.all(columns[:8] < 0)

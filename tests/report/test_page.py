@@ -63,6 +63,7 @@ def plain(value):
 
 
 LEARNED = {
+    "influence/harmful": -0.1,
     "weight_mean": -0.1,
     "weight_mean_active/harmful": -0.1,
     "trust_used/harmful": 0.1,
@@ -100,9 +101,11 @@ def a_map(path):
         (AS_ACTED, "action 0", "action 1"),
         ("cart position", "cart velocity", "pole angle", "pole angular velocity"),
         obs,
-        np.full(shape, -0.1, np.float32),
-        np.full(shape, -0.1, np.float32),
-        np.full((3, 1), 0.5, np.float32),
+        aux=np.full(shape, -0.1, np.float32),
+        influence=np.full(shape, -0.2, np.float32),
+        weight=np.zeros(shape, np.float32),
+        settled=np.full(shape, -0.171, np.float32),
+        unit=np.full((3, 1), 0.5, np.float32),
     )
 
 
@@ -152,7 +155,9 @@ def test_the_page_has_every_part(three, tmp_path):
     assert "0.250" in text  # the residual
     assert "12.5 %" in text  # cut back
     assert "24.0" in text  # products a step
-    assert "5 % of full trust" in text
+    assert "is at least 5 %, as turned around" in text
+    # What training noted stands beside the weights that it left, before and after units.
+    assert "harmful-0.100-0.10010 %20 %70 %0.000-0.1710.500100 %" in text
     assert text.count("finished") >= 3
     assert page.tags.count("img") == 5  # curves, profile, map, shares, solver health
 
@@ -256,17 +261,18 @@ def test_a_language_models_answers_are_shown_in_words(tmp_path):
         weight = np.where(event == 0, 0.5, -0.5) * np.linspace(0.0, 1.0, number)[states][..., None]
         scores = {key: np.array([0.9, 0.5], np.float32) for key in range(number - 1)}
         words = Words(0, states, event, lambda key: f"the <b>{key}th</b> place", ("push", "pull"), scores)
-        found = a_map(path)._replace(sources=("language",), weight=np.float32(weight)[..., None], words=words)
-        return found._replace(aux=np.ones_like(found.weight))
+        moved = np.float32(weight)[..., None]
+        found = a_map(path)._replace(sources=("language",), influence=2.0 * moved, settled=moved, words=words)
+        return found._replace(aux=np.ones_like(moved))
 
     page, source = page_of([tmp_path / "runs"], tmp_path, make_map=in_words)
     text = " ".join(page.text.split())
     trusted = text[text.index("Most trusted") : text.index("Most ignored")]
-    assert "the <b>48th</b> placepush0.900.490+0.9830" in trusted
+    assert "the <b>48th</b> placepush0.90+0.980.49030" in trusted
     assert "49th" not in text  # nobody answered
     assert trusted.count("placepush") == 10
     ignored = text[text.index("Most ignored") : text.index("Most turned around")]
-    assert "the <b>0th</b> placepush0.900.000+0.0030" in ignored
+    assert "the <b>0th</b> placepush0.90+0.000.00030" in ignored
     turned = text[text.index("Most turned around") : text.index("All answers")]
     assert "None." in turned  # nobody pulled, and 0.5 says nothing
     assert text[text.index("All answers") :].count("placepull0.50") == 49

@@ -337,19 +337,6 @@ def test_the_weights_that_are_shown_are_those_that_are_paid(random_rollout):
     assert shown == ["add", "scalar", "network", "trusted"]
 
 
-@pytest.mark.parametrize(("level", "kind"), [(0.06, "used"), (0.04, "ignored"), (-0.04, "ignored"), (-0.06, "turned")])
-def test_a_source_is_used_ignored_or_turned_around_by_its_share_of_full_trust(random_rollout, level, kind):
-    aux = np.ones((T, N, M), np.float32)
-    aux[..., 1] = 0.0
-    rollout = random_rollout(DISCRETE, T, N, aux=aux)
-    transform = blend(DISCRETE, network=False, bound=2.0)
-    _, state = transform.init(KEY)
-    report = transform.report({"scalar": jnp.full(M, np.arctanh(level))}, state, rollout)
-    shares = {name: float(report[f"trust_{name}/first"]) for name in ("used", "ignored", "turned")}
-    assert shares == {name: float(name == kind) for name in shares}
-    assert all(report[f"trust_{name}/second"] == 0 for name in shares)  # a source that says nothing
-
-
 def test_a_whitened_network_does_not_care_in_what_units_a_state_is_seen(rollout):
     """Nor where their zero is; one that sees shares of the limits does."""
 
