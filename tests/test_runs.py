@@ -30,14 +30,14 @@ def chunk(first, iterations=2):
 
 
 def test_a_run_from_beginning_to_end(tmp_path):
-    with runs.open_run(small(tmp_path / "x")) as run:
+    with runs.open_run(small(tmp_path / "x", total_steps=64)) as run:
         assert not run.finished
         assert runs.restore(run, state(0)) is None
         runs.record(run, state(2), chunk(0), 0)
         runs.record(run, state(4), chunk(2), 2)
         summary = runs.finish(run, compile_seconds=1.0, run_seconds=2.0, run_iterations=4)
     assert summary["final"]["episode_return"]["mean"] == 3.0
-    with runs.open_run(small(tmp_path / "x")) as again:
+    with runs.open_run(small(tmp_path / "x", total_steps=64)) as again:
         assert again.finished
         assert runs.read_summary(again) == summary
     assert {entry.name for entry in (tmp_path / "x").iterdir()} == {
