@@ -304,6 +304,26 @@ def test_installing_shows_what_it_does():
     assert installs and not any("--quiet" in line or " -q" in line for line in installs)
 
 
+# --- how the pages read -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
+def test_a_page_begins_with_what_its_reader_can_do_after_it(page):
+    title, empty, promise = page.read_text().splitlines()[:3]
+    assert title.startswith("# ") and not empty
+    assert promise.startswith("After this page you ")
+
+
+@pytest.mark.parametrize("page", SAID, ids=lambda page: page.name)
+def test_a_page_says_who_and_what(page):
+    vague = r"nobody|whoever|borne out|outgrow|flawless|talkative"
+    assert not re.findall(vague, page.read_text(), flags=re.IGNORECASE)
+
+
+def test_the_readme_is_read_in_a_few_minutes():
+    assert len(README.read_text().splitlines()) <= 150
+
+
 # --- links and pictures -----------------------------------------------------------------------------------------------
 
 
