@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmrl.errors import debugging, unknown
-from llmrl.stopping import Stopped, Unheard, closed_pipes_end_quietly, second_interrupt_kills
+from llmrl.stopping import Stopped, Unheard, closed_pipes_end_quietly, end_interrupted, second_interrupt_kills
 
 if TYPE_CHECKING:
     from llmrl.config import Config
@@ -85,7 +85,7 @@ def _main(arguments: list[str]) -> None:
         _run_application(command, rest)
     except KeyboardInterrupt:
         print("llmrl: interrupted; the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+        end_interrupted()
     except Stopped as stopped:
         print(f"llmrl: {stopped}", file=sys.stderr)
         raise

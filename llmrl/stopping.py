@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from multiprocessing import connection
-from typing import Any, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """What schedulers send ahead of a kill: on preemption, or some time before a job's limit is reached."""
@@ -96,6 +96,18 @@ def second_interrupt_kills() -> Iterator[None]:
         sys.unraisablehook = others
         if signal.getsignal(signal.SIGINT) is interrupt:
             signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def end_interrupted() -> NoReturn:
+    """Leaves an interrupted process as the system would have it: killed by SIGINT, which a shell reports as 130.
+
+    Python is not left to close everything first: beside the threads of jax that are still at work, it may crash.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        signal.raise_signal(signal.SIGINT)
+    sys.exit(130)
 
 
 @contextmanager

@@ -559,8 +559,15 @@ def test_the_second_interrupt_is_left_to_the_system():
         signal.signal(signal.SIGINT, before)
 
 
-def test_an_interrupt_that_python_drops_ends_the_process_without_a_traceback():
-    script = """
+INTERRUPTED = {
+    "raised": """
+        import signal
+        from llmrl import cli
+
+        cli._run_application = lambda *_: signal.raise_signal(signal.SIGINT)
+        cli.main(["train"])
+    """,
+    "dropped": """
         import gc, signal
         from llmrl.stopping import second_interrupt_kills
 
@@ -568,9 +575,16 @@ def test_an_interrupt_that_python_drops_ends_the_process_without_a_traceback():
             gc.callbacks.append(lambda *_: signal.raise_signal(signal.SIGINT))
             gc.collect()
             print("goes on")
-    """
-    process = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True)
-    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", "")
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", INTERRUPTED)
+def test_an_interrupt_ends_the_process_by_its_signal_without_a_traceback(kind):
+    script = textwrap.dedent(INTERRUPTED[kind])
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    told = "llmrl: interrupted; the same command goes on where this one stopped\n" if kind == "raised" else ""
+    assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", told)
 
 
 def test_a_sweep_trains_what_hears_no_source_once(monkeypatch, tmp_path, capsys):
