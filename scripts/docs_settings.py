@@ -60,13 +60,15 @@ _UNIT_OF = {key: unit for unit, keys in UNITS.items() for key in keys}
 HEAD = """\
 # Settings
 
-Every key, its meaning and its default, generated from the dataclasses that define them. On the command line a key is
-set with `key=value` (`ppo.learning_rate=1e-3`), a group is chosen with `group=choice` (`solver=identity`), and both may
-be mixed in any order. `llmrl train --cfg job` shows what a command would run with; `llmrl train --help` lists groups
-and keys. In Python, `llmrl.compose("env=gridworld", "ppo.num_envs=32")` takes the same words. An unknown key or value
-is refused, with the nearest right one.
+After this page you can set every key: its meaning, its unit and its default. The page is made of the dataclasses that
+define the keys.
 
-`null` (None) means: not set. A list is written `[64,64]`, an entry of a dictionary is added with a plus:
+On the command line, `key=value` sets a key (`ppo.learning_rate=1e-3`) and `group=choice` chooses from a group
+(`solver=identity`), in any order. `llmrl train --cfg job` shows the settings of a command without running it.
+`llmrl train --help` lists groups and keys. In Python, `llmrl.compose("env=gridworld", "ppo.num_envs=32")` takes the
+same settings. llmrl refuses an unknown key or value, and names the nearest right one.
+
+`null` (None) means: not set. Write a list as `[64,64]`. A plus adds an entry of a dictionary:
 `+aux.options.seed=1`, `+env.params.gravity=5.0`.
 """
 

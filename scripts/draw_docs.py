@@ -41,11 +41,16 @@ def _arrow(axes: Axes, start, end, color: str, text: str, at, bend: float = 0.0)
     axes.text(*at, text, ha="center", va="center", color=color, fontsize=9, linespacing=1.35)
 
 
-STEPS = "$T \\times N$ steps: the task's\nreward $r_p$ and what each\nsource says, $r_1 \\ldots r_M$"
-BLEND = "$\\theta$ follows the blend\n\n$r_\\phi = r_p + \\sum_m w_m(s, a; \\phi)\\, r_m$"
+STEPS = "$T \\times N$ steps: the task's\nreward $r_p$ and the sources'\nvalues $r_1 \\ldots r_M$"
+BLEND = (
+    "$\\theta$ follows the blend $r_p + \\sum_m w_m(s, a; \\phi)\\, r_m$\n\nand, in a sparse task, advice $f_m\\, r_m$"
+)
 ASKED = "would the task's own return\n$J(\\theta^*(\\phi);\\, r_p)$ rise\nif $\\phi$ moved?"
-TWICE = "asked twice, on two halves of the\nenvironments; $\\phi$ moves as far\nas both answers agree"
-KNOWN = "policy $\\theta$, its curvature $H$,\nhow $\\theta$ answers to $\\phi$"
+TWICE = (
+    "$\\phi$ moves as far as two halves of the\nenvironments agree; $w_m$ is applied as far\n"
+    "as later rollouts confirm its gain"
+)
+KNOWN = "policy $\\theta$, its curvature $H$,\nhow $\\theta$ depends on $\\phi$"
 WEIGHTS = "weights $w_m$, between $-1$\n(turned around) and\n$1$ (fully used)"
 
 
@@ -61,7 +66,7 @@ def loop() -> Figure:
     _box(axes, (0.2, 1.75, 2.2, 1.5), PLAIN, "environments", STEPS)
     _box(axes, (3.5, 0.25, 3.3, 1.4), INNER, "inner level: PPO", BLEND)
     _box(axes, (3.1, 3.3, 2.5, 1.4), OUTER, "outer level", ASKED)
-    _box(axes, (6.5, 3.3, 3.6, 1.4), OUTER, "evidence", TWICE)
+    _box(axes, (6.5, 3.3, 3.6, 1.4), OUTER, "gate and evidence", TWICE)
 
     _arrow(axes, (2.45, 2.95), (3.05, 3.75), PLAIN, "$r_p$ alone", (2.35, 3.62))
     _arrow(axes, (2.45, 2.05), (3.45, 1.3), PLAIN, "$r_p$ and sources", (3.42, 1.95))

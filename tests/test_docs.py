@@ -307,9 +307,17 @@ def test_installing_shows_what_it_does():
 # --- how the pages read -----------------------------------------------------------------------------------------------
 
 
+def test_the_page_of_settings_begins_with_what_its_reader_can_do_after_it(settings):
+    _begins_well(settings.page())
+
+
 @pytest.mark.parametrize("page", PAGES[1:], ids=lambda page: page.name)
 def test_a_page_begins_with_what_its_reader_can_do_after_it(page):
-    title, empty, promise = page.read_text().splitlines()[:3]
+    _begins_well(page.read_text())
+
+
+def _begins_well(text):
+    title, empty, promise = text.splitlines()[:3]
     assert title.startswith("# ") and not empty
     assert promise.startswith("After this page you ")
 
