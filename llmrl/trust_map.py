@@ -19,7 +19,7 @@ from llmrl.config import Config
 from llmrl.cores import in_float32, refuse_debugging
 from llmrl.envs import LANGUAGE
 from llmrl.language.table import Table, as_dict
-from llmrl.learner.blending import influence_on
+from llmrl.learner.blending import influence_on, noted_of
 from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.rewards import frozen
 from llmrl.rewards.mixture import TRUSTED_FROM
@@ -63,8 +63,8 @@ def trust_map(
     if not trusting:
         raise ValueError(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
     transform = streams[trusting[0]].transform
-    at_the_end, settled = transform.weights, frozen(transform).weights
-    assert at_the_end is not None and settled is not None
+    in_effect, settled = transform.weights, frozen(transform).weights
+    assert in_effect is not None and settled is not None
     probes = _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)
     probing = _also_asked(env, list(probes.values()))
@@ -78,12 +78,13 @@ def trust_map(
         ]
         late = parts.restarted(trained.late)
         asked = [parts.filled(told[0], late, known, each)[0] for each in told]
-        phi, noted = trained.phis[trusting[0]], trained.transform_states[trusting[0]]
-        moved = influence_on(parts.inner, trained.phis, trained.transform_states, trained.params, asked[0])
+        # Units are those of the rollout that an update is made on, here as in training.
+        fresh = noted_of(parts.inner, trained.phis, trained.transform_states, asked[0])
+        moved = influence_on(parts.inner, trained.phis, fresh, trained.params, asked[0])
         assert moved is not None
-        weight, lasting = (
-            jnp.stack([of(phi, noted, each).weight for each in asked], axis=2) for of in (at_the_end, settled)
-        )
+        phi, noted = trained.phis[trusting[0]], trained.transform_states[trusting[0]]
+        weight = jnp.stack([in_effect(phi, fresh[trusting[0]], each).weight for each in asked], axis=2)
+        lasting = jnp.stack([settled(phi, noted, each).weight for each in asked], axis=2)
         aux, event = (jnp.stack([getattr(each.steps, name) for each in asked], axis=2) for name in ("aux", "event"))
         visited = rollout.steps.obs, rollout.steps.state_key, event, aux, moved.at(weight), weight, lasting
         return *(x.reshape(-1, *x.shape[2:]) for x in visited), settled(phi, noted, asked[0]).unit

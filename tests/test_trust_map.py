@@ -61,9 +61,10 @@ def test_the_action_taken_is_one_of_them(discrete):
 
 
 def test_weights_are_those_that_are_paid(discrete):
-    for weight in (discrete.weight, discrete.settled):
-        np.testing.assert_allclose(weight, 0.5, rtol=1e-5)
-    # One weight everywhere is one share of the policy's step, and the task has the rest.
+    np.testing.assert_allclose(discrete.settled, 0.5, rtol=1e-5)
+    # One weight everywhere, in the units of these steps, is one share of the policy's step, and the task has the rest.
+    assert np.all((discrete.weight > 0.0) & (discrete.weight <= 0.5 + 1e-5))
+    np.testing.assert_allclose(np.ptp(discrete.weight, axis=(1, 2)), 0.0, atol=1e-6)
     assert np.all((discrete.influence > 0.05) & (discrete.influence < 1.0))
     np.testing.assert_allclose(np.ptp(discrete.influence, axis=(1, 2)), 0.0, atol=1e-5)
     np.testing.assert_allclose(discrete.unit, 1.0)
@@ -126,7 +127,7 @@ def test_a_policy_that_sees_the_weights_is_played_with_them():
         phis = jax.tree.map(lambda x, i=seed: x[i], run.state.phis)
         seen = parts.inner.view.of(phis, jnp.asarray(found.obs[seed]))[..., 4:]
         for probe in range(len(found.probes)):
-            np.testing.assert_allclose(found.weight[seed, :, probe], seen, rtol=1e-4)
+            np.testing.assert_allclose(found.settled[seed, :, probe], seen, rtol=1e-4)
 
 
 def test_runs_without_anything_to_map_are_refused():

@@ -29,10 +29,10 @@ class TrustMap(NamedTuple):
         obs: visited states, [seeds, states, features].
         aux: what the source says, [seeds, states, probes, m].
         influence: share of the policy's step that comes from the source where it says this, above 0 where it is
-            followed and below 0 where it is turned around, at the end of training (``learner.influence``), [seeds,
+            followed and below 0 where it is turned around, in an update on these steps (``learner.influence``), [seeds,
             states, probes, m].
-        weight: factor that the source was multiplied with at the end of training, limits and units included, [seeds,
-            states, probes, m].
+        weight: factor that the source is multiplied with in that update, limits and units included, [seeds, states,
+            probes, m].
         settled: the same in the largest units that the task has had, as the reward would be transferred: a solved task
             may have none left, [seeds, states, probes, m].
         unit: the settled weight that means full trust, [seeds, m].

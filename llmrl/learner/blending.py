@@ -92,11 +92,7 @@ def learn_reward(
     Returns:
         The rollout's worth, what is kept, and the outer step's metrics.
     """
-    bare = task_signal(rollout, inner.discount)
-    states = tuple(
-        stream.transform.observe(noted, phi, bare, rollout)
-        for stream, noted, phi in zip(inner.streams, reward.transform_states, reward.phis, strict=True)
-    )
+    states = noted_of(inner, reward.phis, reward.transform_states, rollout)
     phis, meta_state, metrics = reward.phis, reward.meta_state, {}
     least_deviation = floor * decay * reward.advantage_peaks[0]
     if meta is not None:
@@ -112,6 +108,15 @@ def learn_reward(
     return credit, RewardState(phis, states, meta_state, peaks), metrics
 
 
+def noted_of(inner: InnerProblem, phis, states, rollout: Rollout) -> tuple[PyTree, ...]:
+    """What the transforms have noted once they have seen a rollout."""
+    bare = task_signal(rollout, inner.discount)
+    return tuple(
+        stream.transform.observe(noted, phi, bare, rollout)
+        for stream, noted, phi in zip(inner.streams, states, phis, strict=True)
+    )
+
+
 def _valued(inner: InnerProblem, phis, states, params: Params, rollout: Rollout):
     """Signals, values and advantages of every stream, and what is followed beside."""
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
@@ -121,7 +126,8 @@ def _valued(inner: InnerProblem, phis, states, params: Params, rollout: Rollout)
 
 
 def influence_on(inner: InnerProblem, phis, states, params: Params, rollout: Rollout) -> Influence | None:
-    """How far each source would move the policy if it were updated on a rollout; None where no source has weights."""
+    """How far each source would move the policy if it were updated on a rollout that the states have noted; None where
+    no source has weights."""
     all_signals, _, advantages, beside = _valued(inner, phis, states, params, rollout)
     return influence(inner.streams, phis, states, all_signals, advantages, beside, rollout)
 

@@ -299,36 +299,43 @@ MADE_OF_A_SOURCE = ("trust_used", "trust_ignored", "trust_turned")
 
 
 def trust_table(found: TrustMap, curves: Mapping[str, np.ndarray]) -> Table:
-    """What became of each source, over seeds: what training noted, and the weights that it left.
+    """What became of each source, over seeds: how far it moved the policy, and the weights that training left.
 
     Args:
         found: the map of the trained policies.
         curves: of the run; where they tell nothing of influence, the map's own numbers stand in.
     """
-    header = (
-        "source",
-        "influence, whole training",
-        "influence, end",
-        "used, end",
-        "ignored, end",
-        "turned around, end",
-    )
-    header += ("weight, end", "weight, largest units", "full trust", "right sign", "both sides alike")
+    header = ("source", "influence, whole training", "influence, end", "used", "ignored", "turned around")
+    weights = ("weight, end", "weight, largest units", "full trust", "right sign", "both sides alike")
     rows = []
     for i, source in enumerate(found.sources):
-        moved, *made = (curves.get(f"{kind}/{source}") for kind in ("influence", *MADE_OF_A_SOURCE))
         spoken = found.aux[:, :, 0, i] != 0
         at_end, lasting = (_mean_where(each[:, :, 0, i], spoken) for each in (found.weight, found.settled))
-        if moved is None or any(each is None for each in made):
-            row = [source, "-", known(mean_interval(_mean_where(found.influence[:, :, 0, i], spoken)))]
-            row += [_share_of_seeds(share) for share in shares(found, source)]
-        else:
-            row = [source, known(mean_interval(area_under_curve(moved))), known(mean_interval(last_tenth(moved)))]
-            row += [_share_of_seeds(last_tenth(each)) for each in made if each is not None]
+        row = [source, *(_made_in_training(source, curves) or _made_on_the_map(found, source))]
         row += [known(mean_interval(at_end)), known(mean_interval(lasting)), number(float(found.unit[:, i].mean()))]
         row += [_share_of_seeds(share) for share in right_signs(found, source)] if source in RIGHT_SIGNS else ["-", "-"]
         rows.append(row)
-    return Table(header, rows)
+    return Table((*header, *weights), rows)
+
+
+def _made_in_training(source: str, curves: Mapping[str, np.ndarray]) -> list[str]:
+    """Influence over the whole training and at its end, then the shares of both; empty where that was not noted."""
+    names = [f"{kind}/{source}" for kind in ("influence", *MADE_OF_A_SOURCE)]
+    if any(name not in curves for name in names):
+        return []
+    moved, *made = (curves[name] for name in names)
+    shares_of = [[_percent_of_seeds(of(each)) for of in (area_under_curve, last_tenth)] for each in made]
+    return [known(mean_interval(of(moved))) for of in (area_under_curve, last_tenth)] + [
+        f"{whole} / {end}" for whole, end in shares_of
+    ]
+
+
+def _made_on_the_map(found: TrustMap, source: str) -> list[str]:
+    """The same of the trained policies alone."""
+    i = found.sources.index(source)
+    moved = _mean_where(found.influence[:, :, 0, i], found.aux[:, :, 0, i] != 0)
+    made = [f"- / {_percent_of_seeds(share)}" for share in shares(found, source)]
+    return ["-", known(mean_interval(moved)), *made]
 
 
 def answer_table(told: Sequence[Answer], most: int = 1000) -> Table:
@@ -369,3 +376,8 @@ def _share_of_seeds(share: np.ndarray) -> str:
     if np.isnan(interval.value):
         return "-"
     return written(interval, lambda share: f"{100 * min(max(share, 0.0), 1.0):.0f}", " %")
+
+
+def _percent_of_seeds(share: np.ndarray) -> str:
+    mean = mean_interval(np.asarray(share, np.float64)).value
+    return "-" if np.isnan(mean) else f"{100 * mean:.0f} %"

@@ -157,7 +157,7 @@ def test_the_page_has_every_part(three, tmp_path):
     assert "24.0" in text  # products a step
     assert "is at least 5 %, as turned around" in text
     # What training noted stands beside the weights that it left, before and after units.
-    assert "harmful-0.100-0.10010 %20 %70 %0.000-0.1710.500100 %" in text
+    assert "harmful-0.100-0.10010 % / 10 %20 % / 20 %70 % / 70 %0.000-0.1710.500100 %" in text
     assert text.count("finished") >= 3
     assert page.tags.count("img") == 5  # curves, profile, map, shares, solver health
 
