@@ -10,33 +10,30 @@ Names are imported at their first use, so that a command's ``--help`` does not w
 from __future__ import annotations
 
 import importlib
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from llmrl import solvers as solvers
-    from llmrl import trust as trust
+    from llmrl import bilevel, trust
     from llmrl.analysis.plots import plot as plot
-    from llmrl.hypergradients import implicit_gradient as implicit_gradient
-    from llmrl.overrides import compose as compose
-    from llmrl.policies import load_policy as load_policy
-    from llmrl.policies import save_policy as save_policy
-    from llmrl.sweeps import sweep as sweep
-    from llmrl.train import train as train
-    from llmrl.trust_map import trust_map as trust_map
+    from llmrl.bilevel.hypergradients import implicit_gradient as implicit_gradient
+    from llmrl.results.policies import load_policy as load_policy
+    from llmrl.results.policies import save_policy as save_policy
+    from llmrl.results.trust_map import trust_map as trust_map
+    from llmrl.settings.overrides import compose as compose
+    from llmrl.studies.sweeps import sweep as sweep
+    from llmrl.training.loop import train as train
 
 __version__ = "0.1.0"
 
 _FUNCTIONS = {
-    "compose": "llmrl.overrides",
-    "train": "llmrl.train",
-    "sweep": "llmrl.sweeps",
-    "load_policy": "llmrl.policies",
-    "save_policy": "llmrl.policies",
+    "compose": "llmrl.settings.overrides",
+    "train": "llmrl.training.loop",
+    "sweep": "llmrl.studies.sweeps",
+    "load_policy": "llmrl.results.policies",
+    "save_policy": "llmrl.results.policies",
     "plot": "llmrl.analysis.plots",
-    "trust_map": "llmrl.trust_map",
-    "implicit_gradient": "llmrl.hypergradients",
+    "trust_map": "llmrl.results.trust_map",
+    "implicit_gradient": "llmrl.bilevel.hypergradients",
 }
 
 __all__ = [
@@ -45,7 +42,7 @@ __all__ = [
     "load_policy",
     "plot",
     "save_policy",
-    "solvers",
+    "bilevel",
     "sweep",
     "train",
     "trust",
@@ -57,21 +54,10 @@ def __getattr__(name: str) -> Any:
     if name in _FUNCTIONS:
         globals()[name] = getattr(importlib.import_module(_FUNCTIONS[name]), name)
         return globals()[name]
-    if name in ("solvers", "trust"):
+    if name in ("bilevel", "trust"):
         return importlib.import_module(f"llmrl.{name}")
     raise AttributeError(f"module 'llmrl' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """Python binds a submodule to its package at its first import, which would hide the function ``llmrl.train``."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if not (name in _FUNCTIONS and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -1,6 +1,6 @@
 """``python -m llmrl`` is ``llmrl``."""
 
-from llmrl.cli import main
+from llmrl.cli.main import main
 
 if __name__ == "__main__":
     main()

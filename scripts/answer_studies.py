@@ -12,7 +12,7 @@ from llmrl.analysis.comparison_plots import Curve, learning_curve_grid, score_li
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
-from llmrl.studies import Found, Results, Run
+from llmrl.studies.carry_out import Found, Results, Run
 
 WRONG_METHODS = ("add", "implicit", "dpba", "bipars_mgl")
 

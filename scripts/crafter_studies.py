@@ -9,7 +9,7 @@ from measures import WRONG, scores
 from llmrl.analysis.comparison import regret
 from llmrl.analysis.statistics import difference_interval, last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
-from llmrl.studies import Found, Results, Run
+from llmrl.studies.carry_out import Found, Results, Run
 
 CRAFTER = ("env=craftax_classic", "env.horizon=400", "ppo=crafter", "total_steps=500000")
 """As ELLM plays it: 400 steps an episode."""

@@ -15,9 +15,9 @@ from typing import Any
 import yaml
 from omegaconf import MISSING as REQUIRED
 
-from llmrl import config as settings
-from llmrl import overrides
-from llmrl.config import Config
+from llmrl.settings import config as settings
+from llmrl.settings import overrides
+from llmrl.settings.config import Config
 
 UNITS = {
     "seconds": ("llm.deadline", "llm.max_seconds"),

@@ -28,16 +28,30 @@ import docs_settings  # noqa: E402
 NOTEBOOKS = sorted((ROOT / "scripts" / "notebooks").glob("*.py"))
 
 API = {
-    "index": ("The front door", ("overrides", "train", "sweeps", "hypergradients", "evaluate", "label", "trust_map")),
-    "solvers": ("Solvers", ("solvers/*",)),
+    "index": (
+        "The front door",
+        ("settings/overrides", "training/loop", "results/*", "studies/sweeps", "studies/compare", "studies/label"),
+    ),
+    "bilevel": ("Bi-level problems", ("bilevel/*", "bilevel/solvers/*")),
+    "trust": ("Trust", ("trust/*", "assembly/trust_learning")),
     "rewards": ("Reward transforms", ("rewards/*",)),
     "environments": ("Environments and captions", ("envs/*",)),
-    "language": ("Language", ("language/*", "hints")),
-    "trust": ("Trust, for your own loop", ("trust/*",)),
-    "learner": ("Learner", ("methods", "iteration", "devices", "learner/*", "nets/*", "ops/*", "transfer")),
-    "analysis": ("Analysis and reports", ("analysis/*", "report/*", "studies", "figures")),
-    "files": ("Runs and files", ("runs", "checkpoint", "metrics", "progress", "errors", "cli")),
-    "types": ("Types and settings", ("types", "config")),
+    "language": ("Language", ("language/*", "training/answers")),
+    "learner": (
+        "Learner",
+        (
+            "assembly/methods",
+            "assembly/parts",
+            "training/iteration",
+            "training/devices",
+            "learner/*",
+            "nets/*",
+            "ops/*",
+        ),
+    ),
+    "analysis": ("Analysis and reports", ("analysis/*", "results/report/*", "studies/carry_out", "studies/figures")),
+    "files": ("Runs and files", ("runs/*", "training/progress", "training/transfer", "settings/errors", "cli/main")),
+    "types": ("Types and settings", ("types", "settings/config")),
 }
 """Page -> title and modules, as paths below llmrl/."""
 
@@ -109,7 +123,7 @@ def _site_page(path: Path) -> str:
     """The page of the site for a file or folder of the repository."""
     if path.parts[0] == "scripts":
         return f"notebooks/{path.stem}.md" if path.parent.name == "notebooks" else _source_uri(ROOT / path)
-    if path == Path("llmrl/config.py"):
+    if path == Path("llmrl/settings/config.py"):
         return "settings.md"
     module = "/".join(path.with_suffix("").parts[1:])
     for page, (_, patterns) in API.items():

@@ -114,7 +114,7 @@ def trust() -> Figure:
 def _curves(name: str, *overrides: str) -> dict[str, np.ndarray]:
     """Of a run of the study, trained with a few seeds where the study has not been run."""
     import llmrl
-    from llmrl import metrics
+    from llmrl.runs import metrics
 
     place = RUNS / name
     if (place / "summary.json").exists():

@@ -9,7 +9,7 @@ import numpy as np
 from llmrl.analysis.comparison import regret
 from llmrl.analysis.statistics import area_under_curve, last_tenth
 from llmrl.analysis.tables import estimate
-from llmrl.studies import Found, Results
+from llmrl.studies.carry_out import Found, Results
 
 CARTPOLES = ("cartpole", "cartpole_continuous")
 CARTPOLE = ("total_steps=204800",)

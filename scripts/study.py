@@ -28,7 +28,7 @@ from trust_studies import (
 
 from llmrl.analysis.statistics import last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
-from llmrl.studies import Results, Run, carry_out
+from llmrl.studies.carry_out import Results, Run, carry_out
 
 
 class Study(NamedTuple):

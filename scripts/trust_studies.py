@@ -15,8 +15,8 @@ from llmrl.analysis.statistics import area_under_curve, difference_interval, las
 from llmrl.analysis.tables import known, markdown, number
 from llmrl.analysis.trust import TrustMap, sides, telling_dims
 from llmrl.analysis.trust_plots import heat_maps, shares_over_training
-from llmrl.rewards.mixture import TRUSTED_FROM
-from llmrl.studies import Found, Results, Run
+from llmrl.studies.carry_out import Found, Results, Run
+from llmrl.trust.blend import TRUSTED_FROM
 
 # --- half right -------------------------------------------------------------------------------------------------------
 

@@ -23,10 +23,10 @@ from measures import scores
 from study import QUICK
 
 from llmrl.analysis.tables import markdown, number
-from llmrl.studies import Found, Run, carry_out, config_of, read_finished, train_anew
+from llmrl.studies.carry_out import Found, Run, carry_out, config_of, read_finished, train_anew
 
 if TYPE_CHECKING:
-    from llmrl.config import Config
+    from llmrl.settings.config import Config
 
 COEFFICIENTS = (0.1, 0.3, 1.0)
 OUTER = "method.outer.learning_rate"
@@ -126,8 +126,8 @@ def programs(methods: Sequence[str], envs: Sequence[str], sources: Sequence[str]
 
 def points(program: Program, config: Config) -> list[Point]:
     """The runs that a program trains, where it leaves them."""
-    from llmrl.building import with_numbers
-    from llmrl.grids import names_of, points_of
+    from llmrl.assembly.parts import with_numbers
+    from llmrl.studies.grids import names_of, points_of
 
     env, source, method, *_ = program.run.name.split("/")
     inside = BASELINES[method].inside

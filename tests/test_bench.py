@@ -15,10 +15,10 @@ from llmrl.bench.processes import missing, worker
 from llmrl.bench.suites import SUITES, bench
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
 from llmrl.bench.worker import PROGRAMS
-from llmrl.cli import main
-from llmrl.config import Config, MethodConfig, PPOConfig
-from llmrl.requests import BENCH_RIVALS, BENCH_SUITES, Bench
-from llmrl.validation import from_dict
+from llmrl.cli.main import main
+from llmrl.settings.config import Config, MethodConfig, PPOConfig
+from llmrl.settings.requests import BENCH_RIVALS, BENCH_SUITES, Bench
+from llmrl.settings.validation import from_dict
 
 TINY = PPOConfig(num_envs=2, num_steps=8, num_epochs=1, num_minibatches=1, hidden=(4,))
 NO_REJAX = "no/such/python"
@@ -289,7 +289,7 @@ def test_an_error_is_one_line(words, message, capsys):
 
 def test_help_does_not_wait_for_jax():
     script = (
-        "import sys\nfrom llmrl.cli import main\n"
+        "import sys\nfrom llmrl.cli.main import main\n"
         "try:\n    main(['bench', '--help'])\nexcept SystemExit:\n    pass\n"
         "assert not {'jax', 'rich', 'gymnax'} & set(sys.modules)"
     )

@@ -15,19 +15,22 @@ from hydra import compose as compose_with_hydra
 from PIL import Image
 
 import llmrl
-from llmrl import cli, metrics, overrides
-from llmrl.building import build
-from llmrl.config import Config
-from llmrl.evaluate import STYLES
-from llmrl.grids import points_of
-from llmrl.hints import COUNTERS
+from llmrl.assembly.methods import METHODS, make_method
+from llmrl.assembly.parts import build, make_environment
+from llmrl.cli import main as cli
 from llmrl.learner import influence, meta
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
 from llmrl.learner.rollout import EpisodeStatistics
-from llmrl.methods import METHODS, make_method
+from llmrl.results.evaluate import STYLES
 from llmrl.rewards import language
-from llmrl.train import make_environment, make_trainer, state_shapes
+from llmrl.runs import metrics
+from llmrl.settings import overrides
+from llmrl.settings.config import Config
+from llmrl.studies.grids import points_of
+from llmrl.training.answers import COUNTERS
+from llmrl.training.devices import state_shapes
+from llmrl.training.loop import make_trainer
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -7,12 +7,12 @@ import pytest
 from rich.console import Console
 
 import llmrl
-from llmrl import metrics
 from llmrl.analysis.statistics import last_tenth
 from llmrl.analysis.trust import shares
-from llmrl.progress import show_summary
-from llmrl.report.entries import Entry, read
-from llmrl.report.tables import trust_table
+from llmrl.results.report.entries import Entry, read
+from llmrl.results.report.tables import trust_table
+from llmrl.runs import metrics
+from llmrl.training.progress import show_summary
 
 SOURCE = "helpful_hackable"
 

@@ -9,7 +9,7 @@ import pytest
 
 import llmrl
 from llmrl.analysis.trust import AS_ACTED, TrustMap
-from llmrl.studies import Found
+from llmrl.studies.carry_out import Found
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 SPEC = importlib.util.spec_from_file_location("study_for_tests", SCRIPTS / "study.py")

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.figures import FIGURE_METHODS
-from llmrl.methods import METHODS
-from llmrl.studies import Found, read_finished
+from llmrl.assembly.methods import METHODS
+from llmrl.studies.carry_out import Found, read_finished
+from llmrl.studies.figures import FIGURE_METHODS
 
 SCRIPTS = Path(__file__).resolve().parent.parent / "scripts"
 

@@ -276,3 +276,21 @@ def thin(curves: Float[np.ndarray, "seeds iterations"], points: int = 60) -> tup
     starts = np.concatenate([[0], ends[:-1]])
     means = [area_under_curve(curves[:, a:b]) for a, b in zip(starts, ends, strict=True)]
     return ends, np.stack(means, axis=-1)
+
+
+IGNORES = "ppo"
+"""The method that hears no source: it is the baseline of every source."""
+
+
+TRUSTS = "add"
+"""The method that adds every source as it is."""
+
+
+MEASURES = {
+    "cartpole": "episode_length",
+    "cartpole_continuous": "episode_length",
+    "gridworld": "success_rate",
+    "crafter": "success_rate",
+    "craftax_classic": "success_rate",
+}
+"""What shows progress where it is not the return."""

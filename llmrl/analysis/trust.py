@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Int
 
 from llmrl.analysis.answers import Words
 from llmrl.envs.cartpole import OBS_NAMES
-from llmrl.errors import unknown
-from llmrl.rewards.mixture import TRUSTED_FROM
+from llmrl.settings.errors import unknown
+from llmrl.trust.blend import TRUSTED_FROM
 
 AS_ACTED = "as the policy acts"
 """The first probe of every map: the action that the policy took."""

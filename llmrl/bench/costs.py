@@ -16,9 +16,9 @@ from llmrl.bench.processes import child_environment
 from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import AIDED, Contestant, compared, sized
 from llmrl.bench.timing import ratios
-from llmrl.config import Config, MethodConfig
-from llmrl.progress import note, plural
-from llmrl.requests import Bench
+from llmrl.settings.config import Config, MethodConfig
+from llmrl.settings.requests import Bench
+from llmrl.training.progress import note, plural
 
 SEEDS = (1, 2, 4, 8, 16, 32, 64)
 PHASES = ("import", "initial state", "trace and compile", "first iteration")
@@ -91,7 +91,8 @@ def _needed(config: Config) -> int:
     """Bytes of arguments, results and everything between them, on one device."""
     import jax
 
-    from llmrl.train import make_trainer, seed_keys
+    from llmrl.training.devices import seed_keys
+    from llmrl.training.loop import make_trainer
 
     trainer = make_trainer(replace(config, devices=1))
     states = jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))

@@ -19,17 +19,19 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from llmrl.assembly.parts import build, make_environment
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios, spread
-from llmrl.building import build
-from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig
 from llmrl.envs import craftax_classic
-from llmrl.iteration import iterate, learn_from
 from llmrl.learner.resets import PoolStatistics, Resets, Worlds, make_resets
 from llmrl.learner.rollout import collect, reset_all
-from llmrl.progress import note
-from llmrl.requests import Bench
-from llmrl.train import initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
+from llmrl.settings.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig
+from llmrl.settings.requests import Bench
+from llmrl.training.cores import use_compilation_cache
+from llmrl.training.devices import initial_states, seed_mesh
+from llmrl.training.iteration import iterate, learn_from
+from llmrl.training.loop import make_trainer
+from llmrl.training.progress import note
 from llmrl.types import Environment, HostEnvironment
 
 SHARED_BY = 16

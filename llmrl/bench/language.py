@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import Contestant, compared, sized
-from llmrl.config import AuxConfig, Config, LLMConfig
-from llmrl.progress import plural
-from llmrl.requests import Bench
+from llmrl.settings.config import AuxConfig, Config, LLMConfig
+from llmrl.settings.requests import Bench
+from llmrl.training.progress import plural
 
 OFFLINE = Config(aux=AuxConfig(sources={"language": 1.0}))
 """Every answer is in the table before training begins, and nobody is asked."""

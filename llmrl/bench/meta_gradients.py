@@ -17,23 +17,27 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from llmrl.assembly.methods import make_method
+from llmrl.assembly.parts import make_environment
 from llmrl.bench.peers import root_vjp
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
-from llmrl.config import AuxConfig, Config, SolverConfig
-from llmrl.hypergradients import implicit, unrolled
+from llmrl.bilevel import trees
+from llmrl.bilevel.hypergradients import implicit, unrolled
+from llmrl.bilevel.solvers import conjugate_gradient, fisher, hessian, neumann
+from llmrl.bilevel.types import HypergradientInfo, MetaGradient, Solver
 from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, policy_objective
 from llmrl.learner.rollout import collect
 from llmrl.learner.streams import value_rollout
-from llmrl.methods import make_method
 from llmrl.nets import make_critic, make_policy
-from llmrl.ops import trees
 from llmrl.ops.surrogates import ratio
-from llmrl.progress import note
-from llmrl.requests import Bench
-from llmrl.solvers import conjugate_gradient, fisher, hessian, neumann
-from llmrl.train import compiled_run, initial_states, make_environment, make_trainer, seed_mesh, use_compilation_cache
-from llmrl.types import HypergradientInfo, MetaGradient, Scalar, Solver
+from llmrl.settings.config import AuxConfig, Config, SolverConfig
+from llmrl.settings.requests import Bench
+from llmrl.training.cores import use_compilation_cache
+from llmrl.training.devices import compiled_run, initial_states, seed_mesh
+from llmrl.training.loop import make_trainer
+from llmrl.training.progress import note
+from llmrl.types import Scalar
 
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}), devices=1)
 MAX_IMPORTANCE_RATIO = AIDED.method.outer.max_importance_ratio

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from llmrl.types import HypergradientInfo, MetaGradient
+from llmrl.bilevel.types import HypergradientInfo, MetaGradient
 
 
 def root_vjp(num_steps: int, damping: float) -> MetaGradient:

@@ -15,8 +15,8 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from llmrl.bench.timing import Spread, spread
-from llmrl.metrics import versions, write_summary
-from llmrl.progress import make_console
+from llmrl.runs.metrics import versions, write_summary
+from llmrl.training.progress import make_console
 
 BUSY = 0.25
 """Share of the cores that others may keep busy before a reader is warned."""

@@ -20,10 +20,10 @@ from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import AIDED, sized
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
 from llmrl.bench.worker import llmrl_program
-from llmrl.config import Config, MethodConfig
-from llmrl.progress import note, plural
-from llmrl.requests import Bench
-from llmrl.train import use_compilation_cache
+from llmrl.settings.config import Config, MethodConfig
+from llmrl.settings.requests import Bench
+from llmrl.training.cores import use_compilation_cache
+from llmrl.training.progress import note, plural
 
 PPO, TRUSTED, LEARNING, GAME = "ppo", "add", "implicit", "the game alone, random play"
 ITERATIONS = 4

@@ -27,8 +27,10 @@ def main() -> None:
     import jax
     import numpy as np
 
-    from llmrl.train import compiled_run, initial_states, make_trainer, seed_mesh, use_compilation_cache, use_cores
-    from llmrl.validation import from_dict
+    from llmrl.settings.validation import from_dict
+    from llmrl.training.cores import use_compilation_cache, use_cores
+    from llmrl.training.devices import compiled_run, initial_states, seed_mesh
+    from llmrl.training.loop import make_trainer
 
     config = from_dict(settings)
     use_compilation_cache()

@@ -12,8 +12,8 @@ from llmrl.bench.meta_gradients import meta
 from llmrl.bench.report import Table, busy_warning, load_average, show, write
 from llmrl.bench.scale import scale
 from llmrl.bench.throughput import methods, ppo
-from llmrl.progress import note
-from llmrl.requests import Bench
+from llmrl.settings.requests import Bench
+from llmrl.training.progress import note
 
 SUITES: dict[str, Callable[[Bench], Table]] = {
     "ppo": ppo,

@@ -11,10 +11,10 @@ from typing import NamedTuple
 from llmrl.bench.processes import Worker, missing, worker
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios
-from llmrl.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig
-from llmrl.progress import note, plural
-from llmrl.requests import Bench
-from llmrl.validation import validate
+from llmrl.settings.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig
+from llmrl.settings.requests import Bench
+from llmrl.settings.validation import validate
+from llmrl.training.progress import note, plural
 
 PLAIN = Config(
     env=EnvConfig(name="cartpole", horizon=500, reward="dense"),  # gymnax's own CartPole-v1, which rejax trains on

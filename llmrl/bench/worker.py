@@ -34,8 +34,7 @@ def llmrl_program(config: dict[str, Any], iterations: int, table: Any = None) ->
     by side."""
     import numpy as np
 
-    from llmrl.devices import seeds_at_once
-    from llmrl.train import compiled_run, initial_states, on_devices
+    from llmrl.training.devices import compiled_run, initial_states, on_devices, seeds_at_once
 
     settings, trainer, mesh = _llmrl(config)
     table = on_devices(table, mesh)
@@ -63,8 +62,9 @@ def llmrl_in_chunks(config: dict[str, Any], iterations: int) -> Program:
     import jax
     import numpy as np
 
-    from llmrl.hints import listening, misses_of
-    from llmrl.train import chunk_lengths, opened_pieces
+    from llmrl.training.answers import listening, misses_of
+    from llmrl.training.devices import opened_pieces
+    from llmrl.training.loop import chunk_lengths
 
     settings, trainer, mesh = _llmrl(config)
     pieces = opened_pieces(settings, trainer, mesh).__enter__()  # a compiled environment's stay open
@@ -87,8 +87,10 @@ def llmrl_in_chunks(config: dict[str, Any], iterations: int) -> Program:
 
 def _llmrl(config: dict[str, Any]) -> tuple[Any, Any, Any]:
     """Settings, trainer and devices."""
-    from llmrl.train import make_trainer, seed_mesh, use_compilation_cache, use_cores
-    from llmrl.validation import from_dict
+    from llmrl.settings.validation import from_dict
+    from llmrl.training.cores import use_compilation_cache, use_cores
+    from llmrl.training.devices import seed_mesh
+    from llmrl.training.loop import make_trainer
 
     settings = from_dict(config)
     use_compilation_cache()

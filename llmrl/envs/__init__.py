@@ -33,7 +33,7 @@ from llmrl.envs.checking import checked_environment
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.envs.parameters import fitted_arguments, fitted_like
 from llmrl.envs.tracing import first_line
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)

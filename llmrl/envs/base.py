@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.tracing import described, first_line, traced
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
 
 AuxFunction: TypeAlias = Callable[..., Array]

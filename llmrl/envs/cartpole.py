@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from llmrl.envs.base import AuxFunction, action_shape, clip_action, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
 OBS_SCALE = (2.4, 2.0, 0.21, 2.0)

@@ -19,9 +19,9 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped, UInt8
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import require_positive_int, strongly_typed, time_step
 from llmrl.envs.crafter_captions import event, state_key
-from llmrl.errors import install, unknown
 from llmrl.ops.choices import choice
 from llmrl.ops.codes import decode, num_features
+from llmrl.settings.errors import install, unknown
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
 COW = codes.ACHIEVEMENTS.index("eat_cow")

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmrl.envs.base import AuxFunction
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Codes
 
 BLOCKS = (

@@ -18,7 +18,7 @@ from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import AuxFunction, require_positive_int
 from llmrl.envs.crafter_captions import host_event, host_state_key
 from llmrl.envs.crafter_game import Rules, make_game, observe, replica, ruled, started, unlocked
-from llmrl.errors import end_of
+from llmrl.settings.errors import end_of
 from llmrl.types import Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 KEPT_WORLDS = 64

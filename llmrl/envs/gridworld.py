@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from llmrl.envs.base import AuxFunction, require_positive_int, time_step
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)

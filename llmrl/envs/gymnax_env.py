@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from llmrl.envs.base import action_shape, clip_action, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions, their_promotion
 from llmrl.envs.parameters import fitted_like
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",

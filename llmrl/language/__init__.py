@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from llmrl.config import LLMConfig
 from llmrl.language.asking import Manners
 from llmrl.language.cache import Cache, open_cache
 from llmrl.language.labeller import Labeller, fill, make_labeller
@@ -19,6 +18,7 @@ from llmrl.language.providers import make_provider, noisy, oracle, recorded
 from llmrl.language.question import Captioner, Provider
 from llmrl.language.spending import Budget
 from llmrl.language.table import Table, build, empty, load, lookup, merge, save, size
+from llmrl.settings.config import LLMConfig
 
 __all__ = [
     "Budget",

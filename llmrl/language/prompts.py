@@ -17,7 +17,7 @@ import yaml
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 
 STATE_LIMIT = 2_000
 PHRASE_LIMIT = 200

@@ -12,15 +12,7 @@ from llmrl.learner.influence import Influence, influence, influence_metrics
 from llmrl.learner.meta import Meta
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
-from llmrl.learner.streams import (
-    Beside,
-    Values,
-    blended,
-    followed_beside,
-    signals,
-    stream_advantages,
-    value_rollout,
-)
+from llmrl.learner.streams import Beside, Values, blended, followed_beside, signals, stream_advantages, value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.rewards.base import task_signal
 from llmrl.types import Rollout, Scalar, Signal, Stream

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from llmrl.learner.streams import Beside
-from llmrl.rewards.base import active_mean
-from llmrl.rewards.mixture import TRUSTED_FROM
+from llmrl.ops.moments import active_mean
+from llmrl.trust.blend import TRUSTED_FROM
 from llmrl.types import Rollout, Scalar, Signal, SourceWeights, Stream
 
 METRICS = ("influence", "trust_used", "trust_ignored", "trust_turned")

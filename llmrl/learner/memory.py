@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
+from llmrl.learner.problem import Evidence
 from llmrl.types import Rollout
 
 
@@ -47,3 +48,16 @@ def filled(entry: PyTree, size: int) -> PyTree:
 def remember(memory: PyTree, entry: PyTree) -> PyTree:
     """The memory with the oldest entry gone and a new one at its end."""
     return jax.tree.map(lambda kept, new: jnp.concatenate([kept[1:], new[None]]), memory, entry)
+
+
+def split_evidence(data: Evidence) -> Evidence:
+    """What is known of each half of the environments, stacked on a new leading axis."""
+    values, advantage, scores = halves((data.values, data.advantage, data.scores), 1)
+    return Evidence(
+        split_rollout(data.rollout), values, advantage, scores, jnp.broadcast_to(data.least_deviation, (2,))
+    )
+
+
+def exchanged(tree: PyTree) -> PyTree:
+    """To each half what belongs to the other."""
+    return jax.tree.map(lambda x: x[::-1], tree)

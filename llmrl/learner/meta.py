@@ -10,18 +10,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
-from llmrl.learner.confirmation import (
-    Record,
-    exchanged,
-    gains_of,
-    gated_steps,
-    learned_alone,
-    recorded,
-    split_evidence,
-    with_evidence,
-    words_worth,
-)
-from llmrl.learner.memory import filled, merge, remember
+from llmrl.bilevel.types import HypergradientInfo, MetaGradient
+from llmrl.learner.memory import exchanged, filled, merge, remember, split_evidence
 from llmrl.learner.problem import (
     Evidence,
     InnerProblem,
@@ -35,8 +25,9 @@ from llmrl.learner.problem import (
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
-from llmrl.rewards.base import speaks, spoken_to
-from llmrl.types import HypergradientInfo, MetaGradient, Rollout, Scalar
+from llmrl.trust.evidence import Record, gains_of, gated_steps, learned_alone, recorded, with_evidence, words_worth
+from llmrl.trust.task_voice import speaks, spoken_to
+from llmrl.types import Rollout, Scalar
 
 
 class MetaState(NamedTuple):
@@ -190,7 +181,7 @@ def make_meta(
 
     Args:
         inner: what defines L_aux.
-        gradient: any of ``llmrl.hypergradients``.
+        gradient: any of ``llmrl.bilevel.hypergradients``.
         optimizer: of phi.
         cross_fitting: estimate the hypergradient twice, on two halves of the environments, each judged by the other's.
         gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.

@@ -9,14 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from llmrl.bilevel.solvers import fisher, hessian
+from llmrl.bilevel.types import Jacobian, LinearOperator, MetaProblem, PastSteps, Scores
 from llmrl.learner.streams import Values, blended, signals, stream_advantage, stream_advantages
 from llmrl.nets import Critic, Policy
 from llmrl.ops import surrogates
 from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
 from llmrl.rewards.base import task_signal
-from llmrl.solvers import fisher, hessian
-from llmrl.types import Jacobian, LinearOperator, MetaProblem, PastSteps, Rollout, Scalar, Scores, Stream, View
+from llmrl.types import Rollout, Scalar, Stream, View
 
 
 class InnerProblem(NamedTuple):

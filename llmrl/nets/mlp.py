@@ -11,10 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
 
+from llmrl.bilevel.types import Jacobian, SampleGradients, Scores
 from llmrl.ops.codes import as_floats, decode, num_features
 from llmrl.ops.distributions import Categorical, DiagonalGaussian, normalized_logits
 from llmrl.ops.moments import Moments, whitened
-from llmrl.types import Box, Discrete, EnvSpec, Jacobian, SampleGradients, Scalar, Scores
+from llmrl.types import Box, Discrete, EnvSpec, Scalar
 
 
 class Policy(NamedTuple):

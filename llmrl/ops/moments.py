@@ -59,3 +59,9 @@ def running_peak(
         decay: what the peak keeps each time.
     """
     return jnp.maximum(decay * peak, jnp.where(jnp.isfinite(now), now, 0.0))
+
+
+def active_mean(x: Float[Array, "t n m"], aux: Float[Array, "t n m"]) -> Float[Array, " m"]:
+    """Mean over the steps on which each source speaks; 0 where it never does."""
+    active = (aux != 0).astype(x.dtype)
+    return jnp.sum(x * active, axis=(0, 1)) / jnp.maximum(jnp.sum(active, axis=(0, 1)), 1.0)

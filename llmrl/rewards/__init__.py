@@ -1,8 +1,7 @@
 """Reward transforms, one per file: how the task's signal becomes the one an agent learns from."""
 
 from llmrl.rewards.add import add
-from llmrl.rewards.advice import advice, following
-from llmrl.rewards.base import beyond_task, frozen, speaks, stateless, task_signal
+from llmrl.rewards.base import beyond_task, frozen, stateless, task_signal
 from llmrl.rewards.bonus import Bonus, Late, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
 from llmrl.rewards.goals import (
@@ -17,13 +16,10 @@ from llmrl.rewards.goals import (
 )
 from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.language import Heard, Language, language
-from llmrl.rewards.mixture import MixtureState, make_weights, mixture
 from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
 from llmrl.rewards.potential import dpba, pbrs, pies
 from llmrl.rewards.task import task
-from llmrl.rewards.trust import evidence, no_trust
-from llmrl.rewards.views import beside_weights
 
 __all__ = [
     "Bonus",
@@ -31,17 +27,12 @@ __all__ = [
     "Heard",
     "Language",
     "Late",
-    "MixtureState",
     "Suggested",
     "add",
-    "advice",
     "apt",
-    "beside_weights",
     "beyond_task",
     "bonus_source",
     "dpba",
-    "evidence",
-    "following",
     "from_source",
     "frozen",
     "goal_scores",
@@ -51,15 +42,11 @@ __all__ = [
     "intrinsic",
     "intrinsic_stream",
     "language",
-    "make_weights",
-    "mixture",
-    "no_trust",
     "paid",
     "pbrs",
     "pies",
     "read_goals",
     "rnd",
-    "speaks",
     "stateless",
     "task",
     "task_and_goals",

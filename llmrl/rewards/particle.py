@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from llmrl.errors import unknown
 from llmrl.nets import make_features, make_net
 from llmrl.ops.moments import Moments, no_moments, observed
 from llmrl.ops.neighbors import nearest_distances
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards.bonus import Bonus, ReturnScale, in_units_of_return, no_scale, one_pass
 from llmrl.rewards.curiosity import InverseDynamics, inverse_dynamics, nothing_seen, whitened_pairs
+from llmrl.settings.errors import unknown
 from llmrl.types import EnvSpec, Rollout, Scalar
 
 

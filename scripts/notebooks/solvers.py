@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from llmrl import implicit_gradient
-from llmrl.solvers import conjugate_gradient, dense, diagonal, identity, neumann, neumann_finite_difference
+from llmrl.bilevel.solvers import conjugate_gradient, dense, diagonal, identity, neumann, neumann_finite_difference
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests
 OUTER_STEPS = 10 if SMALL else 200
@@ -109,4 +109,4 @@ print(f"penalty, median: useful features {jnp.median(penalties[:USEFUL]):.3f}, n
 
 # %% [markdown]
 # Any pair of scalar functions of two pytrees will do: neural networks, weights of samples, augmentation, the learned reward of an agent. What the
-# arguments mean: [`implicit_gradient`](../api/index.md#llmrl.hypergradients.implicit_gradient).
+# arguments mean: [`implicit_gradient`](../api/index.md#llmrl.bilevel.hypergradients.implicit_gradient).

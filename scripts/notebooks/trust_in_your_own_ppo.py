@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from llmrl import trust
-from llmrl.config import MethodConfig, TrustConfig
+from llmrl.settings.config import MethodConfig, TrustConfig
 from llmrl.types import Discrete, EnvSpec
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests

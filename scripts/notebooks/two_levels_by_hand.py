@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 
 from llmrl import implicit_gradient
 from llmrl.analysis.plots import show_in_notebooks
-from llmrl.solvers import conjugate_gradient, identity, neumann
+from llmrl.bilevel.solvers import conjugate_gradient, identity, neumann
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests
 OUTER_STEPS = 10 if SMALL else 40

@@ -5,11 +5,11 @@ import itertools
 import numpy as np
 import pytest
 
-from llmrl import figure_2, figures
 from llmrl.analysis.colors import METHOD_COLORS, SOURCE_COLORS, method_of, styles
 from llmrl.analysis.comparison_plots import Curve, learning_curve_grid, learning_curves, profiles, solver_health
 from llmrl.analysis.plots import curves
-from llmrl.methods import METHODS
+from llmrl.assembly.methods import METHODS
+from llmrl.studies import figure_2, figures
 
 
 def seen(color):

@@ -20,10 +20,10 @@ from llmrl.envs import crafter_captions as captions
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs import crafter_goals, make
 from llmrl.envs.crafter_codes import ACHIEVEMENTS, ACTIONS, BLOCKS
-from llmrl.errors import install
 from llmrl.nets import make_policy
 from llmrl.ops.codes import decode
 from llmrl.ops.rules import rule_scores
+from llmrl.settings.errors import install
 
 N, T = 4, 60
 KEYS = jax.random.split(jax.random.key(0), N)

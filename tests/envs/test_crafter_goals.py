@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.config import LLMConfig
 from llmrl.envs import crafter_captions as captions
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs import crafter_goals as goals
 from llmrl.language import make_provider
 from llmrl.language.question import questions
 from llmrl.ops.rules import rule_scores
+from llmrl.settings.config import LLMConfig
 
 RANDOM = np.random.default_rng(0)
 

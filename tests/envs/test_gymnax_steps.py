@@ -16,10 +16,10 @@ from gymnax.wrappers import FlattenObservationWrapper, LegacyStepAPIWrapper, Log
 from gymnax.wrappers.purerl import GymnaxWrapper
 
 from llmrl.envs import from_gymnax
-from llmrl.evaluate import play
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.nets import Policy
 from llmrl.ops.distributions import Categorical
+from llmrl.results.evaluate import play
 
 KEY = jax.random.key(0)
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, HOST_ENVIRONMENTS, make, make_host, step_with_reset, with_aux
-from llmrl.errors import unknown
+from llmrl.settings.errors import unknown
 from llmrl.types import Discrete
 
 KEY = jax.random.key(0)

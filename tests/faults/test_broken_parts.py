@@ -17,11 +17,11 @@ import pytest
 from small import RUN
 
 import llmrl
-from llmrl.cli import _is_for_user
+from llmrl.cli.main import _is_for_user
 from llmrl.envs import checked_environment, make, time_step
 from llmrl.envs.captions import Feature, binned
-from llmrl.policies import load_policy, save_policy
-from llmrl.train import Result, make_trainer
+from llmrl.results.policies import load_policy, save_policy
+from llmrl.training.loop import Result, make_trainer
 from llmrl.types import Box, Codes, Discrete, Environment, EnvSpec
 
 # --- a healthy environment, of which each fault changes one thing -----------------------------------------------------

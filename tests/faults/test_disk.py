@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl import checkpoint, runs
-from llmrl.cli import main
-from llmrl.train import train
+from llmrl.cli.main import main
+from llmrl.runs import checkpoint
+from llmrl.runs import directory as runs
+from llmrl.training.loop import train
 
 
 @contextmanager

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl import checkpoint, runs
-from llmrl.train import make_trainer, state_shapes
+from llmrl.runs import checkpoint
+from llmrl.runs import directory as runs
+from llmrl.training.devices import state_shapes
+from llmrl.training.loop import make_trainer
 
 KILLED_WHILE_SAVING = """
     import os, random, signal, sys, time
@@ -20,7 +22,7 @@ KILLED_WHILE_SAVING = """
 
     import numpy as np
 
-    import llmrl.checkpoint as checkpoint
+    import llmrl.runs.checkpoint as checkpoint
 
     folder, rng = Path(sys.argv[1]), random.Random(0)
 
@@ -75,7 +77,7 @@ KILLED_AT_RANDOM = """
     import os, random, signal, sys, time
 
     import llmrl
-    from llmrl.train import train
+    from llmrl.training.loop import train
 
     whole, killed, *overrides = sys.argv[1:]
 
@@ -129,7 +131,7 @@ def numbers(tree):
 @pytest.mark.timeout(3600)
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="asks the kernel how long a process has computed")
 def test_twenty_kills_at_random_times_change_nothing(tmp_path, child):
-    from llmrl.evaluate import evaluate
+    from llmrl.results.evaluate import evaluate
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     kills = int(child(KILLED_AT_RANDOM, whole, killed, *CARTPOLE))

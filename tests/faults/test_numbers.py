@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.devices import seed_keys
-from llmrl.ops.trees import all_finite
-from llmrl.train import make_environment, make_trainer
+from llmrl.assembly.parts import make_environment
+from llmrl.bilevel.trees import all_finite
+from llmrl.training.devices import seed_keys
+from llmrl.training.loop import make_trainer
 
 LEARNED = (
     "method=scalar",
@@ -59,7 +60,9 @@ def program(tiny):
     config = llmrl.compose(*tiny, *LEARNED)
     with pytest.MonkeyPatch.context() as patch:
         # By its full name: in the package's namespace, the name is the function's.
-        patch.setattr(sys.modules["llmrl.train"], "any_environment", lambda config: cursed(make_environment(config)))
+        patch.setattr(
+            sys.modules["llmrl.training.loop"], "any_environment", lambda config: cursed(make_environment(config))
+        )
         trainer = make_trainer(config)
     states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
     run = jax.jit(jax.vmap(lambda state: trainer.run(state, trainer.numbers, 3)))

@@ -11,9 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl import cli, runs
-from llmrl.config import Config
-from llmrl.overrides import config_dir, explain, register_schemas, to_config
+from llmrl.cli import main as cli
+from llmrl.runs import directory as runs
+from llmrl.settings.config import Config
+from llmrl.settings.overrides import config_dir, explain, register_schemas, to_config
 
 MOST_LINES = 10
 
@@ -168,7 +169,7 @@ PATHS = (
 
 @pytest.mark.parametrize(("override", "says"), PATHS)
 def test_what_only_building_shows_is_as_short(typed, override, says):
-    from llmrl.train import make_trainer
+    from llmrl.training.loop import make_trainer
 
     config, message = typed("env.name=gridworld", "aux.sources={}", override)
     assert message is None

@@ -20,12 +20,16 @@ NO_NETWORK = """
 
 
 def test_importing_opens_no_socket(child):
-    child(NO_NETWORK + "\n    import llmrl\n    import llmrl.overrides, llmrl.config, llmrl.language")
+    child(NO_NETWORK + "\n    import llmrl\n    import llmrl.settings.overrides, llmrl.settings.config, llmrl.language")
 
 
 @pytest.mark.slow
 def test_import_of_everything_opens_no_socket_and_the_package_itself_is_quick(child):
-    child(NO_NETWORK + "\n    import llmrl.train, llmrl.evaluate, llmrl.report.page, llmrl.policies, llmrl.label")
+    child(
+        NO_NETWORK
+        + "\n    import llmrl.training.loop, llmrl.results.evaluate, llmrl.results.report.page"
+        + "\n    import llmrl.results.policies, llmrl.studies.label"
+    )
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", "import llmrl"], check=True)
     assert time.monotonic() - began < 3.0
@@ -36,8 +40,8 @@ def test_training_needs_neither_a_home_nor_a_network(tmp_path, tiny):
     script = f"""
 {NO_NETWORK}
     import llmrl
-    from llmrl.evaluate import evaluate
-    from llmrl.report.page import report
+    from llmrl.results.evaluate import evaluate
+    from llmrl.results.report.page import report
 
     result = llmrl.train(llmrl.compose(*{tiny!r}, "run_dir={tmp_path}/runs/x"))
     evaluate("{tmp_path}/runs/x", episodes=2)

@@ -10,9 +10,9 @@ import time
 import pytest
 
 import llmrl
-from llmrl import runs
-from llmrl.stopping import SIGNALS, Stopped, stop_requests
-from llmrl.train import train
+from llmrl.runs import directory as runs
+from llmrl.training.loop import train
+from llmrl.training.stopping import SIGNALS, Stopped, stop_requests
 
 
 @pytest.mark.parametrize("number", SIGNALS)

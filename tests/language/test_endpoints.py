@@ -16,12 +16,12 @@ import pytest
 
 pytest.importorskip("openai")
 
-from llmrl.config import LLMConfig
 from llmrl.language import Budget, Manners, fill, make_labeller, make_provider, open_cache, probe
 from llmrl.language.asking import Asker
 from llmrl.language.providers.network import find_proxy
 from llmrl.language.question import FATAL, FINAL, PASSING, Unanswered, questions
 from llmrl.language.spending import Ledger
+from llmrl.settings.config import LLMConfig
 
 DEADLINE = 0.5
 FAST = Manners(deadline=DEADLINE, retries=2, backoff=0.02, cooldown=0.05, max_cooldown=0.1, max_trips=3)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.config import LLMConfig
 from llmrl.language import fill, make_labeller, make_provider, noisy, open_labeller, oracle, recorded
 from llmrl.language.question import Question, Unanswered, questions
+from llmrl.settings.config import LLMConfig
 
 HEADER = {"format": "llmrl-answers", "version": 1, "source": "written by hand"}
 
@@ -128,7 +128,7 @@ SILENT = """
 import sys
 opened = []
 sys.addaudithook(lambda event, arguments: opened.append(event) if event.startswith("socket.") else None)
-from llmrl.config import LLMConfig
+from llmrl.settings.config import LLMConfig
 from llmrl.language import fill_table, open_labeller
 class Words:
     events = ("push the cart to the left", "push the cart to the right")

@@ -12,12 +12,13 @@ import pytest
 
 pytest.importorskip("openai")
 
-from llmrl import metrics
-from llmrl.cli import main
-from llmrl.hints import listening
+from llmrl.assembly.parts import make_environment
+from llmrl.cli.main import main
 from llmrl.language import size
-from llmrl.overrides import compose
-from llmrl.train import make_environment, train
+from llmrl.runs import metrics
+from llmrl.settings.overrides import compose
+from llmrl.training.answers import listening
+from llmrl.training.loop import train
 
 TINY = (
     *("env=cartpole", "aux=language", "method=add", "ppo=tiny", "seeds=2", "total_steps=384", "num_chunks=3"),

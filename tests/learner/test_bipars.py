@@ -8,12 +8,16 @@ import pytest
 from jax.flatten_util import ravel_pytree
 
 import llmrl
-from llmrl.hypergradients import explicit, incremental
+from llmrl.assembly.parts import acting_policy
+from llmrl.bilevel.hypergradients import explicit, incremental
 from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, inner_advantage, make_problem, viewing
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
-from llmrl.rewards import MixtureState, beside_weights, make_weights, mixture, no_trust, task
-from llmrl.train import acting_policy, make_trainer
+from llmrl.rewards import task
+from llmrl.training.loop import make_trainer
+from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.limits import no_trust
+from llmrl.trust.views import beside_weights
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))

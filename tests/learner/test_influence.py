@@ -7,7 +7,9 @@ import pytest
 
 from llmrl.learner.influence import influence, influence_metrics
 from llmrl.learner.streams import Values, followed_beside, signals, stream_advantages
-from llmrl.rewards import add, advice, beyond_task, following, make_weights, mixture, task
+from llmrl.rewards import add, beyond_task, task
+from llmrl.trust.advice import advice, following
+from llmrl.trust.blend import make_weights, mixture
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))

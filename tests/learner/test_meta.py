@@ -8,15 +8,18 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.confirmation import Record, Worth, agreement, balance, confirmed, gains_of, recorded, words_worth
+from llmrl.bilevel.types import HypergradientInfo
 from llmrl.learner.memory import split_rollout
 from llmrl.learner.meta import make_meta, outer_optimizer
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
-from llmrl.rewards import MixtureState, make_weights, mixture, no_trust, task
-from llmrl.types import Discrete, EnvSpec, HypergradientInfo, Stream
+from llmrl.rewards import task
+from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.evidence import Record, Worth, agreement, balance, confirmed, gains_of, recorded, words_worth
+from llmrl.trust.limits import no_trust
+from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
 T, N = 6, 4

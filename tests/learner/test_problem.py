@@ -6,19 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from llmrl.learner.problem import (
-    Evidence,
-    InnerProblem,
-    Part,
-    _subset,
-    inner_advantage,
-    make_problem,
-    task_advantage,
-)
+from llmrl.bilevel import trees
+from llmrl.learner.problem import Evidence, InnerProblem, Part, _subset, inner_advantage, make_problem, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
-from llmrl.ops import trees
-from llmrl.rewards import MixtureState, make_weights, mixture, no_trust, task
+from llmrl.rewards import task
+from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.limits import no_trust
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))

@@ -11,7 +11,7 @@ import llmrl
 from llmrl import envs
 from llmrl.learner.rollout_host import collect_host, play_episodes
 from llmrl.nets import make_policy
-from llmrl.train import train
+from llmrl.training.loop import train
 from llmrl.types import Codes, Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 HORIZON, LONGEST = 12, 9

@@ -16,7 +16,9 @@ from llmrl.learner.streams import (
 )
 from llmrl.nets import make_critic
 from llmrl.ops.returns import generalized_advantage
-from llmrl.rewards import MixtureState, add, make_weights, mixture, no_trust, task, task_signal
+from llmrl.rewards import add, task, task_signal
+from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.limits import no_trust
 from llmrl.types import Discrete, EnvSpec, Signal, Stream
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))

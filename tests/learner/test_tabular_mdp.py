@@ -15,17 +15,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from llmrl.bilevel.hypergradients import implicit, implicit_gradient, unrolled
+from llmrl.bilevel.solvers import dense
+from llmrl.bilevel.types import MetaProblem
 from llmrl.envs.base import time_step, with_aux
-from llmrl.hypergradients import implicit, implicit_gradient, unrolled
 from llmrl.learner.problem import Evidence, InnerProblem, make_problem
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
 from llmrl.ops.surrogates import SURROGATES
-from llmrl.rewards import MixtureState, make_weights, mixture, no_trust, task
-from llmrl.solvers import dense
-from llmrl.types import Discrete, Environment, EnvSpec, MetaProblem, Stream
+from llmrl.rewards import task
+from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.limits import no_trust
+from llmrl.types import Discrete, Environment, EnvSpec, Stream
 
 STATES, ACTIONS, HORIZON = 3, 2, 3
 START = np.array([0.6, 0.3, 0.1])

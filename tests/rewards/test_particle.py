@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.config import REPRESENTATIONS as CONFIGURED
 from llmrl.rewards import apt
 from llmrl.rewards.particle import REPRESENTATIONS, particle_entropy
+from llmrl.settings.config import REPRESENTATIONS as CONFIGURED
 from llmrl.types import Discrete, EnvSpec
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10)

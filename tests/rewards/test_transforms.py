@@ -11,13 +11,10 @@ from llmrl.rewards import (
     add,
     apt,
     dpba,
-    evidence,
     goals,
     icm,
     intrinsic,
     intrinsic_stream,
-    make_weights,
-    mixture,
     pbrs,
     pies,
     rnd,
@@ -25,7 +22,8 @@ from llmrl.rewards import (
     task_and_goals,
     task_signal,
 )
-from llmrl.rewards.mixture import LEAST_SHARE
+from llmrl.trust.blend import LEAST_SHARE, make_weights, mixture
+from llmrl.trust.limits import evidence
 from llmrl.types import Box, Discrete, EnvSpec
 
 T, N, M, GAMMA = 6, 4, 2, 0.9

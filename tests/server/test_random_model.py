@@ -11,9 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmrl import language, metrics
-from llmrl.cli import main
-from llmrl.overrides import compose
+from llmrl import language
+from llmrl.cli.main import main
+from llmrl.runs import metrics
+from llmrl.settings.overrides import compose
 
 PYTHON = os.environ.get("LLMRL_SERVER_PYTHON", "")
 

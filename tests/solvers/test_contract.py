@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
 
-from llmrl.solvers import (
+from llmrl.bilevel.solvers import (
     bounded,
     conjugate_gradient,
     damped,
@@ -23,8 +23,8 @@ from llmrl.solvers import (
     neumann_finite_difference,
     sherman_morrison,
 )
-from llmrl.solvers.dense import dense_matrix
-from llmrl.types import Solver
+from llmrl.bilevel.solvers.dense import dense_matrix
+from llmrl.bilevel.types import Solver
 
 FISHER_DAMPING = 0.5
 

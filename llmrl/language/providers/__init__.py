@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from llmrl.config import PROVIDERS, LLMConfig
-from llmrl.errors import unknown
 from llmrl.language.providers.noisy import noisy
 from llmrl.language.providers.oracle import oracle
 from llmrl.language.providers.recorded import recorded
 from llmrl.language.question import Captioner, Provider
-from llmrl.validation import validate_llm
+from llmrl.settings.config import PROVIDERS, LLMConfig
+from llmrl.settings.errors import unknown
+from llmrl.settings.validation import validate_llm
 
 __all__ = ["make_provider", "noisy", "oracle", "recorded"]
 

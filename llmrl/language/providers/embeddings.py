@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from llmrl.errors import install
 from llmrl.language.providers.endpoint import Endpoint
 from llmrl.language.question import Unanswered
 from llmrl.language.scoring import Similarity, cosine
+from llmrl.settings.errors import install
 
 _REMEMBERED = 10_000
 """Texts whose vectors are kept; events and goals come again and again."""

@@ -17,10 +17,10 @@ from ssl import SSLContext
 from time import time
 from typing import Any, NamedTuple
 
-from llmrl.errors import install
 from llmrl.language.providers.network import Proxy, find_proxy, read_certificates
 from llmrl.language.question import Unanswered
 from llmrl.language.secrets import make_redactors, scrub
+from llmrl.settings.errors import install
 
 MAX_BODY = 4_000_000
 """Bytes of an answer's body; a longer one is not read to its end."""

@@ -9,7 +9,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 from urllib.parse import urlsplit
 
-from llmrl.config import LLMConfig
 from llmrl.language.prompts import Prompt, load_prompt, render
 from llmrl.language.providers.embeddings import endpoint_similarity, local_similarity
 from llmrl.language.providers.endpoint import Endpoint, connect
@@ -18,6 +17,7 @@ from llmrl.language.scoring import Candidates, Completion, make_scorer
 from llmrl.language.secrets import read_key
 from llmrl.language.spending import estimate_tokens
 from llmrl.language.thinking import answer_begins, answer_token
+from llmrl.settings.config import LLMConfig
 
 _log = logging.getLogger(__name__)
 

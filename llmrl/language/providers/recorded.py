@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from llmrl.errors import unknown
 from llmrl.language.lines import is_score, read_lines
 from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, clean
 from llmrl.language.question import Answer, Provider, Question, Unanswered
+from llmrl.settings.errors import unknown
 
 SHIPPED = Path(__file__).resolve().parent.parent / "answers"
 """Files of answers that come with the library."""

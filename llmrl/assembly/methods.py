@@ -1,0 +1,396 @@
+"""The paper's table as code: a name, the reward streams it learns from, and how (if at all) it learns them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from llmrl.bilevel import hypergradients, solvers
+from llmrl.bilevel.types import MetaGradient, Solver
+from llmrl.envs import GOALS
+from llmrl.learner.meta import Meta, make_meta, outer_optimizer
+from llmrl.learner.problem import InnerProblem
+from llmrl.rewards import (
+    Bonus,
+    add,
+    apt,
+    beyond_task,
+    dpba,
+    from_source,
+    goals,
+    icm,
+    intrinsic,
+    intrinsic_stream,
+    pbrs,
+    pies,
+    read_goals,
+    rnd,
+    task,
+    task_and_goals,
+)
+from llmrl.rewards import frozen as frozen_transform
+from llmrl.settings.config import Config, NoveltyConfig, OuterConfig, SolverConfig
+from llmrl.settings.errors import unknown
+from llmrl.trust.advice import advice, following
+from llmrl.trust.blend import Weights, make_weights, mixture
+from llmrl.trust.limits import evidence
+from llmrl.trust.views import beside_weights
+from llmrl.types import EnvSpec, RewardTransform, Scalar, Stream, View
+
+
+class Method(NamedTuple):
+    """A recipe: what to learn from, and how to learn it.
+
+    Attributes:
+        streams: reward streams; stream 0 is the bare task.
+        meta: ``inner problem -> outer level``, or None where nothing is learned about the reward.
+        view: what the policy sees in place of the observation; None where that is the observation itself.
+    """
+
+    streams: tuple[Stream, ...]
+    meta: Callable[[InnerProblem], Meta] | None = None
+    view: View | None = None
+
+
+def make_solver(config: SolverConfig) -> Solver:
+    """The solver that a config names."""
+    factories: dict[str, Callable[[], Solver]] = {
+        "neumann": lambda: solvers.neumann(
+            config.num_terms, config.step_size, config.power_iterations, config.max_step_size
+        ),
+        "neumann_finite_difference": lambda: solvers.neumann_finite_difference(
+            config.num_terms, 0.05 if config.step_size == "auto" else config.step_size, relative=config.relative
+        ),
+        "conjugate_gradient": lambda: solvers.conjugate_gradient(config.num_terms, config.tolerance),
+        "diagonal": lambda: solvers.diagonal(config.num_probes),
+        # Where the operator is damped, updates start from the same damping: they solve that system and no other.
+        "sherman_morrison": lambda: solvers.sherman_morrison(
+            config.damping if isinstance(config.damping, (int, float)) and config.damping > 0.0 else 1e-3
+        ),
+        "identity": solvers.identity,
+        "dense": solvers.dense,
+    }
+    if config.name not in factories:
+        raise unknown("solver", config.name, factories)
+    return factories[config.name]()
+
+
+def make_gradient(outer: OuterConfig, solver: SolverConfig) -> MetaGradient:
+    """The hypergradient that a config names."""
+    factories: dict[str, Callable[[], MetaGradient]] = {
+        "implicit": lambda: hypergradients.implicit(make_solver(solver), solver.damping, solver.max_ratio),
+        "unrolled": lambda: hypergradients.unrolled(outer.unroll_steps),
+        "incremental": hypergradients.incremental,
+        "explicit": hypergradients.explicit,
+    }
+    if outer.gradient not in factories:
+        raise unknown("hypergradient", outer.gradient, factories)
+    return factories[outer.gradient]()
+
+
+def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
+    """lambda_phi |phi|^2 + lambda_gamma gamma_eta^2 (the paper's eq. 5)."""
+
+    def penalty(phis):
+        total = jnp.zeros(())
+        for phi in phis:
+            weights = {group: value for group, value in phi.items() if group not in ("discount", "evidence")}
+            total = total + outer.weight_penalty * optax.tree.norm(weights, squared=True)
+            if "discount" in phi:
+                total = total + outer.discount_penalty / jnp.square(1.0 + jnp.exp(-phi["discount"]))
+        return total
+
+    return penalty
+
+
+def learned(config: Config) -> Callable[[InnerProblem], Meta]:
+    """The outer level that a config describes, for whatever streams have parameters.
+
+    Making it raises a ValueError where the environments cannot be split in the halves that it needs.
+    """
+    outer, trust, solver = config.method.outer, config.method.trust, config.solver
+    rates = {
+        "scalar": outer.scalar_learning_rate,
+        "network": outer.learning_rate,
+        "offset": outer.learning_rate,
+        "discount": outer.discount_learning_rate,
+        "evidence": 0.0,
+    }
+
+    def meta(inner: InnerProblem) -> Meta:
+        if trust.cross_fitting and config.ppo.num_envs % 2:
+            raise ValueError(
+                f"method={config.method.name} judges each half of the environments by the other half: ppo.num_envs="
+                f"{config.ppo.num_envs} is odd; choose an even number, or method.trust.cross_fitting=false"
+            )
+        return make_meta(
+            inner,
+            make_gradient(outer, solver),
+            outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm),
+            cross_fitting=trust.cross_fitting,
+            gate=trust.gate,
+            evidence_memory=trust.evidence_memory,
+            data=outer.data,
+            window=outer.window,
+            follows_updates=outer.gradient == "incremental",
+            schedule=outer.schedule,
+            every=outer.every,
+            warmup=outer.warmup,
+            converged_kl=outer.converged_kl,
+            scale_decay=outer.scale_decay,
+            gae_lambda=outer.gae_lambda,
+            surrogate=outer.surrogate,
+            max_importance_ratio=outer.max_importance_ratio,
+            curvature=solver.curvature,
+            curvature_fraction=solver.curvature_fraction,
+            curvature_samples=solver.curvature_samples,
+            unroll_learning_rate=outer.unroll_learning_rate,
+            penalty=_penalty(outer),
+        )
+
+    return meta
+
+
+def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:
+    """The bare task, and what a transform pays beyond it: two critic heads, one sum."""
+    return Stream(task(), 1.0), Stream(beyond_task(transform), 1.0)
+
+
+def _weights(config: Config, spec: EnvSpec) -> Weights:
+    weight, trust = config.method.weight, config.method.trust
+    if not spec.aux_names and not weight.offset:
+        raise ValueError(
+            f"method={config.method.name} learns weights of auxiliary sources, got none; choose some (aux=harmful) or "
+            "method=ppo"
+        )
+    return make_weights(
+        spec,
+        scalar=weight.scalar,
+        network=weight.network,
+        bound=weight.bound,
+        initial=weight.initial,
+        hidden=weight.hidden,
+        sees_action=weight.sees_action,
+        sees_aux=weight.sees_aux,
+        whiten=weight.whiten,
+        spread=weight.spread,
+        clip_steps=weight.clip_steps,
+        residual=weight.residual,
+        offset=weight.offset,
+        discount=weight.discount,
+        evidence=trust.evidence,
+    )
+
+
+def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
+    """The streams of a learned blend, the bare task first."""
+    weight, trust = config.method.weight, config.method.trust
+    limits = evidence(
+        len(spec.aux_names),
+        units=trust.units,
+        ceiling=trust.ceiling,
+        ceiling_fall=trust.ceiling_fall,
+        ceiling_rise=trust.ceiling_rise,
+        setback=trust.setback,
+        gae_lambda=config.ppo.gae_lambda,
+    )
+    followed = None
+    if trust.prior:
+        followed = following(
+            len(spec.aux_names),
+            prior=trust.prior,
+            patience=trust.patience,
+            decay=trust.prior_decay,
+            rarity=trust.prior_rarity,
+            enough=trust.prior_words,
+            fade=trust.prior_fade,
+            judged=trust.evidence,
+        )
+    blend = mixture(spec, _weights(config, spec), limits, followed)
+    # Under a discount of its own the blend is no sum of the task and something else.
+    learns_discount = weight.discount
+    streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)
+    if followed is None:
+        return streams
+    return (*streams, *(advice(followed, m, name) for m, name in enumerate(spec.aux_names)))
+
+
+def ppo(config: Config, spec: EnvSpec) -> Method:
+    """Ignore the auxiliary sources."""
+    return Method((Stream(task(), 1.0),))
+
+
+def trusting(config: Config, spec: EnvSpec) -> Method:
+    """Trust the auxiliary sources: add them with weight 1."""
+    return Method(_beside_task(add()))
+
+
+def implicit(config: Config, spec: EnvSpec) -> Method:
+    """Learn how far to trust each source, state by state, along the implicit gradient (Place 2023)."""
+    return Method(_blend(config, spec), learned(config))
+
+
+def lirpg(config: Config, spec: EnvSpec) -> Method:
+    """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
+    return Method(_beside_task(intrinsic(spec)), learned(config))
+
+
+def potential_based(config: Config, spec: EnvSpec) -> Method:
+    """Shape with the auxiliary sources themselves as the potential (the baseline of Gupta et al. 2023)."""
+    _require_sources(config, spec)
+    return Method(_beside_task(pbrs(config.method.potential.coefficient)))
+
+
+def dynamic_advice(config: Config, spec: EnvSpec) -> Method:
+    """Shape with a learned potential that is worth the auxiliary sources (Harutyunyan et al. 2015)."""
+    _require_sources(config, spec)
+    return Method(_beside_task(dpba(spec, **_potential(config))))
+
+
+def explicit_shaping(config: Config, spec: EnvSpec) -> Method:
+    """The same, fading until the task's own reward is all there is (Behboudian et al. 2020)."""
+    _require_sources(config, spec)
+    fading = pies(spec, num_iterations=config.num_iterations, decay=config.method.potential.decay, **_potential(config))
+    return Method(_beside_task(fading))
+
+
+def _potential(config: Config) -> dict[str, Any]:
+    return {name: value for name, value in vars(config.method.potential).items() if name != "decay"}
+
+
+def _require_sources(config: Config, spec: EnvSpec) -> None:
+    if not spec.aux_names:
+        raise ValueError(
+            f"method={config.method.name} shapes with auxiliary sources, got none; choose some (aux=harmful) or "
+            "method=ppo"
+        )
+
+
+def bipars_em(config: Config, spec: EnvSpec) -> Method:
+    """Learn weights of states, along the policy gradient that they have since the policy sees them (Hu et al. 2020)."""
+    view = beside_weights(spec, _weights(config, spec), stream=1)
+    return Method(_blend(config, spec), learned(config), view)
+
+
+def frozen(config: Config, spec: EnvSpec) -> Method:
+    """Learn from the reward that another run has learned; neither an outer step nor the reward itself changes it.
+
+    What is transferred is the reward alone: the policy sees what the environment shows, whatever the other run's saw.
+    """
+    name = config.method.reward_of
+    if name is None or name == "frozen":
+        raise ValueError(f"method=frozen needs method.reward_of, the method that learned the reward, got {name}")
+    learner = make_method(replace(config, method=replace(config.method, name=name)), spec)
+    if learner.meta is None:
+        raise ValueError(f"method={name} learns no reward that could be frozen")
+    return Method(tuple(s._replace(transform=frozen_transform(s.transform)) for s in learner.streams))
+
+
+def _explore(config: Config, name: str, bonus: Bonus) -> Method:
+    """The task and a bonus for what is new, each with a critic head of its own (Burda et al. 2018)."""
+    novelty, ppo = config.method.novelty, config.ppo
+    stream = intrinsic_stream(bonus, novelty.discount, ppo.num_steps, ppo.num_envs, name)
+    return Method((Stream(task(), 1.0), Stream(stream, novelty.coefficient)))
+
+
+def _learning(novelty: NoveltyConfig) -> dict[str, Any]:
+    names = ("discount", "learning_rate", "updates", "hidden", "features")
+    return {name: getattr(novelty, name) for name in names}
+
+
+def novelty_of(config: Config, spec: EnvSpec) -> Bonus:
+    """What a random network's imitator does not know yet, with a config's settings."""
+    return rnd(spec, config.ppo.num_envs, **_learning(config.method.novelty))
+
+
+def random_network(config: Config, spec: EnvSpec) -> Method:
+    """Pay for states that a random network's imitator does not know yet (Burda et al. 2018)."""
+    return _explore(config, "rnd", novelty_of(config, spec))
+
+
+def curious(config: Config, spec: EnvSpec) -> Method:
+    """Pay for what a model of the dynamics does not foresee (Pathak et al. 2017)."""
+    return _explore(config, "icm", icm(spec, config.ppo.num_envs, **_learning(config.method.novelty)))
+
+
+def particles(config: Config, spec: EnvSpec) -> Method:
+    """Pay for states far from the others of a rollout (Liu and Abbeel 2021)."""
+    novelty = config.method.novelty
+    bonus = apt(
+        spec,
+        config.ppo.num_steps,
+        config.ppo.num_envs,
+        neighbors=novelty.neighbors,
+        references=novelty.references,
+        representation=novelty.representation,
+        **_learning(novelty),
+    )
+    return _explore(config, "apt", bonus)
+
+
+def ellm(config: Config, spec: EnvSpec) -> Method:
+    """Add a reward for goals that a language model suggests, or pretrain on it (Du et al. 2023)."""
+    settings, ppo = config.method.goals, config.ppo
+    if settings.table is not None:
+        bonus = goals(
+            read_goals(settings.table), ppo.num_envs, threshold=settings.threshold, ineffective=settings.ineffective
+        )
+    elif GOALS in spec.aux_names:
+        bonus = from_source(spec.aux_names.index(GOALS))
+    else:
+        raise ValueError(
+            f"method={config.method.name} needs suggested goals: aux=goals, or a table of them, "
+            "method.goals.table=goals.jsonl"
+        )
+    stream = task_and_goals(
+        bonus,
+        ppo.num_steps,
+        ppo.num_envs,
+        coefficient=settings.coefficient,
+        pretraining=settings.pretraining * config.num_iterations,
+        keep=settings.keep,
+    )
+    return Method((Stream(task(), 0.0), Stream(stream, 1.0)))
+
+
+METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
+    "ppo": ppo,
+    "add": trusting,
+    "implicit": implicit,
+    "implicit_paper": implicit,
+    "scalar": implicit,
+    "lirpg": lirpg,
+    "pbrs": potential_based,
+    "dpba": dynamic_advice,
+    "pies": explicit_shaping,
+    "unrolled": implicit,
+    "barfi": implicit,
+    "bipars_em": bipars_em,
+    "bipars_mgl": implicit,
+    "bipars_imgl": implicit,
+    "frozen": frozen,
+    "rnd": random_network,
+    "icm": curious,
+    "apt": particles,
+    "ellm": ellm,
+    "ellm_pretrained": ellm,
+}
+"""Recipes by name; presets of one recipe differ by their yaml alone."""
+
+
+def make_method(config: Config, spec: EnvSpec) -> Method:
+    """The method that a config names."""
+    if config.method.name not in METHODS:
+        raise unknown("method", config.method.name, METHODS)
+    method = METHODS[config.method.name](config, spec)
+    if config.method.outer.gradient == "explicit" and method.meta is not None and method.view is None:
+        raise ValueError(
+            "method.outer.gradient=explicit needs a policy that sees what is learned (method=bipars_em), got "
+            f"method={config.method.name}"
+        )
+    return method

@@ -1,0 +1,249 @@
+"""What a config makes: environment, networks, streams, optimisers, and the numbers that may be traced."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import PyTree
+
+from llmrl.assembly.methods import make_method
+from llmrl.assembly.sources import LateSource, language_source, late_sources, suggested_by_rule
+from llmrl.envs import HOST_ENVIRONMENTS, make_host
+from llmrl.envs import make as make_env
+from llmrl.language import Table
+from llmrl.learner.ppo import Params, make_update, with_steps_beside
+from llmrl.learner.problem import InnerProblem, viewing
+from llmrl.nets import Policy, make_critic, make_policy
+from llmrl.ops.optimizers import own_promotion
+from llmrl.ops.tables import NO_KEY
+from llmrl.rewards import GoalTable, Heard, Language, Suggested, goal_scores
+from llmrl.settings.config import Config
+from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
+
+# --- numbers ----------------------------------------------------------------------------------------------------------
+
+_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial", "method.trust.prior"}
+"""Floats that decide shapes or streams, or that are used before anything is traced."""
+
+_HOST = ("llm",)
+"""Sections that nothing traced looks at."""
+
+
+def numbers_of(config: Any, path: str = "") -> dict[str, float]:
+    """The plain floats of a config by dotted name, without those that decide shapes."""
+    found: dict[str, float] = {}
+    for field in dataclasses.fields(config):
+        name, value = f"{path}{field.name}", getattr(config, field.name)
+        if name in _HOST:
+            continue
+        if dataclasses.is_dataclass(value):
+            found |= numbers_of(value, f"{name}.")
+        elif field.type == "float" and name not in _STATIC:
+            found[name] = float(value)
+    return found
+
+
+def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
+    """``config`` with its floats replaced by possibly traced ones."""
+    changes: dict[str, Any] = {}
+    for field in dataclasses.fields(config):
+        name, value = f"{path}{field.name}", getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            changes[field.name] = with_numbers(value, numbers, f"{name}.")
+        elif name in numbers:
+            changes[field.name] = numbers[name]
+    return dataclasses.replace(config, **changes)
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def make_environment(config: Config) -> Environment:
+    """The environment and sources that a config names."""
+    return make_env(**_environment_options(config))
+
+
+def any_environment(config: Config) -> Environment | HostEnvironment:
+    """The same, where it may also be one that only Python can step."""
+    host = config.env.name in HOST_ENVIRONMENTS
+    return make_host(**_environment_options(config)) if host else make_environment(config)
+
+
+def _environment_options(config: Config) -> dict[str, Any]:
+    name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
+    options = {
+        field.name: value
+        for field in dataclasses.fields(config.env)
+        if field.name not in ("name", "id", "params") and (value := getattr(config.env, field.name)) is not None
+    }
+    return {
+        "name": name,
+        "aux": config.aux.sources,
+        "aux_scale": config.aux.scale,
+        "aux_function": config.aux.function,
+        "aux_options": config.aux.options,
+        **options,
+        "captioner": config.captioner,
+        **config.env.params,
+    }
+
+
+def policy_of(config: Config, spec: EnvSpec, view: View | None = None) -> Policy:
+    """The policy that a config trains in an environment, as a function of what it sees."""
+    return make_policy(spec if view is None else view.spec, config.ppo.hidden, config.ppo.initial_log_std)
+
+
+def acting_policy(config: Config, spec: EnvSpec) -> Policy:
+    """The policy of a trained run, as a function of observations; its parameters are ``(actor, phis)`` of a state."""
+    view = make_method(config, spec).view
+    policy = policy_of(config, spec, view)
+
+    def distribution(params, obs):
+        actor, phis = params
+        return viewing(policy, view, phis).distribution(actor, obs)
+
+    return Policy(policy.init, distribution)
+
+
+def length_schedules(config: Config) -> list[str]:
+    """Settings of a run that set a course over the whole of ``total_steps``, as they may be typed."""
+    method = config.method.reward_of or config.method.name
+    goals = config.method.goals
+    courses = {
+        "ppo.anneal=true": config.ppo.anneal,
+        f"method.potential.decay={config.method.potential.decay}": method == "pies",
+        f"method.goals.pretraining={goals.pretraining}": method.startswith("ellm") and goals.pretraining > 0.0,
+    }
+    return [setting for setting, chosen in courses.items() if chosen]
+
+
+def _optimizer(config: Config, beside: bool) -> optax.GradientTransformation:
+    """Of the inner level; ``beside``: whether a stream is followed by steps of their own."""
+    ppo = config.ppo
+    updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
+
+    def steps(ratio: float | Scalar) -> optax.GradientTransformation:
+        first = ratio * ppo.learning_rate
+        rate = optax.linear_schedule(first, 0.0, updates) if ppo.anneal else first
+        # One long vector instead of a dozen arrays: small programs are as slow as they have operations.
+        return optax.flatten(optax.chain(optax.clip_by_global_norm(ppo.max_gradient_norm), optax.adam(rate, eps=1e-5)))
+
+    def part(params: Params) -> Params:
+        return Params(*(jax.tree.map(lambda _, name=name: name, getattr(params, name)) for name in Params._fields))
+
+    # Each part is clipped by itself: under a joint norm a critic with many heads, surprised by a rare reward, would
+    # shrink the actor's step just where there is something to learn.
+    optimizer = optax.multi_transform({"actor": steps(1.0), "critic": steps(ppo.critic_rate_ratio)}, part)
+    if not beside:
+        return own_promotion(optimizer)
+    return with_steps_beside(own_promotion(optimizer), own_promotion(steps(1.0)))
+
+
+class Parts(NamedTuple):
+    """What an iteration is made of.
+
+    Attributes:
+        inner: what the inner level learns.
+        optimizer: of the inner level.
+        update: ``policy -> update``, as ``make_update`` gives it.
+        meta: the outer level; None where nothing is learned there.
+        language: the language source, or whoever notes what has no answer; None where nobody is asked.
+        num_events: what a step can do, in a captioner's words; 0 without one.
+        late: the other sources that are filled in once a rollout is complete.
+        suggested: who suggests goals by rule; None where a table of answers does.
+        aux_names: the auxiliary sources' names.
+    """
+
+    inner: InnerProblem
+    optimizer: optax.GradientTransformation
+    update: Callable[[Policy], Callable]
+    meta: Any
+    language: Language | None
+    num_events: int
+    late: tuple[LateSource, ...] = ()
+    suggested: Suggested | None = None
+    aux_names: tuple[str, ...] = ()
+
+    def policy(self, phis: tuple[PyTree, ...]) -> Policy:
+        return viewing(self.inner.policy, self.inner.view, phis)
+
+    def told(self, rollout: Rollout, heard: Heard | None, table: Table | None):
+        """A rollout with a language model's scores; beside it what that source has noted and reports."""
+        if self.language is None or heard is None:
+            return rollout, heard, {}
+        return self.language.fill(rollout, heard, *self.answers(table))
+
+    def answers(self, table: Table | None) -> GoalTable:
+        """The answers at hand; without a table a single row, which is nobody's."""
+        if table is None:
+            return GoalTable(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
+        return GoalTable(jnp.asarray(table.keys), jnp.asarray(table.scores))
+
+    def suggestions(self, table: Table | None) -> Suggested:
+        """Who suggests goals."""
+        return self.suggested or partial(goal_scores, self.answers(table))
+
+    def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None, asked: Rollout | None = None):
+        """A rollout with the values of the late sources; beside it their memories and what they report.
+
+        Args:
+            rollout: what happened.
+            late: the sources' memories before it.
+            table: a language model's answers.
+            asked: steps to fill in, each in place of the rollout's own; None fills in the rollout.
+        """
+        words, told = self.suggestions(table), rollout if asked is None else asked
+        memories, metrics, aux = [], {}, told.steps.aux
+        for each, memory in zip(self.late, late, strict=True):
+            values, memory, said = each.source.score(memory, rollout, words, asked)
+            aux = aux.at[..., each.column].set(each.factor * values)
+            memories.append(memory)
+            metrics |= said
+        return told._replace(steps=told.steps._replace(aux=aux)), tuple(memories), metrics
+
+    def restarted(self, late: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
+        """The late sources' memories for fresh episodes: what they have learned stays."""
+        return tuple(each.source.restarted(memory) for each, memory in zip(self.late, late, strict=True))
+
+    def attentive(self, heard: Heard | None) -> Heard | None:
+        """What the language source has noted, once the host has taken note of what was missed."""
+        return heard if self.language is None or heard is None else self.language.forget(heard)
+
+
+def build_to_play(config: Config, env: Environment | HostEnvironment, num_envs: int) -> Parts:
+    """The parts of a trained run, with late sources for another number of environments than it was trained in."""
+    parts, played = build(config, env), dataclasses.replace(config.ppo, num_envs=num_envs)
+    played = dataclasses.replace(config, ppo=played)
+    return parts._replace(late=late_sources(played, env.spec, parts.num_events))
+
+
+def build(config: Config, env: Environment | HostEnvironment) -> Parts:
+    """Everything that the numbers of a config may touch; called inside the traced functions."""
+    ppo, spec = config.ppo, env.spec
+    method = make_method(config, spec)
+    policy = policy_of(config, spec, method.view)
+    critic = make_critic(spec, ppo.hidden, len(method.streams))
+    inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy, method.view)
+    optimizer = _optimizer(config, any(stream.beside is not None for stream in method.streams))
+    update = partial(
+        make_update,
+        critic=critic,
+        optimizer=optimizer,
+        clip=ppo.clip,
+        entropy=ppo.entropy,
+        value_coefficient=ppo.value_coefficient,
+        num_epochs=ppo.num_epochs,
+        num_minibatches=ppo.num_minibatches,
+    )
+    meta = method.meta(inner) if method.meta is not None else None
+    num_events = 0 if env.captioner is None else len(env.captioner.events)
+    suggested = suggested_by_rule(config, env.captioner)
+    heard = language_source(config, spec, suggested)
+    late = late_sources(config, spec, num_events)
+    return Parts(inner, optimizer, update, meta, heard, num_events, late, suggested, spec.aux_names)

@@ -1,0 +1,74 @@
+"""Auxiliary sources that are filled in once a rollout is complete: what a language model says, and what is new."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from llmrl.assembly.methods import novelty_of
+from llmrl.envs import GOALS, LANGUAGE, NOVELTY
+from llmrl.ops.rules import rule_scores
+from llmrl.rewards import Language, Late, Suggested, bonus_source, goal_source, language
+from llmrl.settings.config import Config
+from llmrl.types import Captioner, EnvSpec, Rules, Scalar
+
+
+class LateSource(NamedTuple):
+    """A source that is filled in once a rollout is complete.
+
+    Attributes:
+        name: the source's.
+        column: its place among the auxiliary sources.
+        factor: on its values.
+        source: its functions.
+    """
+
+    name: str
+    column: int
+    factor: float | Scalar
+    source: Late
+
+
+def _factor(config: Config, source: str) -> float | Scalar:
+    return config.aux.scale * config.aux.sources[source]
+
+
+def language_source(config: Config, spec: EnvSpec, suggested: Suggested | None) -> Language | None:
+    """A language model's scores as a source; where goals are made of its answers, at least whoever notes what has
+    none; None where nobody is asked."""
+    if LANGUAGE in config.aux.sources:
+        return language(spec.aux_names.index(LANGUAGE), _factor(config, LANGUAGE), config.aux.center)
+    return language(None) if GOALS in config.aux.sources and suggested is None else None
+
+
+def suggested_by_rule(config: Config, captioner: Captioner | None) -> Suggested | None:
+    """Who suggests goals by rule, as wrong as the config wants it; None where a table of answers is needed."""
+    llm, rules = config.llm, rules_of(config, captioner)
+    if rules is None:
+        return None
+    noise = 1.0 if llm.adversarial else llm.noise
+    return partial(rule_scores, rules, noise=noise, seed=llm.noise_seed, each=llm.noise_unit == "answer")
+
+
+def rules_of(config: Config, captioner: Captioner | None) -> Rules | None:
+    """The rules that suggest goals in place of a table of answers, if the config's provider has some."""
+    if captioner is None or config.llm.function is not None:
+        return None
+    return captioner.rules.get(config.llm.provider)
+
+
+def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSource, ...]:
+    """Goals and novelty, where they are sources."""
+    settings, num_envs = config.method.goals, config.ppo.num_envs
+    makers: dict[str, Callable[[], Late]] = {
+        GOALS: lambda: goal_source(
+            num_envs, num_events, threshold=settings.threshold, ineffective=settings.ineffective
+        ),
+        NOVELTY: lambda: bonus_source(novelty_of(config, spec), NOVELTY, num_envs),
+    }
+    return tuple(
+        LateSource(name, spec.aux_names.index(name), _factor(config, name), make())
+        for name, make in makers.items()
+        if name in config.aux.sources
+    )

@@ -1,0 +1,1 @@
+"""The command line: Hydra meets the library here and nowhere else."""

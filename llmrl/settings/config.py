@@ -1,0 +1,565 @@
+"""Every setting, typed and frozen; defaults live here and nowhere else. Importing this never imports jax.
+
+Floats may later become traced arrays (``train`` vmaps over them), so nothing here computes with them; plain values are
+checked once, at the door, by ``llmrl.settings.validation``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+SURROGATES = ("ratio", "dice", "log_prob")
+DATA = ("fresh", "previous", "window", "past")
+GRADIENTS = ("implicit", "unrolled", "incremental", "explicit")
+SCHEDULES = ("online", "converged")
+CURVATURES = ("hessian", "fisher")
+REPRESENTATIONS = ("inverse", "random")
+PROVIDERS = ("recorded", "oracle", "plausible", "openai")
+PROMPTS = ("yes_no", "goals")
+SCORES = ("token_probability", "embedding_similarity", "string_similarity")
+SOLVERS = (
+    "neumann",
+    "neumann_finite_difference",
+    "conjugate_gradient",
+    "diagonal",
+    "sherman_morrison",
+    "identity",
+    "dense",
+)
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    """The environment. A key left at None keeps the environment's own default; one it does not know is refused.
+
+    Attributes:
+        name: environment, see ``llmrl.envs.ENVIRONMENTS``.
+        id: for ``name=gymnax``: a gymnax id, or the dotted path of a function that makes an
+            ``llmrl.types.Environment``.
+        horizon: time limit in steps.
+        reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
+        size: side of the grid, for ``gridworld``.
+        observation: ``one_hot`` or ``coordinates``, for ``gridworld``; ``compact`` or ``one_hot``, for
+            ``craftax_classic``.
+        force: largest force in newton, for ``cartpole_continuous``.
+        task: an achievement, a list of them, or ``all``, for ``craftax_classic`` and ``crafter``.
+        terminate_on_success: whether an episode ends once every task is done, in the same two.
+        first_hit: whether the first hit on a cow counts as eating it, there.
+        damage: of a bare hand, 1 or 5, there.
+        table_wood: wood that a table costs, 2 or 1, there.
+        steps_per_reset: a pool holds one fresh world per so many steps of a rollout, for ``craftax_classic``.
+        params: parameters by name, for ``name=gymnax``: gymnax's, or those of your own function; numbers, words, true,
+            false or lists, of the types that their owner declares.
+    """
+
+    name: str = "cartpole"
+    id: str | None = None
+    horizon: int | None = None
+    reward: str | None = None
+    size: int | None = None
+    observation: str | None = None
+    force: float | None = None
+    task: Any = None
+    terminate_on_success: bool | None = None
+    first_hit: bool | None = None
+    damage: int | None = None
+    table_wood: int | None = None
+    steps_per_reset: int | None = None
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class AuxConfig:
+    """The auxiliary reward sources.
+
+    Attributes:
+        sources: names of the environment's sources, each with a factor of its own.
+        scale: factor on all of them.
+        function: dotted path (``package.module:function``) of a user's ``(state, action, next_state) -> [m]``.
+        options: options of the sources' factories, by name. ``random`` has ``seed``: each whole number is another fixed
+            random function, 0 where not given (``+aux.options.seed=1``).
+        center: subtracted from every score of a language model: a number, or ``mean`` for the running mean of the
+            scores met. In [0, 1] any answer is also a bonus for staying alive, which hides its help and its harm.
+    """
+
+    sources: dict[str, float] = field(default_factory=dict)
+    scale: float = 1.0
+    function: str | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    center: Any = 0.5
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """The inner level: proximal policy optimisation (Schulman et al. 2017).
+
+    Attributes:
+        num_envs: environments stepped side by side, N.
+        num_steps: steps of each per iteration, T.
+        num_epochs: passes over a rollout.
+        num_minibatches: minibatches per pass.
+        learning_rate: Adam's step size, for actor and critic.
+        critic_rate_ratio: the critic's step size, in multiples of that. A critic that learns faster knows sooner what
+            is about to fail.
+        anneal: whether the learning rate falls linearly to 0 over the run.
+        discount: gamma.
+        gae_lambda: lambda of generalised advantage estimation. High, since a critic of a solved task has seen few
+            failures: at 0.95 its errors let policies drift away from what they had learned.
+        clip: range of the importance ratio.
+        entropy: c_H, part of L_aux and so of its curvature.
+        advantage_floor: advantages are divided by their deviation in a minibatch, but at least by this share of the
+            largest deviation that was seen; 0 divides by the minibatch's alone.
+        advantage_decay: what that largest deviation keeps per iteration.
+        value_coefficient: weight of the critics' loss.
+        max_gradient_norm: the actor's and the critic's gradients are each clipped to this norm.
+        hidden: widths of the tanh layers, of actor and critic alike.
+        initial_log_std: of the Gaussian policy.
+    """
+
+    num_envs: int = 16
+    num_steps: int = 128
+    num_epochs: int = 4
+    num_minibatches: int = 4
+    learning_rate: float = 6e-4
+    critic_rate_ratio: float = 20.0
+    anneal: bool = True
+    discount: float = 0.99
+    gae_lambda: float = 0.98
+    clip: float = 0.2
+    entropy: float = 0.003
+    advantage_floor: float = 0.3
+    advantage_decay: float = 0.998
+    value_coefficient: float = 0.5
+    max_gradient_norm: float = 0.5
+    hidden: tuple[int, ...] = (64, 64)
+    initial_log_std: float = -0.5
+
+    @property
+    def batch_size(self) -> int:
+        return self.num_envs * self.num_steps
+
+
+@dataclass(frozen=True)
+class SolverConfig:
+    """How the inverse curvature is applied; see ``llmrl.bilevel.solvers``.
+
+    Attributes:
+        name: one of ``SOLVERS``.
+        num_terms: terms of a Neumann series, or steps of conjugate gradients.
+        step_size: of the series; ``auto`` takes min(max_step_size, 0.9 / |lambda|_max).
+        max_step_size: see ``step_size``.
+        power_iterations: products spent on estimating an extreme eigenvalue.
+        relative: for finite differences: difference step relative to the direction's length.
+        tolerance: where conjugate gradients stop, relative to the right-hand side.
+        num_probes: for ``diagonal``, where no better diagonal is at hand.
+        damping: added to the curvature; ``auto`` lifts the lowest eigenvalue above 0.
+        max_ratio: the solution is cut back to this many times the right-hand side's norm.
+        curvature: ``hessian`` of L_aux, or the policy's ``fisher`` information.
+        curvature_fraction: share of the batch, drawn evenly from a random step on, that curvature is computed on.
+        curvature_samples: steps of which that share has at most so many: how exact a curvature is depends on their
+            number, whatever the batch's, and up to 4096 products with it are cheapest.
+    """
+
+    name: str = "neumann"
+    num_terms: int = 20
+    step_size: Any = "auto"
+    max_step_size: float = 0.5
+    power_iterations: int = 4
+    relative: bool = False
+    tolerance: float = 1e-5
+    num_probes: int = 8
+    damping: Any = 0.1
+    max_ratio: float = 10.0
+    curvature: str = "fisher"
+    curvature_fraction: float = 0.125
+    curvature_samples: int = 4096
+
+
+@dataclass(frozen=True)
+class WeightConfig:
+    """The learned weight of each source, w_m(s, a; phi), and what else is learned with it.
+
+    Attributes:
+        scalar: whether each source has a number of its own that moves fast.
+        network: whether a state-action-dependent part is learned.
+        bound: w = bound * tanh(.); None leaves the weight unbounded.
+        initial: w_0.
+        hidden: widths of the weight network.
+        sees_action: whether the network sees the action, or the state alone.
+        sees_aux: whether the network also sees the auxiliary values.
+        whiten: whether the network sees observations in deviations from their running mean, instead of as shares of
+            their limits.
+        spread: how far apart, in those deviations, the places are where the network starts to tell states apart; at 0
+            all are the mean. From 1 on a border that is somewhere else is learned sooner, and so is what is not there.
+        clip_steps: how much a single step may say of what the network learns, in root mean squares of what all say,
+            softly clipped; None does not clip. At 0.1 each step has about one vote, and a border between states where
+            a source helps and others is not moved by few steps that say much; see ``llmrl.trust.blend``.
+        residual: share of what the weights already say that is left out of what the network learns next, from 0 to 1;
+            None learns all. Near 1 the network fits what a source is worth, as a regression would, where otherwise it
+            grows most where it is right already.
+        offset: whether eps(s, a; phi) is learned too (the paper sets it to 0).
+        discount: whether gamma_eta = sigmoid(eta) is learned.
+    """
+
+    scalar: bool = True
+    network: bool = True
+    bound: float | None = 1.0
+    initial: float = 0.0
+    hidden: tuple[int, ...] = (32,)
+    sees_action: bool = True
+    sees_aux: bool = False
+    whiten: bool = True
+    spread: float = 0.0
+    clip_steps: float | None = None
+    residual: float | None = None
+    offset: bool = False
+    discount: bool = False
+
+
+@dataclass(frozen=True)
+class TrustConfig:
+    """Trust that asks for evidence: each part a switch (design, section 2).
+
+    Attributes:
+        cross_fitting: estimate on two halves of the environments, each judged by the other's.
+        gate: multiply each group's step by the agreement of its two estimates.
+        evidence: shrink each learned weight as far as later rollouts have not confirmed that it helps.
+        evidence_memory: what the record of that keeps per outer step.
+        units: scale a source so that its discounted sum does not outgrow the task's.
+        prior: weight of the sources' advice while the task stays silent; 0 never follows it.
+        patience: silent steps of the environments before it is followed: how long exploring alone takes is a matter of
+            experience, not of how it is cut into rollouts.
+        prior_decay: share of it lost per iteration from then on.
+        prior_rarity: a task that speaks on fewer than this share of the steps, over the first ``patience``
+            steps or up to ``prior_words``, is sparse: once it speaks, advice is followed as far as its words
+            bear it out (``llmrl.trust.advice``).
+        prior_words: words of a sparse task from which on they alone decide that; up to then silence fades.
+        prior_fade: how fast advice is outgrown as the task speaks in more of the episodes; 0 never.
+        ceiling: lower the largest allowed weight while the task's return is below its best.
+        ceiling_fall: share lost per iteration of a setback.
+        ceiling_rise: share regained per iteration otherwise.
+        setback: how far below its best (as a share of its range) the return must be to count as a setback.
+    """
+
+    cross_fitting: bool = True
+    gate: bool = True
+    evidence: bool = True
+    evidence_memory: float = 0.99
+    units: bool = True
+    prior: float = 1.0
+    patience: float = 40960.0
+    prior_decay: float = 0.02
+    prior_rarity: float = 0.005
+    prior_words: float = 8.0
+    prior_fade: float = 4.0
+    ceiling: bool = True
+    ceiling_fall: float = 0.3
+    ceiling_rise: float = 0.002
+    setback: float = 0.05
+
+
+@dataclass(frozen=True)
+class OuterConfig:
+    """The outer level: how phi follows its hypergradient.
+
+    Attributes:
+        gradient: one of ``GRADIENTS``.
+        unroll_steps: inner updates that ``unrolled`` differentiates through.
+        unroll_learning_rate: their step size (plain gradient descent), and of those that ``incremental`` follows.
+        gae_lambda: lambda of the task's advantages that judge. Both halves of the environments share a critic, and
+            confirm what is wrong with it; only at 1 it is a mere baseline.
+        surrogate: one of ``SURROGATES``.
+        data: one of ``DATA``.
+        window: rollouts kept for ``data=window`` (the newest is the fresh one) or ``data=past`` (it is the one before).
+        max_importance_ratio: truncation of importance ratios on old data.
+        schedule: one of ``SCHEDULES``.
+        every: outer step every so many inner updates (``online``), or at most so many inner updates between two
+            (``converged``).
+        warmup: inner updates before the first outer step; until then the weights stay at their initial value.
+        converged_kl: the inner level counts as converged when a PPO update moves the policy by less (``converged``).
+        optimiser: ``amsgrad``, ``adam`` or ``sgd``.
+        learning_rate: for the networks.
+        scalar_learning_rate: for each source's own number.
+        discount_learning_rate: for eta.
+        max_gradient_norm: each hypergradient is clipped to this norm.
+        scale_decay: decay per iteration of the running largest deviation that divides the task's advantages.
+        weight_penalty: lambda_phi.
+        discount_penalty: lambda_gamma; may have either sign.
+    """
+
+    gradient: str = "implicit"
+    unroll_steps: int = 1
+    unroll_learning_rate: float = 0.1
+    gae_lambda: float = 1.0
+    surrogate: str = "ratio"
+    data: str = "fresh"
+    window: int = 4
+    max_importance_ratio: float = 2.0
+    schedule: str = "online"
+    every: int = 1
+    warmup: int = 0
+    converged_kl: float = 1e-3
+    optimiser: str = "amsgrad"
+    learning_rate: float = 2e-3
+    scalar_learning_rate: float = 6e-2
+    discount_learning_rate: float = 1e-2
+    max_gradient_norm: float = 1.0
+    scale_decay: float = 0.998
+    weight_penalty: float = 0.0
+    discount_penalty: float = 0.0
+
+
+@dataclass(frozen=True)
+class PotentialConfig:
+    """Shaping by a potential (``pbrs``, ``dpba``, ``pies``); all but the coefficient concern a learned one.
+
+    Attributes:
+        coefficient: factor on the auxiliary rewards.
+        learning_rate: of the potential's own Adam; larger than the policy's, so that it is the faster of the two.
+        updates: its gradient steps per iteration.
+        batch_size: samples of each, drawn from the fresh rollout.
+        hidden: widths of its network.
+        decay: share of the training over which ``pies`` lets the shaping fade.
+    """
+
+    coefficient: float = 1.0
+    learning_rate: float = 3e-3
+    updates: int = 32
+    batch_size: int = 256
+    hidden: tuple[int, ...] = (64,)
+    decay: float = 0.5
+
+
+@dataclass(frozen=True)
+class NoveltyConfig:
+    """Rewards for what is new: ``rnd``, ``icm`` and ``apt``.
+
+    Attributes:
+        coefficient: share of the novelty's advantage in the policy's, where the task's is 1 (Burda et al.: 1 to 2).
+        discount: gamma of the novelty's own, non-episodic return.
+        learning_rate: Adam's step size, for what predicts or represents.
+        updates: its gradient steps per iteration; each sample serves in one of them.
+        hidden: widths of the tanh layers of its networks.
+        features: size of the random target, or of the representation.
+        representation: what ``apt`` measures distances in: ``inverse`` (features of an inverse-dynamics model) or
+            ``random`` (of a random network).
+        neighbors: k of ``apt``.
+        references: ``apt`` seeks neighbours among so many states of a rollout.
+    """
+
+    coefficient: float = 0.5
+    discount: float = 0.99
+    learning_rate: float = 3e-4
+    updates: int = 16
+    hidden: tuple[int, ...] = (64, 64)
+    features: int = 32
+    representation: str = "inverse"
+    neighbors: int = 12
+    references: int = 2048
+
+
+@dataclass(frozen=True)
+class GoalsConfig:
+    """Goals that a language model suggests: ``aux=goals``, and ``ellm``.
+
+    Attributes:
+        table: for ``ellm`` without ``aux=goals``: file of suggestions, one JSON object per line,
+            ``{"key": 17, "scores": [0.0, 1.0]}``: the similarity of every event to the best goal suggested in a state.
+        coefficient: for ``ellm``: factor on the goals' reward.
+        threshold: a similarity has to be above it, strictly.
+        ineffective: whether an event also counts where it was tried in vain.
+        pretraining: share of the training, from its start, during which the task pays nothing.
+        keep: whether goals go on paying after pretraining.
+    """
+
+    table: str | None = None
+    coefficient: float = 1.0
+    threshold: float = 0.99
+    ineffective: bool = False
+    pretraining: float = 0.0
+    keep: bool = True
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """Which method, and the settings of its reward (ignored by methods that have no use for them).
+
+    Attributes:
+        name: see ``llmrl.assembly.methods.METHODS``.
+        reward_of: for ``frozen``, the method that learned the reward; found in the run that ``reward_from`` names.
+        weight: the learned weight.
+        outer: the outer level.
+        trust: trust that asks for evidence.
+        potential: the potential of shaping methods.
+        novelty: rewards for what is new.
+        goals: suggested goals.
+    """
+
+    name: str = "implicit"
+    reward_of: str | None = None
+    weight: WeightConfig = field(default_factory=WeightConfig)
+    outer: OuterConfig = field(default_factory=OuterConfig)
+    trust: TrustConfig = field(default_factory=TrustConfig)
+    potential: PotentialConfig = field(default_factory=PotentialConfig)
+    novelty: NoveltyConfig = field(default_factory=NoveltyConfig)
+    goals: GoalsConfig = field(default_factory=GoalsConfig)
+
+
+@dataclass(frozen=True)
+class LLMConfig:
+    """Where the answers of a language model come from, and what they may cost; see ``llmrl.language``.
+
+    There is no field for an API key: what is configured is written to disk. A key is read from the environment.
+
+    Attributes:
+        provider: one of ``PROVIDERS``.
+        answers: for ``recorded``: a file of answers, or the name of one that is shipped; None takes the one named like
+            the environment.
+        function: for ``oracle``: dotted path of ``(key, event) -> score``; None takes the environment's own.
+        model: for ``openai``: the model's name at the endpoint.
+        base_url: for ``openai``: any compatible endpoint, as in ``http://localhost:8000/v1``.
+        key_variable: environment variable with the endpoint's API key; None sends none.
+        prompt: one of ``PROMPTS``, or the path of a yaml file with templates of your own.
+        score: one of ``SCORES``.
+        threshold: similarity from which a suggested goal and an event are the same thing.
+        embedding_model: for ``embedding_similarity``: its name at the endpoint, or of a sentence-transformers model.
+        embedding_local: whether sentence-transformers computes embeddings on this machine.
+        temperature: of sampling.
+        top_logprobs: log-probabilities asked for per token; some servers allow no more than 5.
+        extra: more entries of the request's body; null takes one out.
+        deadline: seconds for one question, retries included.
+        retries: further attempts after one that failed for a passing reason.
+        concurrency: requests on their way at the same time.
+        requests_per_minute: None sets no rate.
+        max_requests: budget of one run; None sets none.
+        max_tokens: budget of prompt and answer tokens together; None sets none.
+        max_cost: budget in the currency of the prices; None sets none.
+        max_seconds: time after which nothing more is asked; None sets no limit.
+        prompt_price: of a million prompt tokens.
+        answer_price: of a million answer tokens.
+        noise: share of answers made wrong, whoever gave them: 1 - score.
+        noise_seed: which ones.
+        noise_unit: ``state`` makes all answers about a state wrong or none, ``answer`` each for itself.
+        adversarial: make all answers wrong.
+        cache: SQLite file of everything that was ever answered; None keeps answers in memory.
+        capacity: rows of the table of answers; fixed, so that nothing recompiles. Where whoever answers does so at once
+            and the states can be listed, there is a row for each, up to 131,072.
+        neutral: score of a state that has no answer.
+    """
+
+    provider: str = "recorded"
+    answers: str | None = None
+    function: str | None = None
+    model: str = ""
+    base_url: str = "https://api.openai.com/v1"
+    key_variable: str | None = "OPENAI_API_KEY"
+    prompt: str = "yes_no"
+    score: str = "token_probability"
+    threshold: float = 0.9
+    embedding_model: str = ""
+    embedding_local: bool = False
+    temperature: float = 0.0
+    top_logprobs: int = 10
+    extra: dict[str, Any] = field(default_factory=dict)
+    deadline: float = 30.0
+    retries: int = 3
+    concurrency: int = 8
+    requests_per_minute: float | None = None
+    max_requests: int | None = None
+    max_tokens: int | None = None
+    max_cost: float | None = None
+    max_seconds: float | None = None
+    prompt_price: float = 0.0
+    answer_price: float = 0.0
+    noise: float = 0.0
+    noise_seed: int = 0
+    noise_unit: str = "state"
+    adversarial: bool = False
+    cache: str | None = "runs/answers.sqlite"
+    capacity: int = 4096
+    neutral: float = 0.5
+
+
+@dataclass(frozen=True)
+class TrackConfig:
+    """Dashboards beside ``metrics.csv``, fed from its rows; each seed is a run of its own there.
+
+    Attributes:
+        tensorboard: write event files to ``tensorboard/`` in the run's directory.
+        wandb: tell Weights & Biases.
+        project: its project.
+        entity: its user or team; None takes the account's own.
+        mode: ``offline`` keeps everything in ``wandb/`` in the run's directory, ``online`` sends it at once; the key is
+            read from the environment (``WANDB_API_KEY``).
+    """
+
+    tensorboard: bool = False
+    wandb: bool = False
+    project: str = "llmrl"
+    entity: str | None = None
+    mode: str = "offline"
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run.
+
+    Attributes:
+        env: the environment.
+        aux: the auxiliary sources.
+        captioner: dotted path of words for the environment's states (an ``llmrl.types.Captioner``); None takes its own.
+        method: the method.
+        solver: the inverse-curvature solver of bi-level methods.
+        ppo: the inner level.
+        reward_from: directory of the finished run whose learned reward ``method=frozen`` trains under.
+        reward_seed: the seed of that run whose reward every seed gets; None gives each the next one, round robin.
+        llm: the language model behind ``aux=language`` and ``aux=goals``.
+        track: dashboards beside ``metrics.csv``.
+        seed: base seed; run i of ``seeds`` folds i into it.
+        seeds: independent runs, vmapped.
+        seeds_per_batch: seeds that a device computes at the same time, the others after them; None takes as many as its
+            memory should hold, on a CPU its cache.
+        total_steps: environment steps of one seed.
+        num_chunks: about how many compiled pieces the run is cut into; between two, metrics and checkpoints are
+            written.
+        devices: ``auto`` shards seeds over jax's devices, on a plain CPU over one simulated device per core; 1 keeps
+            to one.
+        distributed: whether several processes, on one host or many, share the run: each has seeds of its own on its own
+            ``devices``, and process 0 writes.
+        coordinator: ``host:port`` where they meet, on the host of process 0; None, like the next two, leaves it to jax
+            to find out (SLURM, Open MPI, Kubernetes, TPU).
+        num_processes: how many they are.
+        process_id: which of them this one is, from 0.
+        run_dir: where results go; None keeps them in memory.
+        resume: whether an unfinished run of the same config in ``run_dir`` goes on.
+        progress: whether to show a progress bar.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    aux: AuxConfig = field(default_factory=AuxConfig)
+    captioner: str | None = None
+    method: MethodConfig = field(default_factory=MethodConfig)
+    solver: SolverConfig = field(default_factory=SolverConfig)
+    ppo: PPOConfig = field(default_factory=PPOConfig)
+    reward_from: str | None = None
+    reward_seed: int | None = None
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    track: TrackConfig = field(default_factory=TrackConfig)
+    seed: int = 0
+    seeds: int = 8
+    seeds_per_batch: int | None = None
+    total_steps: int = 200_000
+    num_chunks: int = 20
+    devices: Any = "auto"
+    distributed: bool = False
+    coordinator: str | None = None
+    num_processes: int | None = None
+    process_id: int | None = None
+    run_dir: str | None = None
+    resume: bool = True
+    progress: bool = True
+
+    @property
+    def num_iterations(self) -> int:
+        return max(1, round(self.total_steps / self.ppo.batch_size))

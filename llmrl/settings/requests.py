@@ -1,0 +1,175 @@
+"""What each command is asked, typed; what is trained is a ``Config``. Importing needs no jax."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from llmrl.settings.config import Config, EnvConfig, LLMConfig
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What ``llmrl evaluate`` is asked.
+
+    Attributes:
+        run_dir: a run's directory.
+        env: environment to evaluate in; without a name it is the run's own.
+        episodes: episodes per seed.
+        seed: base seed of the evaluation.
+        progress: whether to show how many episodes are played, where the game is one that takes its time.
+        video: whether to write an episode as ``video.gif`` into the run's directory too.
+    """
+
+    run_dir: str = MISSING
+    env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
+    episodes: int = 100
+    seed: int = 0
+    progress: bool = True
+    video: bool = False
+
+
+@dataclass(frozen=True)
+class Comparison(Config):
+    """What ``llmrl compare`` is asked: the run of a method, as ``Config`` has it, and what stands beside it.
+
+    Attributes:
+        beside: methods to compare with.
+    """
+
+    beside: tuple[str, ...] = ("ppo", "add")
+
+
+BENCH_SUITES = ("ppo", "methods", "meta", "seeds", "start", "memory", "language", "crafter", "scale")
+BENCH_RIVALS = ("rejax",)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What ``llmrl bench`` is asked.
+
+    Attributes:
+        suites: which of ``BENCH_SUITES``; ``crafter`` and ``scale`` take minutes to compile and have to be
+            asked for.
+        against: one of ``BENCH_RIVALS``, to compare plain PPO with; None compares with nothing.
+        rejax_python: the Python of an environment that has rejax.
+        rounds: measurements of each program; programs take turns.
+        seeds: numbers of seeds to try, for ``ppo`` and ``methods``.
+        envs: numbers of environments to try, for ``ppo``.
+        crafter_envs: the same, for ``crafter``.
+        scale_seeds: numbers of seeds to try in ``scale``, of CartPole.
+        scale_envs: numbers of environments to try in ``scale``, of Craftax-Classic.
+        steps: environment steps of one seed in one measurement; for ``crafter`` a sixteenth of them.
+        quick: less of everything: a look, not a result.
+        out: file for all measurements, JSON; None keeps none.
+    """
+
+    suites: tuple[str, ...] = ("ppo", "methods", "meta")
+    against: str | None = None
+    rejax_python: str = ".venv-rejax/bin/python"
+    rounds: int = 5
+    seeds: tuple[int, ...] = (1, 8)
+    envs: tuple[int, ...] = (4, 16)
+    crafter_envs: tuple[int, ...] = (64,)
+    scale_seeds: tuple[int, ...] = (1, 64, 1024)
+    scale_envs: tuple[int, ...] = (1024, 4096)
+    steps: int = 131_072
+    quick: bool = False
+    out: str | None = "bench.json"
+
+
+@dataclass(frozen=True)
+class Label:
+    """What ``llmrl label`` is asked.
+
+    Attributes:
+        env: the environment.
+        captioner: dotted path of words for its states; None takes its own.
+        llm: who is asked, and what that may cost.
+        limit: states to ask about at most; None asks about all.
+        steps: where not all states can be listed, or not all are wanted: steps of an untrained policy, whose most
+            frequent states are asked about first.
+        dry_run: ask about the first state only.
+        out: file for the answers, for ``llm=recorded llm.answers=...``.
+        seed: of the untrained policy.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    captioner: str | None = None
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    limit: int | None = None
+    steps: int = 16_384
+    dry_run: bool = False
+    out: str | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Report:
+    """What ``llmrl report`` is asked.
+
+    Attributes:
+        runs: run directories, directories that hold some, or glob patterns; on the command line they need no key.
+        out: directory of the page.
+        measure: metric that is compared; each environment's own where not given.
+        dims: two components of the observation for the maps of trust; the most telling ones where not given.
+        trust: whether to play the trained policies for the maps of trust.
+    """
+
+    runs: tuple[str, ...] = ()
+    out: str = "report"
+    measure: str | None = None
+    dims: tuple[str, ...] = ()
+    trust: bool = True
+
+
+@dataclass(frozen=True)
+class Status:
+    """What ``llmrl status`` is asked.
+
+    Attributes:
+        runs: run directories, directories that hold some, or glob patterns; on the command line they need no key.
+    """
+
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """What ``llmrl figure`` is asked.
+
+    Attributes:
+        number: the figure of the paper; on the command line it needs no key.
+        seeds: of each run; where not given 20, or 10 of figure 2, and 3 for ``quick``.
+        quick: few seeds and steps: a look, not a result.
+        helpful: figure 1 with a column for a helpful source too.
+        goals: who suggests the goals of figure 2, ``plausible`` or ``oracle``.
+        methods: those to compare; all of the figure's where none is named.
+        processes: runs trained side by side on this machine.
+        shard: which part of the runs to train here, ``i/n``: one machine of several.
+        out: directory of runs, picture and table; ``runs/figures/<number>`` where not given.
+    """
+
+    number: int = MISSING
+    seeds: int | None = None
+    quick: bool = False
+    helpful: bool = False
+    goals: str = "plausible"
+    methods: tuple[str, ...] = ()
+    processes: int = 1
+    shard: str = "1/1"
+    out: str | None = None
+
+
+SCHEMAS: dict[str, type] = {
+    "train": Config,
+    "compare": Comparison,
+    "evaluate": Evaluation,
+    "label": Label,
+    "bench": Bench,
+    "report": Report,
+    "status": Status,
+    "figure": Reproduction,
+}
+"""The typed settings behind each primary config file."""

@@ -1,0 +1,1 @@
+"""Training: the loop on the host, the compiled iteration, devices, progress and stopping."""

@@ -1,0 +1,213 @@
+"""One iteration of training, compiled: acting, the outer level, learning from both."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from llmrl.assembly.parts import Parts, build
+from llmrl.bilevel.trees import all_finite
+from llmrl.language import Table
+from llmrl.learner.blending import RewardState, learn_reward, reported
+from llmrl.learner.ppo import Batch, Params
+from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
+from llmrl.learner.rollout_host import unplayed_rollout
+from llmrl.nets import Policy
+from llmrl.rewards import Heard
+from llmrl.settings.config import Config
+from llmrl.types import Environment, HostEnvironment, Rollout, Scalar
+
+Metrics = dict[str, Array]
+
+
+class TrainState(NamedTuple):
+    """Everything that a run needs to go on, of one seed.
+
+    Attributes:
+        key: the seed's key.
+        params: actor and critic.
+        opt_state: of the inner optimiser.
+        acting: where the environments stand.
+        phis: parameters of the streams' transforms.
+        transform_states: what the transforms have noted.
+        meta_state: of the outer level; empty where there is none.
+        last_kl: how far the last inner update moved the policy.
+        advantage_peaks: largest deviations so far of the blended advantage and of what is followed beside it, slowly
+            forgotten, [2].
+        iteration: iterations done.
+        heard: what the language source has noted; None where there is none.
+        late: memories of the other sources that are filled in once a rollout is complete.
+    """
+
+    key: PRNGKeyArray
+    params: Params
+    opt_state: PyTree
+    acting: ActingState
+    phis: tuple[PyTree, ...]
+    transform_states: tuple[PyTree, ...]
+    meta_state: PyTree
+    last_kl: Scalar
+    advantage_peaks: Array
+    iteration: Array
+    heard: Heard | None = None
+    late: tuple[PyTree, ...] = ()
+
+
+class Trainer(NamedTuple):
+    """A run as pure functions of one seed; ``jax.vmap`` makes it many.
+
+    Attributes:
+        env: the environment; one that only Python can step has no ``run`` (see ``devices``).
+        init: ``(key, numbers, table) -> TrainState``.
+        run: ``(state, numbers, num_iterations, first, table) -> (state, metrics)``, metrics [num_iterations] each; the
+            length is static, ``first`` is the number of the first iteration, []. ``table`` holds a language model's
+            answers, where it is a source; without one nothing has been answered yet.
+        numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
+    """
+
+    env: Environment | HostEnvironment
+    init: Callable[..., TrainState]
+    run: Callable[..., tuple[TrainState, Metrics]]
+    numbers: dict[str, float]
+
+
+def first_state(
+    config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray, table: Table | None
+) -> TrainState:
+    """Everything as it is before the first iteration."""
+    parts = build(config, env)
+    key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
+    params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
+    phi_keys = jax.random.split(phi_key, len(parts.inner.streams))
+    started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
+    phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
+    if isinstance(env, HostEnvironment):
+        acting = unplayed((), jnp.zeros((config.ppo.num_envs, *env.spec.obs_shape), jnp.uint8))
+    else:
+        acting = reset_all(env, env_key, config.ppo.num_envs, config.ppo.num_steps)
+    heard = parts.language.init() if parts.language is not None else None
+    late_keys = jax.random.split(jax.random.fold_in(rollout_key, 1), len(parts.late))
+    late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))
+    meta_state: PyTree = ()
+    if parts.meta is not None:
+        rollout = None
+        if parts.meta.needs_rollout:
+            # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
+            rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
+            rollout, _, _ = parts.told(rollout, heard, table)
+            rollout, _, _ = parts.filled(rollout, late, table)
+        meta_state = parts.meta.init(phis, states, params, rollout)
+    return TrainState(
+        key=key,
+        params=params,
+        opt_state=parts.optimizer.init(params),
+        acting=acting,
+        phis=phis,
+        transform_states=states,
+        meta_state=meta_state,
+        last_kl=jnp.asarray(jnp.inf, jnp.float32),
+        advantage_peaks=jnp.zeros(2),
+        iteration=jnp.zeros((), jnp.int32),
+        heard=heard,
+        late=late,
+    )
+
+
+def _first_rollout(
+    config: Config,
+    env: Environment | HostEnvironment,
+    policy: Policy,
+    actor: PyTree,
+    acting: ActingState,
+    key: PRNGKeyArray,
+) -> Rollout:
+    ppo = config.ppo
+    if isinstance(env, HostEnvironment):
+        # Nothing can be played in here: ``devices`` puts something real in its place.
+        return unplayed_rollout(env.spec, ppo.num_steps, ppo.num_envs)
+    return collect(env, policy, actor, acting, key, ppo.num_steps)[1]
+
+
+def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
+    """Collect, and learn from it."""
+    rollout_key, policy = jax.random.split(state.key, 4)[1], parts.policy(state.phis)
+    acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
+    return learn_from(config, parts, state, acting, rollout, index, table)
+
+
+def learn_from(
+    config: Config,
+    parts: Parts,
+    state: TrainState,
+    acting: ActingState,
+    rollout: Rollout,
+    index: Array,
+    table: Table | None,
+):
+    """Let the outer level move phi, turn the task's signal into streams, and update the policy on them.
+
+    Where something that is no number got into the rollout, or out of an update, the seed learns nothing from it and
+    goes on: ``skipped_update`` counts such iterations.
+    """
+    inner = parts.inner
+    key, _, meta_key, update_key = jax.random.split(state.key, 4)
+    rollout, heard, told = parts.told(rollout, state.heard, table)
+    rollout, late, filled = parts.filled(rollout, state.late, table)
+    before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
+    floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
+    credit, reward, metrics = learn_reward(
+        inner, parts.meta, before, state.params, rollout, meta_key, index, state.last_kl, floor, decay
+    )
+    beside = credit.beside
+    batch = Batch(
+        obs=rollout.steps.obs,
+        action=rollout.steps.action,
+        log_prob=rollout.steps.log_prob,
+        advantage=credit.advantage,
+        target=credit.advantages + credit.values.now,
+        beside=None if beside is None else beside.advantage,
+    )
+    batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+    # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
+    update = parts.update(parts.policy(reward.phis))
+    lengths = (1.0, 0.0) if beside is None else (beside.left, beside.share)
+    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, credit.least_deviations, lengths)
+
+    metrics = metrics | reported(inner.streams, reward, credit, rollout, parts.aux_names)
+    pool = {} if acting.pool is None else acting.pool._asdict()
+    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told | filled
+    new_state = TrainState(
+        key,
+        params,
+        opt_state,
+        acting,
+        reward.phis,
+        reward.transform_states,
+        reward.meta_state,
+        info.approx_kl,
+        reward.advantage_peaks,
+        state.iteration + 1,
+        heard,
+        late,
+    )
+    new_state, skipped = _without_harm(state, new_state, rollout)
+    return new_state, metrics | {"skipped_update": skipped}
+
+
+_PLAYED = ("key", "acting", "iteration", "heard")
+"""What goes on also where nothing is learned."""
+
+
+def _without_harm(before: TrainState, after: TrainState, rollout: Rollout) -> tuple[TrainState, Array]:
+    """The state after an iteration; with nothing learned in it, and 1, where the rollout or the update holds an element
+    that is no number."""
+    sound = all_finite((rollout, after.params, after.opt_state, after.phis))
+    played = {name: getattr(after, name) for name in _PLAYED}
+    nothing: dict[str, Any] = dict.fromkeys(_PLAYED, ())
+    learned = jax.tree.map(partial(jnp.where, sound), after._replace(**nothing), before._replace(**nothing))
+    return learned._replace(**played), jnp.where(sound, 0.0, 1.0)

@@ -1,0 +1,267 @@
+"""The learned blend of task and auxiliary sources: r_phi = r_p + sum_m w_m(s, a; phi) r_m + eps(s, a; phi)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+
+from llmrl.nets import make_features, make_reward_net
+from llmrl.ops.losses import held_constant, with_clipped_cotangent, with_cotangent_beside
+from llmrl.ops.moments import Moments, active_mean, no_moments, observed
+from llmrl.trust.advice import AdviceState, Following
+from llmrl.trust.limits import Trust, TrustState, no_trust
+from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights
+
+INITIAL_ETA = 4.6
+"""sigmoid(4.6) = 0.990."""
+
+LEAST_SHARE = 0.1
+"""Of a learned weight, what is applied without any evidence: a source that nobody uses shows nothing for itself."""
+TRUSTED_FROM = 0.05
+"""From which share on, of the policy's step or of full trust, a source counts as used or as turned around; below it, as
+ignored."""
+
+
+class Weights(NamedTuple):
+    """The learned part of the blend, before trust's own limits.
+
+    Attributes:
+        init: ``key -> phi``.
+        weight: ``(phi, rollout, seen) -> w``, [t, n, m].
+        offset: ``(phi, rollout) -> eps``, [t, n].
+        size: the largest |w|; 1 where it has no bound.
+        of_state: ``(phi, obs [..., *obs]) -> w``, [..., m]; None where w looks at more than the state.
+        look: ``(seen, rollout) -> seen``; None where w does not ask what has been seen.
+        nothing_seen: before the first rollout.
+    """
+
+    init: Callable[[PRNGKeyArray], dict[str, PyTree]]
+    weight: Callable[..., Float[Array, "t n m"]]
+    offset: Callable[[PyTree, Rollout], Float[Array, "t n"]]
+    size: float = 1.0
+    of_state: Callable[[PyTree, Float[Array, "..."]], Float[Array, "... m"]] | None = None
+    look: Callable[..., Moments] | None = None
+    nothing_seen: Moments | None = None
+
+
+class MixtureState(NamedTuple):
+    """What a blend has noted; written only by ``observe``.
+
+    Attributes:
+        trust: what limits the weights.
+        seen: moments of the observations' features; None where nobody asks for them.
+        advice: how the task's advice stands; None where none is given.
+    """
+
+    trust: TrustState
+    seen: Moments | None = None
+    advice: AdviceState | None = None
+
+
+def make_weights(
+    spec: EnvSpec,
+    *,
+    scalar: bool = True,
+    network: bool = True,
+    bound: float | None = 1.0,
+    initial: float | Float[Array, ""] = 0.0,
+    hidden: Sequence[int] = (32,),
+    sees_action: bool = True,
+    sees_aux: bool = False,
+    whiten: bool = False,
+    spread: float | Scalar = 0.0,
+    clip_steps: float | None = None,
+    residual: float | None = None,
+    offset: bool = False,
+    discount: bool = False,
+    evidence: bool = False,
+) -> Weights:
+    """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
+
+    e is how far what a group has learned can be trusted (``learner.confirmation.confirmed``), for each source, from
+    ``LEAST_SHARE`` to 1; 1 where nobody keeps that record.
+
+    Args:
+        spec: the environment, for shapes.
+        scalar: whether b_m is learned; it starts so that w = ``initial``.
+        network: whether net_m is learned; it starts at 0.
+        bound: largest |w|.
+        initial: w_0.
+        hidden: widths of the network.
+        sees_action: whether the networks see the action, or the state alone.
+        sees_aux: whether they see the auxiliary values too.
+        whiten: whether the network of the weights sees features in deviations from what has been seen on average.
+            Scaled by their limits alone, they hardly move while a task is solved, and the network has next to no way
+            to tell states apart. Codes are left as they are.
+        spread: how far apart the network of the weights starts to tell whitened states; see ``make_reward_net``. For
+            features that are not whitened it has no meaning, and is 0.
+        clip_steps: how much a single step may say of what the network of the weights learns, in root mean squares of
+            all; None does not clip. What more weight on a step is worth differs widely between states, most where an
+            agent seldom is, and what a smooth network makes of a border between good and bad is decided by the louder
+            side. With few of them each step has about one vote. A source's own number and all evidence go by what steps
+            are worth.
+        residual: share of what w already says, before its bound, that is left out of what the network learns next, on
+            the steps on which the source speaks; None learns all. The return is linear in small weights, and along its
+            gradient the network grows most where it is right already; what is at right angles to it changes its shape.
+        offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
+        discount: whether eta of gamma_eta = sigmoid(eta) is learned.
+        evidence: whether the outer level writes e into phi.
+
+    Returns:
+        Functions of phi, a dict with the groups ``scalar`` [m], ``network``, ``offset``, ``discount`` [] that are
+        learned.
+    """
+    num_aux = len(spec.aux_names)
+    start = initial if bound is None else jnp.arctanh(jnp.asarray(initial / bound, jnp.float32))
+    features = make_features(spec)
+    whiten = whiten and network and not spec.encoding
+    weight_net = make_reward_net(spec, hidden, num_aux, sees_aux, sees_action, spread if whiten else 0.0)
+    offset_net = make_reward_net(spec, hidden, 1, sees_aux, sees_action)
+
+    def init(key):
+        weight_key, offset_key = jax.random.split(key)
+        phi: dict[str, PyTree] = {}
+        if scalar:
+            phi["scalar"] = jnp.full(num_aux, start, jnp.float32)
+        if network:
+            phi["network"] = weight_net.init(weight_key)
+        if offset:
+            phi["offset"] = offset_net.init(offset_key)
+        if discount:
+            phi["discount"] = jnp.asarray(INITIAL_ETA, jnp.float32)
+        if evidence:
+            phi["evidence"] = {group: jnp.zeros(num_aux) for group in ("scalar", "network") if group in phi}
+        return phi
+
+    def shrunk(phi, group, x):
+        """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it.
+
+        The derivative in the evidence itself is that in the size of x, in units of its present one: what more of it
+        would be worth, however much there is by now.
+        """
+        if group not in phi.get("evidence", {}):
+            return x
+        known = phi["evidence"][group]
+        share = jnp.maximum(known, LEAST_SHARE)
+        direction = held_constant(x / jnp.maximum(_size(x), 1e-8))
+        return x + held_constant(share * x - x) + direction * (known - held_constant(known))
+
+    def bounded(phi, raw, *seen, speaks=None):
+        raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
+        if network:
+            told = weight_net.apply(phi["network"], *seen)
+            if clip_steps is not None:
+                told = with_clipped_cotangent(told, clip_steps)
+            if residual is not None and speaks is not None:
+                told = with_cotangent_beside(told, speaks * (raw + shrunk(phi, "network", told)), residual)
+            raw = raw + shrunk(phi, "network", told)
+        return raw if bound is None else bound * jnp.tanh(raw)
+
+    def weight(phi, rollout, seen=None):
+        steps = rollout.steps
+        speaks = (steps.aux != 0).astype(steps.aux.dtype)
+        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen, speaks=speaks)
+
+    def look(seen, rollout):
+        return observed(seen, features.of(rollout.steps.obs).reshape(-1, features.num))
+
+    def of_state(phi, obs):
+        batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
+        return bounded(phi, jnp.zeros((*batch, num_aux)), obs, None)
+
+    def offset_of(phi, rollout):
+        steps = rollout.steps
+        if not offset:
+            return jnp.zeros_like(steps.reward)
+        return jnp.tanh(offset_net.apply(phi["offset"], steps.obs, steps.action, steps.aux)[..., 0])
+
+    state_only = None if sees_action or sees_aux or whiten else of_state
+    size = 1.0 if bound is None else bound
+    if not whiten:
+        return Weights(init, weight, offset_of, size, state_only)
+    return Weights(init, weight, offset_of, size, state_only, look, no_moments((features.num,)))
+
+
+def _size(x: Float[Array, "*t m"]) -> Float[Array, " m"]:
+    return jnp.sqrt(jnp.mean(jnp.square(x), axis=tuple(range(x.ndim - 1))))
+
+
+def mixture(
+    spec: EnvSpec, weights: Weights, trust: Trust | None = None, followed: Following | None = None
+) -> RewardTransform:
+    """The blend with weights that are learned by somebody else's outer step.
+
+    Args:
+        spec: the environment; it must have at least one auxiliary source or the weights an offset.
+        weights: the learned part.
+        trust: what limits them (design: trust that asks for evidence); None applies them as they are.
+        followed: how far each source is followed beside, as advice: both together never give it more weight than its
+            author asked.
+
+    Returns:
+        A transform; its phi is the weights' and, beside it, the evidence for advice.
+
+    Reference: Place 2023, eq. 5.
+    """
+    limits = trust if trust is not None else no_trust(len(spec.aux_names))
+
+    def init(key):
+        phi, state = weights.init(key), MixtureState(limits.init(), weights.nothing_seen)
+        if followed is None:
+            return phi, state
+        if followed.judged:
+            phi = phi | {"evidence": phi.get("evidence", {}) | followed.evidence()}
+        return phi, state._replace(advice=followed.init())
+
+    def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:
+        return limits.limit(state.trust, weights.weight(phi, rollout, state.seen))
+
+    def trusted(phi, state: MixtureState, rollout: Rollout) -> SourceWeights:
+        factors = limits.scale(state.trust)
+        weight = effective(phi, state, rollout) * factors
+        if followed is not None:
+            weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - followed.share(phi, state.advice)))
+        return SourceWeights(weight, weights.size * factors)
+
+    def apply(signal: Signal, phi, state, rollout):
+        paid = jnp.sum(trusted(phi, state, rollout).weight * rollout.steps.aux, axis=-1)
+        reward = signal.reward + paid + weights.offset(phi, rollout)
+        if "discount" not in phi:
+            return signal._replace(reward=reward)
+        return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
+
+    def observe(state: MixtureState, phi, signal: Signal, rollout: Rollout) -> MixtureState:
+        seen = state.seen if weights.look is None else weights.look(state.seen, rollout)
+        noted = state.advice if followed is None else followed.observe(state.advice, rollout)
+        return MixtureState(limits.observe(state.trust, signal, rollout), seen, noted)
+
+    def report(phi, state, rollout):
+        aux, weight = rollout.steps.aux, trusted(phi, state, rollout).weight
+        active, before_units = active_mean(weight, aux), active_mean(effective(phi, state, rollout), aux)
+        metrics = {
+            "weight_mean": jnp.mean(weight),
+            "weight_mean_active": jnp.mean(active),
+            "weight_size": jnp.mean(jnp.abs(weight)),
+            "trust_scale": jnp.mean(limits.scale(state.trust)),
+            **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
+            **{f"weight_before_units/{name}": before_units[i] for i, name in enumerate(spec.aux_names)},
+            **limits.report(state.trust),
+        }
+        for group, share in phi.get("evidence", {}).items():
+            metrics[f"evidence_{group}"] = jnp.mean(share)
+        if "discount" in phi:
+            metrics["discount"] = jax.nn.sigmoid(phi["discount"])
+        return metrics
+
+    return RewardTransform(
+        init=init,
+        apply=apply,
+        observe=observe,
+        report=report,
+        weights=trusted,
+        settled=lambda state: state._replace(trust=limits.settled(state.trust)),
+    )

@@ -1,0 +1,191 @@
+"""Learned trust in a loop of one's own: what ``llmrl train`` does with the same keys, and errors in one line."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from small import RUN
+
+import llmrl
+from llmrl import trust
+from llmrl.assembly.parts import build
+from llmrl.learner.ppo import Batch, Params
+from llmrl.learner.rollout import collect
+from llmrl.nets import make_critic, make_policy
+from llmrl.settings.config import MethodConfig, OuterConfig, TrustConfig
+from llmrl.training.loop import make_trainer
+from llmrl.types import Box, Discrete, EnvSpec
+
+ITERATIONS = 6
+CONFIG = llmrl.compose(
+    *RUN,
+    "method=implicit",
+    "method.trust.patience=64",  # so that hints are followed at once
+    "method.trust.prior_rarity=1.0",
+    "method.trust.prior_words=1000.0",
+    "solver.step_size=0.3",  # not estimated, as that would magnify the last digits of a float
+    "solver.num_terms=4",
+)
+TRAINER = make_trainer(CONFIG)
+SPEC, PPO = TRAINER.env.spec, CONFIG.ppo
+POLICY, CRITIC = make_policy(SPEC, PPO.hidden), make_critic(SPEC, PPO.hidden, 2 + len(SPEC.aux_names))
+NUMBERS = {"discount": PPO.discount, "gae_lambda": PPO.gae_lambda, "entropy": PPO.entropy}
+
+
+def learner(spec=SPEC, distribution=POLICY.distribution, values=CRITIC.value, method=CONFIG.method, **changes):
+    return trust.learner(spec, distribution, values, method=method, **(NUMBERS | {"solver": CONFIG.solver} | changes))
+
+
+def own_loop(learned, start):
+    """PPO around a learner, with the keys that ``llmrl train`` has; states and metrics as it has them."""
+    optimize = build(CONFIG, TRAINER.env).update(POLICY)
+
+    def iteration(carry, _):
+        key, actor, critic, opt_state, acting, trusted, last_kl = carry
+        key, rollout_key, trust_key, update_key = jax.random.split(key, 4)
+        acting, rollout = collect(TRAINER.env, POLICY, actor, acting, rollout_key, PPO.num_steps)
+        steps = rollout.steps
+        rollout = trust.rollout(
+            **{name: getattr(steps, name) for name in ("obs", "action", "log_prob", "reward", "next_obs", "aux")},
+            terminated=steps.terminated,
+            truncated=steps.truncated,
+        )
+        blend, trusted, info = learned.update(trusted, rollout, actor, critic, trust_key, last_kl)
+        batch = Batch(
+            steps.obs, steps.action, steps.log_prob, blend.blended.advantage, blend.target, blend.hints.advantage
+        )
+        batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
+        least = jnp.stack([blend.blended.least_deviation, blend.hints.least_deviation])
+        lengths = blend.blended.length, blend.hints.length
+        params, opt_state, done = optimize(Params(actor, critic), opt_state, batch, update_key, least, lengths)
+        paid = steps.reward + jnp.sum(blend.weights * steps.aux, axis=-1)
+        odd = jnp.max(jnp.abs(blend.reward - paid)), jnp.max(jnp.abs(learned.weights(trusted, rollout) - blend.weights))
+        return (key, *params, opt_state, acting, trusted, done.approx_kl), (info, blend.hints.length, *odd)
+
+    phi_key = jax.random.split(start.key_before, 6)[4]
+    carry = start.key, *start.params, start.opt_state, start.acting, learned.init(phi_key), jnp.asarray(jnp.inf)
+    return jax.lax.scan(iteration, carry, None, length=ITERATIONS)
+
+
+class Start:
+    """What ``llmrl train`` starts from with a key, apart from what it learns of the reward."""
+
+    def __init__(self, key):
+        state = TRAINER.init(key, TRAINER.numbers)
+        self.key_before, self.key = key, state.key
+        self.params, self.opt_state, self.acting = state.params, state.opt_state, state.acting
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """States and metrics of ``llmrl train`` after its iterations."""
+
+    def run(key):
+        return TRAINER.run(TRAINER.init(key, TRAINER.numbers), TRAINER.numbers, ITERATIONS)
+
+    return jax.jit(run)(jax.random.key(5))
+
+
+def test_a_loop_of_ones_own_learns_what_llmrl_train_learns(trained):
+    carry, (info, followed, *odd) = jax.jit(lambda: own_loop(learner(), Start(jax.random.key(5))))()
+    state, metrics = trained
+    close = partial(np.testing.assert_allclose, rtol=2e-3, atol=2e-5)
+    jax.tree.map(close, (carry[1], carry[2]), (state.params.actor, state.params.critic))
+    jax.tree.map(close, carry[5].reward.phis, state.phis)
+    jax.tree.map(close, carry[5].reward.transform_states, state.transform_states)
+    assert set(info) <= set(metrics)
+    for name in info:
+        close(info[name], metrics[name])
+    # The law would hold of nothing, too.
+    assert np.any(followed > 0.1) and np.any(np.abs(state.phis[1]["scalar"]) > 0.01)
+    # The blend is the task's reward and what its weights say.
+    assert np.max(odd) < 1e-6
+
+
+# --- what does not fit ------------------------------------------------------------------------------------------------
+
+TWO = EnvSpec("two", (3,), Discrete(2), 10, ("a", "b"))
+
+
+def linear(params, obs):
+    return obs @ params
+
+
+def update(rollout, learned=None, critic=(3, 4)):
+    learned = learned or learner(TWO, linear, linear)
+    return learned.update(learned.init(jax.random.key(0)), rollout, jnp.zeros((3, 2)), jnp.zeros(critic), KEY)
+
+
+KEY = jax.random.key(1)
+
+
+def test_streams_are_named_in_the_order_of_the_critics_outputs():
+    assert learner().streams == ("task", "blend", *SPEC.aux_names)
+    assert learner(TWO).streams == ("task", "blend", "a", "b")
+    never = MethodConfig(trust=TrustConfig(prior=0.0))
+    assert learner(TWO, method=never).streams == ("task", "blend")
+
+
+@pytest.mark.parametrize(
+    ("field", "shape", "says"),
+    [
+        ("obs", (6, 4, 2), r"steps.obs must have shape \[6, 4, 3\].*got \[6, 4, 2\]"),
+        ("next_obs", (6, 3), r"steps.next_obs must have shape \[6, 4, 3\].*got \[6, 3\]"),
+        ("log_prob", (6, 4, 1), r"steps.log_prob must have shape \[6, 4\].*got \[6, 4, 1\]"),
+        ("aux", (6, 4), r"steps.aux must have shape \[6, 4, 2\].*got \[6, 4\]"),
+        ("terminated", (6,), r"steps.terminated must have shape \[6, 4\].*got \[6\]"),
+        ("reward", (6,), r"steps.reward must have shape \[t, n\], got \[6\]"),
+    ],
+)
+def test_a_rollout_of_another_shape_is_refused_by_its_field(random_rollout, field, shape, says):
+    with pytest.raises(ValueError, match=says):
+        update(random_rollout(TWO, **{field: np.zeros(shape, np.float32)}))
+
+
+def test_actions_are_checked_by_the_space(random_rollout):
+    box = EnvSpec("box", (3,), Box(2), 10, ("a", "b"))
+    with pytest.raises(ValueError, match=r"steps.action must have shape \[6, 4, 2\].*got \[6, 4\]"):
+        update(random_rollout(TWO), learner(box, linear, linear))
+
+
+def test_halves_need_an_even_number_of_environments(random_rollout):
+    with pytest.raises(ValueError, match="n=3 is odd"):
+        update(random_rollout(TWO, num_envs=3))
+
+
+def test_the_critic_answers_for_every_stream(random_rollout):
+    with pytest.raises(ValueError, match=r"shape \[6, 4, 4\], one for each of task, blend, a, b; got \[6, 4, 1\]"):
+        update(random_rollout(TWO), critic=(3, 1))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"spec": EnvSpec("none", (3,), Discrete(2), 10)}, "got spec.aux_names=()"),
+        ({"method": MethodConfig(name="ppo")}, "needs a method that learns weights, as implicit does, got ppo"),
+        ({"method": MethodConfig(name="lirpg")}, "got lirpg"),
+        ({"method": MethodConfig(outer=OuterConfig(data="past"))}, "method.outer.data=past, not fresh"),
+        ({"method": llmrl.compose("method=bipars_em").method}, "shows its weights to the policy"),
+        ({"method": MethodConfig(name="implcit")}, "nearest: 'implicit'"),
+        ({"discount": 1.5}, r"discount must .*1.5"),
+    ],
+)
+def test_what_a_learner_cannot_do_is_refused(settings, says):
+    with pytest.raises(ValueError, match=says):
+        learner(**({"spec": TWO} | settings))
+
+
+def test_a_rollout_of_plain_arrays_is_a_rollout(random_rollout):
+    whole = random_rollout(TWO)
+    steps = jax.tree.map(np.asarray, whole.steps)
+    made = trust.rollout(
+        **{name: getattr(steps, name).tolist() for name in ("action", "log_prob", "reward", "terminated", "aux")},
+        obs=steps.obs,
+        next_obs=steps.next_obs,
+        truncated=steps.truncated,
+    )
+    blank = whole.steps._replace(success=jnp.zeros_like(whole.steps.success))
+    jax.tree.map(np.testing.assert_array_equal, made, whole._replace(steps=blank))
+    jax.tree.map(lambda x, y: np.testing.assert_equal(x.dtype, y.dtype), made, whole)

@@ -1,0 +1,76 @@
+"""What can matter to a run is in its identity, and nothing else is: asked of the traced programs themselves."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax._src.interpreters import partial_eval
+from test_methods import KEYS, composed
+
+import llmrl
+from llmrl.assembly.methods import METHODS
+from llmrl.assembly.parts import build, make_environment, numbers_of, with_numbers
+from llmrl.runs.identity import IGNORING, SECTIONS, identity, ignores_sources, of_one_run
+from llmrl.settings.config import Config, MethodConfig
+from llmrl.training import iteration
+from llmrl.training.iteration import first_state, iterate
+
+
+def what_matters(config):
+    """The numbers, and ``sources`` for what the sources say, that an iteration's learning depends on."""
+    env, numbers = make_environment(config), numbers_of(config)
+
+    def learned(numbers, said):
+        def step(key, state, action):
+            state, result = env.step(key, state, action)
+            return state, result._replace(aux=said)
+
+        live, heard = with_numbers(config, numbers), env._replace(step=step)
+        state = first_state(live, heard, KEYS[0], None)
+        state, _ = iterate(live, heard, build(live, heard), state, jnp.asarray(0), None)
+        return state.params, state.opt_state, state.phis, state.transform_states
+
+    given = {name: jnp.float32(value) for name, value in numbers.items()}, jnp.ones(len(env.spec.aux_names))
+    traced = jax.make_jaxpr(learned)(*given)
+    _, used = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.out_avals), instantiate=False)
+    return {name for name, matters in zip([*sorted(numbers), "sources"], used, strict=True) if matters}
+
+
+# One of each kind; a run that has learned its reward is read as the run that learns it.
+@pytest.mark.parametrize("row", ["ppo", "add", "pbrs", "pies", "lirpg", "rnd", "icm", "apt", "ellm", "scalar"])
+def test_what_matters_to_a_program_is_in_its_identity(row, monkeypatch):
+    # What is infinite is skipped, whoever said it; of sound sources nothing is asked there.
+    monkeypatch.setattr(iteration, "_without_harm", lambda before, after, rollout: (after, jnp.zeros(())))
+    config = composed(row)
+    matters = what_matters(config)
+    assert ("sources" in matters) == (not ignores_sources(config))
+    assert matters - {"sources"} <= identity(config).keys()
+
+
+def test_whoever_hears_no_source_is_one_run_under_all_of_them():
+    ppo = [llmrl.compose("method=ppo", f"aux={aux}") for aux in ("none", "harmful", "beneficial", "language")]
+    assert all(of_one_run(ppo[0], other) for other in ppo)
+    add = [replace(config, method=MethodConfig("add")) for config in ppo]
+    assert not any(of_one_run(add[0], other) for other in add[1:])
+
+
+@pytest.mark.parametrize("method", ["ppo", "add", "implicit"])
+def test_a_run_is_its_settings_and_its_seed_wherever_it_is_kept(method):
+    config = Config(method=MethodConfig(method))
+    elsewhere = replace(config, run_dir="x", devices=1, seeds=3, progress=False, resume=False, num_chunks=7)
+    assert of_one_run(config, elsewhere)
+    for other in (
+        replace(config, seed=1),
+        replace(config, total_steps=2 * config.total_steps),
+        replace(config, ppo=replace(config.ppo, learning_rate=1.0)),
+        replace(config, env=replace(config.env, horizon=7)),
+    ):
+        assert not of_one_run(config, other)
+    assert of_one_run(config, replace(config, total_steps=config.total_steps + 1))  # as many iterations
+    solver = replace(config, solver=replace(config.solver, num_terms=3))
+    assert of_one_run(config, solver) == (method != "implicit")
+
+
+def test_only_methods_that_exist_are_told_apart():
+    assert {*IGNORING, *SECTIONS} <= METHODS.keys()
