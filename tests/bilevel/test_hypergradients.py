@@ -304,7 +304,7 @@ def test_the_hypergradient_does_not_depend_on_how_curved_the_inner_problem_is(se
 
 def test_the_example_of_the_docs_is_right_as_it_stands():
     """On ridge regression with small features, which curve the inner problem little."""
-    page = (Path(__file__).parents[1] / "docs" / "mathematics.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "mathematics.md").read_text()
     (example,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.S) if "implicit_gradient(" in block]
     inner, outer, solution, judged = ridge(scale=0.05)
     phi = {"log_penalty": RIDGE_PHI["log_penalty"] + 2 * np.log(0.05), "bias": RIDGE_PHI["bias"]}

@@ -565,7 +565,7 @@ def test_the_second_interrupt_is_left_to_the_system():
 INTERRUPTED = {
     "raised": """
         import signal
-        from llmrl import cli
+        from llmrl.cli import main as cli
 
         cli._run_application = lambda *_: signal.raise_signal(signal.SIGINT)
         cli.main(["train"])

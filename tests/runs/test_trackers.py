@@ -107,7 +107,7 @@ def test_a_tracker_that_is_not_installed_says_what_to_install(tmp_path, monkeypa
         monkeypatch.setitem(sys.modules, package, None)
         with (
             runs.open_run(config(tmp_path / name, **{name: True})) as run,
-            pytest.raises(ValueError, match=rf'track={name} needs {package}.*"llmrl\[track\]"'),
+            pytest.raises(ValueError, match=rf"track={name} needs the package {package}: pip install -e '.\[track\]'"),
             trackers.tracking(run.config),
         ):
             pass
