@@ -221,7 +221,7 @@ class Transition(NamedTuple):
         obs: observation acted on, [..., *obs].
         action: action taken, int [...] or float [..., a].
         log_prob: its log-probability under the policy that acted, [...].
-        reward: the task's own reward, [...]; nobody overwrites it.
+        reward: the task's own reward, [...]; never overwritten.
         terminated: the episode ended by the rules, [...].
         truncated: the time limit was reached, [...].
         success: the goal was reached on this step, [...].
@@ -289,7 +289,7 @@ class RewardTransform(NamedTuple):
     """A way to turn the task's signal into another one.
 
     Three owners of numbers, by type: ``phi`` is written only by an outer optimiser, ``state`` only by the transform's
-    own ``observe``, constants by nobody.
+    own ``observe``, constants never.
 
     Attributes:
         init: ``key -> (phi, state)``; phi is a dict, one entry per group of parameters that moves at its own rate.

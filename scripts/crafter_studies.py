@@ -66,7 +66,7 @@ def crafter_no_regret_table(results: Results) -> str:
 
 def kept_up(found: Found, source: str, ppo: Found | None, add: Found | None) -> list[str]:
     """Cells that compare success with trusting and with ignoring the source; none before those are finished, and no
-    comparison with trust where a source distracts and nobody has trusted it."""
+    comparison with trust where a source distracts and its weight was never learned."""
     if ppo is None or (add is None and source == HELPS):
         return []
     ours, ignoring = (scores(one, "success_rate") for one in (found, ppo))

@@ -202,7 +202,7 @@ def cells_of(asked: Sequence[Point]) -> list[tuple[str, str]]:
 
 
 def _mean_of_best(found: Mapping[tuple[str, str], tuple[float, float]], best: Mapping[tuple[str, str], float]) -> float:
-    """A cell in which nobody gets anywhere tells nothing and counts as nothing."""
+    """A cell in which no method gets anywhere tells nothing and counts as nothing."""
     if found.keys() != best.keys():
         return math.nan
     return float(np.mean([found[cell][0] / top if top > 0 else 0.0 for cell, top in best.items()]))

@@ -144,7 +144,7 @@ def right_signs(found: TrustMap, source: str, right: RightSign | None = None) ->
         right: the right sign in each state; that of ``RIGHT_SIGNS`` where not given.
 
     Raises:
-        ValueError: there is no such source, or nobody knows its right sign.
+        ValueError: there is no such source, or its right sign is not known.
     """
     weight, speaks, _ = _as_acted(found, source)
     sign = _right_sign(found, source, right)
@@ -164,7 +164,7 @@ def sides(found: TrustMap, source: str, right: RightSign | None = None) -> Sides
         found, source, right: as for ``right_signs``.
 
     Raises:
-        ValueError: there is no such source, or nobody knows its right sign.
+        ValueError: there is no such source, or its right sign is not known.
     """
     weight, speaks, unit = _as_acted(found, source)
     sign = _right_sign(found, source, right)

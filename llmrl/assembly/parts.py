@@ -153,7 +153,8 @@ class Parts(NamedTuple):
         optimizer: of the inner level.
         update: ``policy -> update``, as ``make_update`` gives it.
         meta: the outer level; None where nothing is learned there.
-        language: the language source, or whoever notes what has no answer; None where nobody is asked.
+        language: the language source, or a part that only counts states without an answer; None where no model is
+            asked.
         num_events: what a step can do, in a captioner's words; 0 without one.
         late: the other sources that are filled in once a rollout is complete.
         suggested: who suggests goals by rule; None where a table of answers does.
@@ -180,7 +181,7 @@ class Parts(NamedTuple):
         return self.language.fill(rollout, heard, *self.answers(table))
 
     def answers(self, table: Table | None) -> GoalTable:
-        """The answers at hand; without a table a single row, which is nobody's."""
+        """The answers at hand; without a table a single row, whose key no state has."""
         if table is None:
             return GoalTable(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
         return GoalTable(jnp.asarray(table.keys), jnp.asarray(table.scores))

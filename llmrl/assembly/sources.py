@@ -35,8 +35,8 @@ def _factor(config: Config, source: str) -> float | Scalar:
 
 
 def language_source(config: Config, spec: EnvSpec, suggested: Suggested | None) -> Language | None:
-    """A language model's scores as a source; where goals are made of its answers, at least whoever notes what has
-    none; None where nobody is asked."""
+    """A language model's scores as a source. Where only goals are made of its answers, a part that pays nothing and
+    counts the states without an answer. None where no model is asked."""
     if LANGUAGE in config.aux.sources:
         return language(spec.aux_names.index(LANGUAGE), _factor(config, LANGUAGE), config.aux.center)
     return language(None) if GOALS in config.aux.sources and suggested is None else None

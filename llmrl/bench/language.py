@@ -19,7 +19,7 @@ from llmrl.settings.requests import Bench
 from llmrl.training.progress import plural
 
 OFFLINE = Config(aux=AuxConfig(sources={"language": 1.0}))
-"""Every answer is in the table before training begins, and nobody is asked."""
+"""Every answer is in the table before training begins; no model is asked."""
 
 UNAIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
 """A source without a table."""
@@ -38,7 +38,7 @@ def language(request: Bench) -> Table:
         with slow_server(SECONDS) as server:
             online = replace(OFFLINE, llm=asking(server.url))
             contestants = [
-                Contestant("nobody is asked", "llmrl_chunks", _sized(OFFLINE, seeds)),
+                Contestant("no model is asked", "llmrl_chunks", _sized(OFFLINE, seeds)),
                 Contestant(f"{SECONDS:g} s an answer", "llmrl_chunks", _sized(online, seeds)),
             ]
             reference, slowed = compared(contestants, request, where)
@@ -96,7 +96,7 @@ def slow_server(seconds: float) -> Iterator[SlowServer]:
                 self.end_headers()
                 self.wfile.write(_YES)
                 given.append(None)
-            except OSError:  # whoever asked is gone
+            except OSError:  # the client has closed the connection
                 self.close_connection = True
 
         def log_message(self, format: str, *args: Any) -> None:

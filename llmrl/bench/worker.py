@@ -52,13 +52,13 @@ def llmrl_with_table(config: dict[str, Any], iterations: int) -> Program:
 
     rows = config["llm"]["capacity"]
     scores = np.random.default_rng(0).uniform(size=(rows, 2)).astype(np.float32)
-    # CartPole's captions are the first numbers; the others are nobody's, but have to be searched.
+    # CartPole's captions are the first numbers; no state has one of the others, but a look-up searches them too.
     return llmrl_program(config, iterations, build(dict(enumerate(scores)), rows, 2))
 
 
 def llmrl_in_chunks(config: dict[str, Any], iterations: int) -> Program:
     """The loop of ``llmrl train``: chunks, and between two of them the exchange with a language model. A measurement
-    opens and closes its own connection, so that nobody is asked while another program is measured."""
+    opens and closes its own connection, so that no model is asked while another program is measured."""
     import jax
     import numpy as np
 

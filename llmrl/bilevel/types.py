@@ -154,8 +154,8 @@ class MetaProblem(NamedTuple):
         outer_loss: ``(theta, phi) -> scalar``, L_prim.
         inner_step: ``(theta, phi) -> theta``, one optimiser step on L_aux, for unrolled gradients.
         operator: ``(theta, phi) -> LinearOperator``, the curvature to invert; None means the Hessian of ``inner_loss``.
-        past: the inner updates that led to the present theta, for gradients that follow them; None where nobody keeps
-            them.
+        past: the inner updates that led to the present theta, for gradients that follow them; None where they are not
+            kept.
         outer_gradient: ``(theta, phi) -> (in theta, in phi)``, the gradient of ``outer_loss`` where it is at hand, else
             None.
         mixed_product: ``(theta, phi, x) -> grad_phi <grad_theta inner_loss, x>``, where there is a cheaper way to it

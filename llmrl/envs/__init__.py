@@ -86,7 +86,7 @@ def make(
     Args:
         name: a key of ``ENVIRONMENTS``, a gymnax id, or the dotted path of a function that makes an ``Environment``.
         aux: names of the environment's own sources, in the order of ``TimeStep.aux``; may be empty. A mapping gives
-            each a factor of its own, []. Those of ``LATE`` are 0 in every step: nobody is asked in here.
+            each a factor of its own, []. Those of ``LATE`` are 0 in every step; training fills them in.
         aux_scale: factor on all sources, [], beside their own.
         aux_function: a source of one's own, as a function or its dotted path; it comes last and is called by its name.
         aux_options: options of the sources, each given to every chosen source that has it.

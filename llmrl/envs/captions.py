@@ -285,7 +285,7 @@ def cartpole() -> Captioner:
 
 def _cartpole_answer(key: int, event: int) -> float:
     """Catch the pole: p(right) = sigmoid(0.9 angle + 1.3 turning - 0.15 position - 0.1 moving), in words from the
-    middle one; nobody is ever entirely sure."""
+    middle one. No answer is exactly 0 or 1."""
     pulls = {"angle": 0.9, "turning": 1.3, "position": -0.15, "moving": -0.1}
     bins = bins_of(key, _CARTPOLE)
     right = sum(pull * (bins[name] - len(_CARTPOLE[name].words) // 2) for name, pull in pulls.items())

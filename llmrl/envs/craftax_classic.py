@@ -165,7 +165,7 @@ def _in_view(mobs: Any, corner: Int[Array, "2"]) -> Bool[Array, "63"]:
 
 
 def _state(world: Any) -> CraftaxState:
-    # Craftax keeps a key for the noise in its pictures, which nobody draws here.
+    # Craftax keeps a key for the noise in its pictures; these states are never drawn with noise.
     world = strongly_typed(world.replace(state_rng=None))
     return CraftaxState(world, observe(world))
 
@@ -174,7 +174,7 @@ def _state(world: Any) -> CraftaxState:
 
 
 def _with_gift(world: Any, action: Int[Array, ""]) -> Any:
-    """One wood more for whoever wants to place a table: the game then takes two, and it costs one."""
+    """One wood more where the action places a table: the game takes two for it, and here it costs one."""
     wood = world.inventory.wood + (action == PLACE_TABLE)
     return world.replace(inventory=world.inventory.replace(wood=wood))
 

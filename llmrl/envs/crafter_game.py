@@ -132,7 +132,7 @@ def _nothing() -> None:
 
 
 def _copied(game: Any) -> Any:
-    # Pictures are large, and nobody changes them.
+    # Pictures are large and never change, so the copy shares them.
     return copy.deepcopy(game, {id(game._textures): game._textures})
 
 

@@ -196,7 +196,7 @@ def _processes(rules: Rules, number: int) -> Iterator[Callable[[str, Sequence[in
 
 @contextlib.contextmanager
 def _named_where_ended(process: BaseProcess) -> Iterator[None]:
-    """Tells how a game process ended, where its pipe says only that nobody is there."""
+    """Says how a game process ended, where its pipe says only that it is closed."""
     try:
         yield
     except (EOFError, ConnectionError) as error:
@@ -214,7 +214,7 @@ def _received(pipe: Connection) -> list[Moment]:
 
 
 def _play(pipe: Connection, rules: Rules) -> None:
-    """What a process does until nobody is left to ask it."""
+    """The loop of a game process: it answers until its pipe is closed."""
     template = make_game()
     worlds: OrderedDict[int, Any] = OrderedDict()
     games: dict[int, Any] = {}

@@ -59,7 +59,7 @@ class Asker:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ):
         if provider.answer is None:
-            raise ValueError("this provider answers at once and needs nobody to ask it with care")
+            raise ValueError("this provider answers at once: call it without an Asker")
         self._send = provider.answer
         self._provider, self._ledger, self._manners = provider, ledger, manners
         self._clock, self._sleep = clock, sleep
@@ -158,7 +158,7 @@ class Asker:
                 self._say_pause(failure)
 
     def _trip(self, failure: Unanswered, wanted: float) -> None:
-        """Opens the breaker: for a while nobody asks; then a single failure opens it again, for longer."""
+        """Opens the breaker: no request is sent until a pause is over. The next failure opens it again, for longer."""
         if self._clock() < self._open_until:
             return  # those that were on their way when it opened
         cooldown = min(self._manners.cooldown * 2**self._trips, self._manners.max_cooldown)

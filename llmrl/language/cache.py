@@ -23,7 +23,7 @@ from llmrl.language.question import Answer, Provider, Question
 
 SCHEMA = 1
 _APPLICATION = 0x6C6C6D72
-"""Marks a file as ours, so that nobody else's database is taken for a damaged cache."""
+"""Marks a file as a cache of llmrl, so that another program's database is not taken for a damaged cache."""
 
 _BUSY_SECONDS = 30.0
 _NETWORK_FILE_SYSTEMS = ("nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "9p", "afs")

@@ -153,7 +153,7 @@ class Desk:
             self._waiting.clear()
 
     def bug(self, error: BaseException) -> None:
-        """Whatever nobody thought of: labelling ends, training goes on."""
+        """An unforeseen exception: labelling ends, training goes on."""
         self.ledger.count("failures")
         with self._lock:
             self._on_the_way.clear()

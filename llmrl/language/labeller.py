@@ -1,4 +1,4 @@
-"""Labelling: states go in as keys, scores come out, and whoever trains never waits and never sees an exception."""
+"""Labelling: states go in as keys, scores come out. Training never waits for it and never sees an exception."""
 
 from __future__ import annotations
 

@@ -42,7 +42,7 @@ def probe(config: LLMConfig) -> Probe:
         config: the settings; a provider other than ``openai`` needs no probe.
     """
     if config.provider != "openai":
-        return Probe(True, f"llm.provider={config.provider} asks nobody")
+        return Probe(True, f"llm.provider={config.provider} sends no request")
     try:
         validate_llm(config)
         endpoint = connect(config.base_url, read_key(config.key_variable, config.base_url), config.deadline)

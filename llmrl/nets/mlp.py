@@ -23,7 +23,7 @@ class Policy(NamedTuple):
     ``scores(params, obs [..., *obs], action [..., *a])``: log pi(a|s) and its gradient in all parameters, sample by
     sample and layer by layer, and ``jacobian(scores)``: what can be multiplied with those, sample axes as in
     ``scores``; ``in_updates``: the same distribution, whose gradient is had faster and which forward mode does not
-    pass through. Each is None where nobody wrote it down."""
+    pass through. Each is None where it is not written by hand."""
 
     init: Callable[[PRNGKeyArray], PyTree]
     distribution: Callable[[PyTree, Shaped[Array, "..."]], Categorical | DiagonalGaussian]
@@ -250,7 +250,7 @@ def make_critic(spec: EnvSpec, hidden: Sequence[int], num_heads: int) -> Critic:
     sparse task that decides where it goes: ppo reaches the goal of a 10 x 10 grid on 92 % of seeds with it and on all
     without.
     """
-    # Nobody differentiates a critic but its own update.
+    # Only the critic's own update differentiates it.
     init, apply = _functions(_MLP(tuple(hidden), num_heads, 0.0, in_updates=True), _num_features(spec))
     return Critic(init, lambda params, obs: apply(params, _features(spec, obs)))
 

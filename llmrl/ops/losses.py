@@ -83,7 +83,7 @@ def with_cotangent_beside(x: Float[Array, "*b m"], along: Float[Array, "*b m"], 
 
     Args:
         x: any array.
-        along: the direction; nobody differentiates it, and where it is 0 nothing is taken away.
+        along: the direction, a constant to gradients; where it is 0 nothing is taken away.
         share: from 0, all comes back, to 1, only what is at right angles to ``along``.
     """
     every = tuple(range(x.ndim - 1))
@@ -94,5 +94,5 @@ def with_cotangent_beside(x: Float[Array, "*b m"], along: Float[Array, "*b m"], 
 
 
 def held_constant(x: Array) -> Array:
-    """x as a number that nobody differentiates; the owner is whoever computed it."""
+    """x as a constant: the caller's loss does not differentiate it. The code that computed x owns it."""
     return jax.lax.stop_gradient(x)

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
 NO_KEY = np.uint32(0xFFFFFFFF)
-"""Fills up what is shorter than its array; the largest key, so that it is sorted last. Nobody's own key."""
+"""Fills the rows without an answer. It is the largest key, so that it is sorted last, and no state has it."""
 
 
 def lookup(

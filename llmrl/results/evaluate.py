@@ -87,9 +87,9 @@ def evaluate(
         beside[f"the same agents in {home.spec.name}"] = _over_seeds(at_home)
         random = _random_agent(place.spec)
         if random is not None:
-            nobody = jnp.zeros((1, 0))
+            no_parameters = jnp.zeros((1, 0))
             name = f"random play in {place.spec.name}"
-            by_chance = _played(place, random, nobody, 1, episodes, seed, {"": False}, name if progress else "")
+            by_chance = _played(place, random, no_parameters, 1, episodes, seed, {"": False}, name if progress else "")
             beside[name] = _over_seeds(by_chance)
     found = {
         "env": {key: value for key, value in asdict(chosen).items() if value not in (None, {})},
@@ -214,8 +214,8 @@ def _play_all(
 
 
 def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Environment | HostEnvironment]:
-    """The run's policy, with the observation scale it was trained with, and where it is to play; nobody hears the
-    sources."""
+    """The run's policy, with the observation scale it was trained with, and where it is to play,
+    without sources."""
     home = any_environment(config).spec
     place = any_environment(replace(config, env=chosen, aux=AuxConfig()))
     for what, needed, given in (

@@ -45,7 +45,7 @@ class Shown(NamedTuple):
         rollout: the episode as a rollout of one environment, sources filled in.
         names: the sources' names.
         weight: how far each source was trusted; None where that is not learned.
-        followed: how far each is followed beside, as advice; 0 where nobody does.
+        followed: how far each is followed as advice, from 0 to 1; 0 where advice is off.
         captions, events: the state acted in and what was done, in words; "" where there are none.
         goals: what was suggested in the state and not done yet in this episode, in words.
     """
@@ -73,7 +73,7 @@ def film(run_dir: str | Path, env: EnvConfig | None = None, seed: int = 0, out: 
         The file.
 
     Raises:
-        ValueError: as ``evaluate``, or nobody has drawn this environment.
+        ValueError: as ``evaluate``, or this environment has no pictures.
     """
     run = runs.load_run(run_dir)
     chosen = run.config.env if env is None else same_task(env, run.config.env)

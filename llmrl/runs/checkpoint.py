@@ -220,7 +220,7 @@ def _sha256(file: Path) -> str:
 
 
 def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
-    """The first line is the checksum of the rest: whoever guards the others must be guarded too."""
+    """The first line is the checksum of the rest: the manifest guards the other files and must be guarded too."""
     text = json.dumps(manifest, indent=1) + "\n"
     with path.open("w") as file:
         file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")

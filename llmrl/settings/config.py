@@ -438,12 +438,12 @@ class LLMConfig:
         max_seconds: time after which nothing more is asked; None sets no limit.
         prompt_price: of a million prompt tokens.
         answer_price: of a million answer tokens.
-        noise: share of answers made wrong, whoever gave them: 1 - score.
+        noise: share of answers made wrong (1 - score), of any provider.
         noise_seed: which ones.
         noise_unit: ``state`` makes all answers about a state wrong or none, ``answer`` each for itself.
         adversarial: make all answers wrong.
         cache: SQLite file of everything that was ever answered; None keeps answers in memory.
-        capacity: rows of the table of answers; fixed, so that nothing recompiles. Where whoever answers does so at once
+        capacity: rows of the table of answers; fixed, so that nothing recompiles. Where the provider answers at once
             and the states can be listed, there is a row for each, up to 131,072.
         neutral: score of a state that has no answer.
     """

@@ -184,7 +184,7 @@ def train_anew(config: Config) -> Found:
 def _train_in_turn(
     configs: Mapping[str, Config], needed: Mapping[str, str], processes: int, train: Train
 ) -> Iterator[tuple[str, Found | Failed]]:
-    """As ``_train_all``, but whoever needs another run's reward after that one, whether it went well or not."""
+    """As ``_train_all``, but a run that needs another run's reward starts after that one has ended or failed."""
     waiting = dict(configs)
     while waiting:
         ready = {name: config for name, config in waiting.items() if needed.get(name) not in waiting}

@@ -98,7 +98,7 @@ def _states(
         return listed
     if isinstance(env, HostEnvironment):
         raise ValueError(
-            f"{env.spec.name} runs in Python, and nobody looks for its states there: label a compiled environment "
+            f"{env.spec.name} runs in Python, where states are not collected: label a compiled environment "
             "with the same captions, such as craftax_classic for crafter"
         )
     met = visited(config, env, steps)

@@ -52,9 +52,9 @@ def listening(
 ) -> Iterator[Listener]:
     """Opens the labeller that a config describes, and closes it.
 
-    Whoever answers at once is asked about all states before training begins, where the captioner can list them: the
-    table then has a row for each. Where they are more than ``AT_ONCE``, and of all others, the states that are visited
-    most are asked about first, until ``llm.capacity`` rows are full, and a warning says so.
+    A provider that answers at once is asked about all states before training begins, where the captioner can list
+    them: the table then has a row for each. Where there are more than ``AT_ONCE``, and with every other provider, the
+    states that are visited most are asked about first, until ``llm.capacity`` rows are full, and a warning says so.
 
     Args:
         config: the run's settings.

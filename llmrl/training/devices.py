@@ -221,7 +221,7 @@ def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh, rows: Rows | Non
 def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds: HostWorlds) -> Pieces:
     """Acting step by step on the host, everything else compiled; all seeds at once, on one device.
 
-    Worlds are not part of a state: whoever goes on with a run starts fresh episodes.
+    Worlds are not part of a state: a resumed run starts fresh episodes.
     """
     seeds, ppo = config.seeds, config.ppo
     live = with_numbers(config, trainer.numbers)

@@ -98,7 +98,7 @@ def _of_all(number: int) -> list[int]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-    """What fails in one process fails in all of them: nobody waits for one that has left.
+    """What fails in one process fails in all of them, so that none waits for one that has left.
 
     Raises:
         ValueError: another process has failed, and has said why.

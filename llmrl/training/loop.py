@@ -300,7 +300,7 @@ def listener_of(
     config: Config, env: Environment | HostEnvironment, store: Store, start: int
 ) -> contextlib.AbstractContextManager[Listener]:
     """Who answers from iteration ``start`` on."""
-    if start == config.num_iterations:  # nobody is asked any more
+    if start == config.num_iterations:  # no model is asked any more
         known, _ = store.restore_language(start)
         return contextlib.nullcontext(Listener(known, lambda table, misses: (table, {})))
     return hearing(config, env, *store.restore_language(start))

@@ -1,4 +1,4 @@
-"""Being asked to stop: by a scheduler's signal, by Ctrl-C, by whoever closes the pipe that is written to. Host only.
+"""Being asked to stop: by a scheduler's signal, by Ctrl-C, by a reader that closes the pipe. Host only.
 
 A scheduler's signal is heeded once what has been trained is on the disk. The others end the process at once.
 """
@@ -40,7 +40,7 @@ class Stopped(SystemExit):
 
 
 class Unheard(SystemExit):
-    """Nobody reads what is printed: the pipe is closed, as ``| head`` does.
+    """The reader of what is printed has closed the pipe, as ``| head`` does.
 
     It leaves the process with 141, as a shell would report it; being no ``Exception`` it marks no run as failed.
     """
@@ -162,8 +162,8 @@ def stop_requests(total: int, enabled: bool = True, agreed: Callable[[int], int]
 
 
 def stop_with_parent() -> None:
-    """Has this process, which another one spawned, asked to stop once that one is gone, however it went: nobody is left
-    to wait for what it does."""
+    """Has this process, which another one spawned, asked to stop once its parent has ended for any reason: its result
+    would not be read."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 

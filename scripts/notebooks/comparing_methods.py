@@ -61,8 +61,8 @@ for other in ("ppo", "add"):
 # %% [markdown]
 # ## Anything to regret?
 #
-# Nobody knows beforehand whether a source deserves belief. So the standard is the *better* of ignoring it and believing it. The
-# answer is yes where the interval of the loss lies within 3 %, no where it lies beyond, and otherwise "not enough seeds".
+# It is not known beforehand whether a source deserves belief. So the standard is the *better* of ignoring it and believing
+# it. The answer is yes where the interval of the loss lies within 3 %, no where it lies beyond, and otherwise "not enough seeds".
 
 # %%
 found = regret(curves["implicit"], {name: curves[name] for name in ("ppo", "add")})

@@ -40,8 +40,8 @@ print("events:", captioner.events)
 # %% [markdown]
 # ## Questions
 #
-# This is what a model would be sent about one state and one event. (Nobody is asked here: the provider is built with a name that is
-# never contacted.)
+# This is what a model would be sent about one state and one event. (No model is asked here: the provider is built with a name
+# that is never contacted.)
 
 # %%
 shown = llmrl.compose("llm=vllm", "llm.model=none-is-asked", "llm.cache=null").llm

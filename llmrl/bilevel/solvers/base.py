@@ -69,7 +69,7 @@ def solution(
 ) -> LinearSolution:
     """Report ``x`` with its true relative residual, ``|A x - b| / |b|``, for which A is multiplied once more.
 
-    The product is dead code to the compiler wherever nobody reads the residual.
+    The compiler removes the product where the caller does not use the residual.
 
     Args:
         matvec: ``v -> A v``.

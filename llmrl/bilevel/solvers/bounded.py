@@ -36,7 +36,7 @@ def bounded(solver: Solver, max_ratio: Number = 10.0) -> Solver:
         finite, long = jnp.isfinite(length), length > longest
         cut = trees.scale(found.x, jnp.where(long, longest / jnp.where(long, length, 1), 1))
         first_order = trees.scale(b, jnp.minimum(bound, 1))
-        # The solver's own residual, of an x that may not be the one returned, is read by nobody and compiled away.
+        # The solver's own residual may be of another x. It is not used, so the compiler removes it.
         x = optax.tree.where(finite, cut, first_order)
         was_cut = (found.was_cut > 0) | long | ~finite
         return solution(matvec, x, b, found.num_matvecs, was_cut)

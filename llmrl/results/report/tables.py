@@ -1,4 +1,4 @@
-"""The tables of a report: plain words and numbers, to be set by whoever shows them."""
+"""The tables of a report: plain words and numbers; the page sets them."""
 
 from __future__ import annotations
 
