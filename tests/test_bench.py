@@ -4,11 +4,13 @@ import subprocess
 import sys
 from dataclasses import asdict, replace
 
+import grimp
 import jax
 import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
+import llmrl
 from llmrl.bench import costs, crafter, meta_gradients, report, scale, throughput
 from llmrl.bench import language as bench_language
 from llmrl.bench.processes import missing, worker
@@ -30,6 +32,19 @@ def cached(monkeypatch):
     """Other processes keep what they compile where this one does, and not in the user's home."""
     if directory := jax.config.jax_compilation_cache_dir:
         monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", directory)
+
+
+# --- its place in the library -----------------------------------------------------------------------------------------
+
+
+def test_only_the_command_imports_the_benchmarks():
+    """``import llmrl``, ``llmrl.train`` and every other public function work without ``llmrl.bench``."""
+    graph = grimp.build_graph("llmrl", cache_dir=None)
+    inside = graph.find_descendants("llmrl.bench") | {"llmrl.bench"}
+    outside = graph.modules - inside
+    importers = {module for module in outside if graph.find_modules_directly_imported_by(module) & inside}
+    assert importers == {"llmrl.cli.main"}
+    assert set(llmrl._FUNCTIONS.values()) <= outside
 
 
 # --- statistics -------------------------------------------------------------------------------------------------------
