@@ -26,6 +26,7 @@ from llmrl.analysis.statistics import (
     ratio_interval,
     trimmed_means,
 )
+from llmrl.settings.errors import BadValue
 
 
 class Band(NamedTuple):
@@ -70,7 +71,7 @@ def improvement_interval(x: Scores, y: Float[np.ndarray, "*other_tasks others"],
     """
     x, y = (np.atleast_2d(np.asarray(scores, np.float64)) for scores in (x, y))
     if len(x) != len(y):
-        raise ValueError(f"scores of two methods must be of the same tasks, got {len(x)} and {len(y)} tasks")
+        raise BadValue(f"scores of two methods must be of the same tasks, got {len(x)} and {len(y)} tasks")
     wins = np.array([_wins(*task) for task in zip(x, y, strict=True)])
     ours, theirs = (np.sum(~np.isnan(scores), axis=-1) for scores in (x, y))
 
@@ -182,7 +183,7 @@ def regret(
         ValueError: there is no baseline.
     """
     if not baselines:
-        raise ValueError("regret needs at least one baseline, got none")
+        raise BadValue("regret needs at least one baseline, got none")
     end = last_tenth(method)
     differences = {
         name: difference_interval(end, last_tenth(curves), confidence=confidence) for name, curves in baselines.items()

@@ -17,6 +17,8 @@ from typing import NamedTuple, TypeAlias
 import numpy as np
 from jaxtyping import Float
 
+from llmrl.settings.errors import BadValue
+
 Scores: TypeAlias = Float[np.ndarray, "*tasks seeds"]
 """One number per seed, [seeds], or per task and seed, [tasks, seeds]."""
 
@@ -116,7 +118,7 @@ def ratio_interval(
     """
     a, b = _tasks(numerator), _tasks(denominator)
     if len(a) != len(b) or (paired and a.shape != b.shape):
-        raise ValueError(f"scores of two methods must match, got shapes {a.shape} and {b.shape} with paired={paired}")
+        raise BadValue(f"scores of two methods must match, got shapes {a.shape} and {b.shape} with paired={paired}")
     paired = a.shape == b.shape if paired is None else paired
 
     def contrast(x: float, y: float) -> Estimate:

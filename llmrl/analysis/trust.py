@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 from llmrl.analysis.answers import Words
 from llmrl.envs.cartpole import OBS_NAMES
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.trust.blend import TRUSTED_FROM
 
 AS_ACTED = "as the policy acts"
@@ -213,7 +213,7 @@ def find_dims(found: TrustMap, dims: Sequence[str | int]) -> tuple[int, int]:
         ValueError: they are not two, or a name means none or several.
     """
     if len(dims) != 2:
-        raise ValueError(f"dims must be two components of the observation, got {list(dims)}")
+        raise BadValue(f"dims must be two components of the observation, got {list(dims)}")
     first, second = (_find_dim(found.obs_names, dim) for dim in dims)
     return first, second
 
@@ -221,12 +221,12 @@ def find_dims(found: TrustMap, dims: Sequence[str | int]) -> tuple[int, int]:
 def _find_dim(names: Sequence[str], dim: str | int) -> int:
     if str(dim).isdecimal():
         if int(dim) >= len(names):
-            raise ValueError(f"the observation has {len(names)} components, got number {dim}")
+            raise BadValue(f"the observation has {len(names)} components, got number {dim}")
         return int(dim)
     exact = [i for i, name in enumerate(names) if dim == name]
     matching = exact or [i for i, name in enumerate(names) if str(dim) in name]
     if len(matching) > 1:
-        raise ValueError(f"{dim!r} may be {' or '.join(repr(names[i]) for i in matching)}: say which")
+        raise BadValue(f"{dim!r} may be {' or '.join(repr(names[i]) for i in matching)}: say which")
     if not matching:
         raise unknown("component of the observation", dim, names)
     return matching[0]

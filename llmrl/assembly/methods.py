@@ -35,7 +35,7 @@ from llmrl.rewards import (
 )
 from llmrl.rewards import frozen as frozen_transform
 from llmrl.settings.config import Config, NoveltyConfig, OuterConfig, SolverConfig
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.trust.advice import advice, following
 from llmrl.trust.blend import Weights, make_weights, mixture
 from llmrl.trust.limits import evidence
@@ -124,7 +124,7 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
 
     def meta(inner: InnerProblem) -> Meta:
         if trust.cross_fitting and config.ppo.num_envs % 2:
-            raise ValueError(
+            raise BadValue(
                 f"method={config.method.name} judges each half of the environments by the other half: ppo.num_envs="
                 f"{config.ppo.num_envs} is odd; choose an even number, or method.trust.cross_fitting=false"
             )
@@ -164,7 +164,7 @@ def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:
 def _weights(config: Config, spec: EnvSpec) -> Weights:
     weight, trust = config.method.weight, config.method.trust
     if not spec.aux_names and not weight.offset:
-        raise ValueError(
+        raise BadValue(
             f"method={config.method.name} learns weights of auxiliary sources, got none; choose some (aux=harmful) or "
             "method=ppo"
         )
@@ -265,7 +265,7 @@ def _potential(config: Config) -> dict[str, Any]:
 
 def _require_sources(config: Config, spec: EnvSpec) -> None:
     if not spec.aux_names:
-        raise ValueError(
+        raise BadValue(
             f"method={config.method.name} shapes with auxiliary sources, got none; choose some (aux=harmful) or "
             "method=ppo"
         )
@@ -284,10 +284,10 @@ def frozen(config: Config, spec: EnvSpec) -> Method:
     """
     name = config.method.reward_of
     if name is None or name == "frozen":
-        raise ValueError(f"method=frozen needs method.reward_of, the method that learned the reward, got {name}")
+        raise BadValue(f"method=frozen needs method.reward_of, the method that learned the reward, got {name}")
     learner = make_method(replace(config, method=replace(config.method, name=name)), spec)
     if learner.meta is None:
-        raise ValueError(f"method={name} learns no reward that could be frozen")
+        raise BadValue(f"method={name} learns no reward that could be frozen")
     return Method(tuple(s._replace(transform=frozen_transform(s.transform)) for s in learner.streams))
 
 
@@ -343,7 +343,7 @@ def ellm(config: Config, spec: EnvSpec) -> Method:
     elif GOALS in spec.aux_names:
         bonus = from_source(spec.aux_names.index(GOALS))
     else:
-        raise ValueError(
+        raise BadValue(
             f"method={config.method.name} needs suggested goals: aux=goals, or a table of them, "
             "method.goals.table=goals.jsonl"
         )
@@ -389,7 +389,7 @@ def make_method(config: Config, spec: EnvSpec) -> Method:
         raise unknown("method", config.method.name, METHODS)
     method = METHODS[config.method.name](config, spec)
     if config.method.outer.gradient == "explicit" and method.meta is not None and method.view is None:
-        raise ValueError(
+        raise BadValue(
             "method.outer.gradient=explicit needs a policy that sees what is learned (method=bipars_em), got "
             f"method={config.method.name}"
         )

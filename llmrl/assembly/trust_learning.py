@@ -19,6 +19,7 @@ from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
 from llmrl.settings.config import Config, MethodConfig, PPOConfig, SolverConfig
+from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
 from llmrl.types import Discrete, EnvSpec, Rollout, Scalar, Stream, Transition
 
@@ -134,7 +135,7 @@ def learner(
             or needs a policy that sees them.
     """
     if not spec.aux_names:
-        raise ValueError("trust.learner learns weights of auxiliary sources, got spec.aux_names=(): name at least one")
+        raise BadValue("trust.learner learns weights of auxiliary sources, got spec.aux_names=(): name at least one")
     ppo = PPOConfig(
         discount=discount,
         gae_lambda=gae_lambda,
@@ -147,19 +148,15 @@ def learner(
     streams = made.streams
     trusted = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if made.meta is None or not trusted:
-        raise ValueError(
-            f"trust.learner needs a method that learns weights, as implicit does, got {config.method.name}"
-        )
+        raise BadValue(f"trust.learner needs a method that learns weights, as implicit does, got {config.method.name}")
     if made.view is not None:
-        raise ValueError(f"method={config.method.name} shows its weights to the policy, which trust.learner cannot")
+        raise BadValue(f"method={config.method.name} shows its weights to the policy, which trust.learner cannot")
     policy = distribution if isinstance(distribution, Policy) else Policy(_made_by_caller, distribution)
     valued = values if isinstance(values, Critic) else Critic(_made_by_caller, values)
     inner = InnerProblem(streams, policy, valued, discount, gae_lambda, entropy)
     meta = made.meta(inner)
     if meta.needs_rollout:
-        raise ValueError(
-            f"trust.learner keeps no old rollouts: method.outer.data={config.method.outer.data}, not fresh"
-        )
+        raise BadValue(f"trust.learner keeps no old rollouts: method.outer.data={config.method.outer.data}, not fresh")
     names = ("task", "blend", *spec.aux_names)[: len(streams)]
     source_of = partial(_source_weights, streams[trusted[0]], trusted[0])
     halves = config.method.trust.cross_fitting
@@ -246,7 +243,7 @@ def rollout(
 
 
 def _made_by_caller(key: PRNGKeyArray) -> PyTree:
-    raise ValueError("trust.learner makes no networks: parameters are the caller's")
+    raise BadValue("trust.learner makes no networks: parameters are the caller's")
 
 
 def _source_weights(stream: Stream, i: int, reward: RewardState, rollout: Rollout):
@@ -278,18 +275,18 @@ def _check_rollout(rollout: Rollout, spec: EnvSpec, halves: bool) -> None:
     """Every field's shape, told from the rewards' [t, n] and the spec."""
     steps = rollout.steps
     if steps.reward.ndim != 2:
-        raise ValueError(f"rollout.steps.reward must have shape [t, n], got {list(steps.reward.shape)}")
+        raise BadValue(f"rollout.steps.reward must have shape [t, n], got {list(steps.reward.shape)}")
     actions = () if isinstance(spec.action, Discrete) else (spec.action.dim,)
     beyond = {"obs": spec.obs_shape, "next_obs": spec.obs_shape, "action": actions, "aux": (len(spec.aux_names),)}
     for name in ("obs", "action", "log_prob", "terminated", "truncated", "next_obs", "aux"):
         expected, given = (*steps.reward.shape, *beyond.get(name, ())), getattr(steps, name).shape
         if given != expected:
-            raise ValueError(
+            raise BadValue(
                 f"rollout.steps.{name} must have shape {list(expected)}, by rewards [t, n] and {spec.name}'s spec, "
                 f"got {list(given)}"
             )
     if halves and steps.reward.shape[1] % 2:
-        raise ValueError(
+        raise BadValue(
             f"trust.cross_fitting splits the environments in halves: the rollout's n={steps.reward.shape[1]} is odd"
         )
 
@@ -298,6 +295,6 @@ def _check_values(critic: Critic, params: PyTree, rollout: Rollout, names: tuple
     steps = rollout.steps
     given, expected = jax.eval_shape(critic.value, params, steps.obs).shape, (*steps.reward.shape, len(names))
     if given != expected:
-        raise ValueError(
+        raise BadValue(
             f"values must answer with shape {list(expected)}, one for each of {', '.join(names)}; got {list(given)}"
         )

@@ -17,6 +17,7 @@ from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import AIDED, Contestant, compared, sized
 from llmrl.bench.timing import ratios
 from llmrl.settings.config import Config, MethodConfig
+from llmrl.settings.errors import CannotRun
 from llmrl.settings.requests import Bench
 from llmrl.training.progress import note, plural
 
@@ -67,7 +68,7 @@ def _started(config: Config, cache: str) -> dict[str, float]:
         env=environment,
     )
     if process.returncode:
-        raise RuntimeError(f"a start ended with exit code {process.returncode}: {process.stderr.strip()[-300:]}")
+        raise CannotRun(f"a start ended with exit code {process.returncode}: {process.stderr.strip()[-300:]}")
     return {"first result, in all": time.perf_counter() - began, **json.loads(process.stdout.splitlines()[-1])}
 
 
@@ -99,5 +100,5 @@ def _needed(config: Config) -> int:
     many: Callable = jax.vmap(lambda state: trainer.run(state, trainer.numbers, 1))
     found = jax.jit(many).lower(states).compile().memory_analysis()
     if found is None:
-        raise RuntimeError(f"this device's compiler does not say what {config.method.name} needs in memory")
+        raise CannotRun(f"this device's compiler does not say what {config.method.name} needs in memory")
     return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import Contestant, compared, sized
 from llmrl.settings.config import AuxConfig, Config, LLMConfig
+from llmrl.settings.errors import CannotRun
 from llmrl.settings.requests import Bench
 from llmrl.training.progress import plural
 
@@ -43,7 +44,7 @@ def language(request: Bench) -> Table:
             ]
             reference, slowed = compared(contestants, request, where)
             if not server.answers():
-                raise RuntimeError("the slow server was not asked anything, so this measured nothing")
+                raise CannotRun("the slow server was not asked anything, so this measured nothing")
             rows += [reference, slowed._replace(note=f"{server.answers()} answers meanwhile, {slowed.note}")]
         large = replace(OFFLINE, llm=replace(OFFLINE.llm, capacity=ROWS))
         contestants = [

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from llmrl.bench.timing import Measure
+from llmrl.settings.errors import CannotRun
 
 SCRIPT = Path(__file__).with_name("worker.py")
 
@@ -91,7 +92,7 @@ def _asked(process: subprocess.Popen[str], errors: IO[str], line: str) -> dict[s
     if not answer:
         process.wait()
         errors.seek(0)
-        raise RuntimeError(f"a measured process ended with exit code {process.returncode}: {_last_line(errors.read())}")
+        raise CannotRun(f"a measured process ended with exit code {process.returncode}: {_last_line(errors.read())}")
     return json.loads(answer)
 
 

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
+from llmrl.settings.errors import BadValue
+
 Measure: TypeAlias = Callable[[], float]
 """``() -> seconds`` of one more measurement of a program, compilation excluded."""
 
@@ -44,7 +46,7 @@ def ratios(numerator: Sequence[float], denominator: Sequence[float]) -> list[flo
         ValueError: the rounds differ in number.
     """
     if len(numerator) != len(denominator):
-        raise ValueError(f"ratios need the same rounds, got {len(numerator)} and {len(denominator)}")
+        raise BadValue(f"ratios need the same rounds, got {len(numerator)} and {len(denominator)}")
     return [a / b for a, b in zip(numerator, denominator, strict=True)]
 
 

@@ -20,7 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llmrl.settings.errors import debugging, unknown
+from llmrl.settings.errors import UserError, debugging, unknown
 from llmrl.training.stopping import Stopped, Unheard, closed_pipes_end_quietly, end_interrupted, second_interrupt_kills
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _NOT_IN_A_NAME |= {"distributed", "coordinator", "num_processes", "process_id"}
 """Overrides that a run's name already has, or that change nothing about its result."""
 
 
-class Refused(Exception):
+class Refused(UserError):
     """A message for the user about the words that she has typed."""
 
 
@@ -433,12 +433,7 @@ def _is_for_user(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    if isinstance(error, Refused | OSError | HydraException | OmegaConfBaseException):
-        return True
-    frames = traceback.extract_tb(error.__traceback__)
-    innermost = traceback.walk_tb(error.__traceback__)
-    module = [frame.f_globals.get("__name__", "") for frame, _ in innermost][-1] if frames else ""
-    return module.split(".")[0] == "llmrl" and (frames[-1].line or "").startswith("raise ")
+    return isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
 
 
 def _message(error: BaseException) -> str:

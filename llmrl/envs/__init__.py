@@ -33,7 +33,7 @@ from llmrl.envs.checking import checked_environment
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.envs.parameters import fitted_arguments, fitted_like
 from llmrl.envs.tracing import first_line
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadType, BadValue, unknown
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)
@@ -145,7 +145,7 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
         _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(ENVIRONMENTS[name]).parameters)
         return ENVIRONMENTS[name](**kwargs)
     if name in HOST_ENVIRONMENTS:
-        raise ValueError(f"{name} runs in Python and cannot be compiled; `make_host` makes it")
+        raise BadValue(f"{name} runs in Python and cannot be compiled; `make_host` makes it")
     if "." in name:  # which no gymnax id has
         return _from_path(name, kwargs)
     import gymnax  # costs seconds, so only those pay who use it
@@ -161,12 +161,12 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
 def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
     factory = load_object(path, "env.id")
     if not callable(factory):
-        raise TypeError(f"env.id {path!r} is {factory!r}; expected a function that returns an llmrl.types.Environment")
+        raise BadType(f"env.id {path!r} is {factory!r}; expected a function that returns an llmrl.types.Environment")
     arguments = fitted_arguments(path, factory, kwargs)
     try:
         made = factory(**arguments)
     except Exception as error:
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+        kind = BadType if isinstance(error, TypeError) else BadValue
         raise kind(f"env.id {path!r} failed: {first_line(error)}; expected an llmrl.types.Environment") from error
     return checked_environment(made, f"env.id {path!r}")
 
@@ -192,7 +192,7 @@ def _own_sources(
     own_ones = AUX_SOURCES.get(name, {})
     factories = {**own_ones, **dict.fromkeys(LATE, lambda: _filled_later)}
     if set(chosen).difference(LATE) and not own_ones:
-        raise ValueError(
+        raise BadValue(
             f"{name} has no auxiliary sources of its own, got aux={','.join(chosen)}: choose aux=none, or a source of "
             "your own with aux=function aux.function=my_module.hint (in Python aux=() and aux_function=...)"
         )
@@ -226,7 +226,7 @@ def _in_words(
         return env._replace(captioner=_own_captioner(name, kwargs))
     wordy = [source for source in (LANGUAGE, GOALS) if source in chosen]
     if wordy:
-        raise ValueError(
+        raise BadValue(
             f"aux={wordy[0]} needs words for the states of {name}: give captioner=my_module.captioner "
             f"(own ones have {', '.join(CAPTIONERS)})"
         )

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.tracing import described, first_line, traced
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadType, BadValue, NotImported, unknown
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
 
 AuxFunction: TypeAlias = Callable[..., Array]
@@ -130,7 +130,7 @@ def require_positive_int(name: str, value: object) -> None:
         ValueError: the value is no integer, or is below 1.
     """
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        raise BadValue(f"{name} must be a positive integer, got {value!r}")
 
 
 # --- auxiliary sources ----------------------------------------------------------------------------------------------
@@ -159,7 +159,7 @@ def with_aux(env: Environment, functions: Mapping[str, AuxFunction], scale: Any 
         shape = checked_aux(env, function)
         names += [name] if shape == () else [f"{name}_{index}" for index in range(shape[0])]
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f"auxiliary sources need different names, got {repeated} more than once among {names}")
+        raise BadValue(f"auxiliary sources need different names, got {repeated} more than once among {names}")
 
     def step(key: PRNGKeyArray, state: EnvState, action: Shaped[Array, "*a"]) -> tuple[EnvState, TimeStep]:
         next_state, result = env.step(key, state, action)
@@ -191,17 +191,17 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     """
     name = dotted_name(function)
     if not callable(function):
-        raise TypeError(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
+        raise BadType(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
     state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], action_shape(env.spec.action)
     own_key = _own_key(function, name, jax.random.key(0))
     what, hint = f"auxiliary function {name}", f"expected {_EXPECTED}"
     returned = traced(what, function, state, action, state, hint=hint, **own_key)
     if not isinstance(returned, jax.ShapeDtypeStruct):
-        raise TypeError(f"{what} returned {described(returned)}; {hint}")
+        raise BadType(f"{what} returned {described(returned)}; {hint}")
     if not jnp.issubdtype(returned.dtype, jnp.floating):
-        raise TypeError(f"{what} returned {described(returned)}; {hint}. `.astype(jnp.float32)` makes a reward of it")
+        raise BadType(f"{what} returned {described(returned)}; {hint}. `.astype(jnp.float32)` makes a reward of it")
     if len(returned.shape) > 1 or 0 in returned.shape:
-        raise ValueError(f"{what} returned {described(returned)}; {hint}")
+        raise BadValue(f"{what} returned {described(returned)}; {hint}")
     return returned.shape
 
 
@@ -221,12 +221,12 @@ def load_object(path: str, option: str) -> Any:
     """
     module_name, _, name = path.rpartition(".")
     if not module_name:
-        raise ValueError(f"{option} {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
+        raise BadValue(f"{option} {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
     try:
         module = importlib.import_module(module_name)
     except Exception as error:
         where = " (is its folder on PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
-        raise ImportError(f"{option} {path!r}: importing {module_name} failed: {first_line(error)}{where}") from error
+        raise NotImported(f"{option} {path!r}: importing {module_name} failed: {first_line(error)}{where}") from error
     if not hasattr(module, name):
         public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise unknown(f"function in {module_name}", name, public)
@@ -241,7 +241,7 @@ def load_function(path: str) -> Callable[..., Any]:
     """
     function = load_object(path, "aux_function")
     if not callable(function):
-        raise TypeError(f"aux_function {path!r} is {function!r}; expected {_EXPECTED}")
+        raise BadType(f"aux_function {path!r} is {function!r}; expected {_EXPECTED}")
     return function
 
 

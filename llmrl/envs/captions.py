@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt32
 
 from llmrl.envs.base import action_shape, load_object
 from llmrl.envs.tracing import described, first_line, traced
+from llmrl.settings.errors import BadType, BadValue
 from llmrl.types import Captioner, Environment, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)
@@ -66,10 +67,10 @@ def binned(
     for name, feature in features.items():
         _check_feature(name, feature)
         if f"{{{name}}}" not in sentence:
-            raise ValueError(f"sentence {sentence!r} does not mention {{{name}}}: states that differ would read alike")
+            raise BadValue(f"sentence {sentence!r} does not mention {{{name}}}: states that differ would read alike")
     number = prod(len(feature.words) for feature in features.values())
     if number >= 2**32 - 1:
-        raise ValueError(f"a key has 32 bits, got features with {number} combinations of words")
+        raise BadValue(f"a key has 32 bits, got features with {number} combinations of words")
 
     def state_key(obs: Shaped[Array, " obs"]) -> UInt32[Array, ""]:
         key, place = jnp.zeros((), jnp.uint32), 1
@@ -97,7 +98,7 @@ def bins_of(key: int, features: Mapping[str, Feature]) -> dict[str, int]:
         rest, bins[name] = divmod(rest, len(feature.words))
     if rest:
         number = prod(len(feature.words) for feature in features.values())
-        raise ValueError(f"keys of this captioner are 0 to {number - 1}, got {key}")
+        raise BadValue(f"keys of this captioner are 0 to {number - 1}, got {key}")
     return bins
 
 
@@ -123,7 +124,7 @@ def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
         try:
             found = found()
         except Exception as error:
-            raise ValueError(f"captioner {label} failed: {first_line(error)}") from error
+            raise BadValue(f"captioner {label} failed: {first_line(error)}") from error
     check_captioner(f"captioner {label}", env, found)
     return env._replace(captioner=found)
 
@@ -142,14 +143,14 @@ def check_captioner(what: str, env: Environment | HostEnvironment, captioner: An
         TypeError: as for ``with_captioner``.
     """
     if not isinstance(captioner, Captioner):
-        raise TypeError(f"{what}: expected an llmrl.types.Captioner, got {described(captioner)}")
+        raise BadType(f"{what}: expected an llmrl.types.Captioner, got {described(captioner)}")
     events: Any = captioner.events
     if not isinstance(events, tuple | list) or not all(isinstance(event, str) for event in events):
-        raise TypeError(f"{what}: events is {described(events)}; expected a tuple of texts, as in ('go left',)")
+        raise BadType(f"{what}: events is {described(events)}; expected a tuple of texts, as in ('go left',)")
     if not events or len(set(events)) != len(events):
-        raise ValueError(f"{what}: events need different names, got {list(events)}")
+        raise BadValue(f"{what}: events need different names, got {list(events)}")
     if not isinstance(captioner.context, str):
-        raise TypeError(f"{what}: context is {described(captioner.context)}; expected a text")
+        raise BadType(f"{what}: context is {described(captioner.context)}; expected a text")
     if not own or captioner.state_key is not None or captioner.event is not None:
         obs = _observation(env)
         for name, given, arguments, dtype in (
@@ -166,29 +167,29 @@ def _first_key(what: str, keys: Any) -> int:
     try:
         key = next(iter(keys()))
     except StopIteration:
-        raise ValueError(f"{what}: keys() is empty; {expected}") from None
+        raise BadValue(f"{what}: keys() is empty; {expected}") from None
     except Exception as error:
-        raise ValueError(f"{what}: keys() failed: {first_line(error)}; {expected}") from error
+        raise BadValue(f"{what}: keys() failed: {first_line(error)}; {expected}") from error
     if not isinstance(key, int | np.integer):
-        raise TypeError(f"{what}: keys() holds {described(key)}; {expected}")
+        raise BadType(f"{what}: keys() holds {described(key)}; {expected}")
     return int(key)
 
 
 def _check_words(what: str, captioner: Captioner, key: int) -> None:
     words = _asked(f"{what}: describe(key)", "a text", captioner.describe, key)
     if not isinstance(words, str):
-        raise TypeError(f"{what}: describe(key) returned {described(words)}; expected a text")
+        raise BadType(f"{what}: describe(key) returned {described(words)}; expected a text")
     if captioner.oracle is not None:
         score = _asked(f"{what}: oracle(key, event)", "a number in [0, 1]", captioner.oracle, key, 0)
         if not isinstance(score, int | float | np.number) or not 0.0 <= float(score) <= 1.0:
-            raise ValueError(f"{what}: oracle(key, event) returned {described(score)}; expected a number in [0, 1]")
+            raise BadValue(f"{what}: oracle(key, event) returned {described(score)}; expected a number in [0, 1]")
 
 
 def _asked(what: str, expected: str, function: Any, *arguments: Any) -> Any:
     try:
         return function(*arguments)
     except Exception as error:
-        raise ValueError(f"{what} failed: {first_line(error)}; expected {expected}") from error
+        raise BadValue(f"{what} failed: {first_line(error)}; expected {expected}") from error
 
 
 def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:
@@ -199,21 +200,21 @@ def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:
 
 def _check_feature(name: str, feature: Feature) -> None:
     if list(feature.edges) != sorted(set(feature.edges)) or len(feature.words) != len(feature.edges) + 1:
-        raise ValueError(
+        raise BadValue(
             f"feature {name!r} needs ascending edges and one word more than edges, "
             f"got {list(feature.edges)} and {list(feature.words)}"
         )
     if len(set(feature.words)) != len(feature.words):
-        raise ValueError(f"feature {name!r} needs different words, got {list(feature.words)}")
+        raise BadValue(f"feature {name!r} needs different words, got {list(feature.words)}")
 
 
 def _check_function(what: str, function: Any, arguments: tuple[Any, ...], dtype: np.dtype) -> None:
     expected = f"expected pure jax that returns {dtype.name}[]"
     if not callable(function):
-        raise TypeError(f"{what} is {function!r}; {expected}")
+        raise BadType(f"{what} is {function!r}; {expected}")
     returned = traced(what, function, *arguments, hint=expected)
     if not isinstance(returned, jax.ShapeDtypeStruct) or returned.shape != () or returned.dtype != dtype:
-        raise TypeError(f"{what} returned {described(returned)}; {expected}, as .astype(jnp.{dtype.name}) makes it")
+        raise BadType(f"{what} returned {described(returned)}; {expected}, as .astype(jnp.{dtype.name}) makes it")
 
 
 # --- CartPole -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from llmrl.envs.base import AuxFunction, action_shape, clip_action, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
 OBS_SCALE = (2.4, 2.0, 0.21, 2.0)
@@ -64,7 +64,7 @@ def cartpole_continuous(horizon: int = 200, reward: str = "sparse", force: float
         ValueError: as ``cartpole``, or the force is not positive.
     """
     if not force > 0.0:
-        raise ValueError(f"force must be positive, got {force!r}")
+        raise BadValue(f"force must be positive, got {force!r}")
     spec = EnvSpec("cartpole_continuous", (4,), Box(1), horizon, obs_scale=OBS_SCALE, obs_names=OBS_NAMES)
     # gymnax's force is force_mag (2 a - 1) for an action a of 0 or 1, and it does not mind the numbers between.
     return _cartpole(spec, lambda action: (clip_action(spec.action, action)[0] + 1.0) / 2.0, reward, force)

@@ -16,6 +16,7 @@ from jaxtyping import PyTree
 from llmrl.envs.base import action_shape
 from llmrl.envs.captions import check_captioner
 from llmrl.envs.tracing import described, traced
+from llmrl.settings.errors import BadType, BadValue
 from llmrl.types import Box, Discrete, Environment, EnvSpec, TimeStep
 
 RESET = "expected pure jax that returns (state, obs): a pytree of arrays, and one array of spec.obs_shape"
@@ -39,7 +40,7 @@ def checked_environment(env: Any, what: str = "environment") -> Environment:
             pure or raises.
     """
     if not isinstance(env, Environment):
-        raise TypeError(
+        raise BadType(
             f"{what} is {described(env)}; expected an llmrl.types.Environment "
             "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters)"
         )
@@ -58,50 +59,50 @@ def checked_environment(env: Any, what: str = "environment") -> Environment:
 
 def _check_parts(what: str, env: Environment) -> None:
     if not isinstance(env.spec, EnvSpec):
-        raise TypeError(f"{what}: spec is {described(env.spec)}; expected an llmrl.types.EnvSpec")
+        raise BadType(f"{what}: spec is {described(env.spec)}; expected an llmrl.types.EnvSpec")
     for name in ("reset", "step"):
         if not callable(getattr(env, name)):
-            raise TypeError(f"{what}: {name} is {described(getattr(env, name))}; expected a function")
+            raise BadType(f"{what}: {name} is {described(getattr(env, name))}; expected a function")
 
 
 def _check_name(what: str, env: Environment) -> None:
     if not isinstance(env.spec.name, str) or not env.spec.name:
-        raise TypeError(f"{what}: spec.name is {described(env.spec.name)}; expected a text")
+        raise BadType(f"{what}: spec.name is {described(env.spec.name)}; expected a text")
 
 
 def _check_obs_shape(what: str, env: Environment) -> None:
     shape: Any = env.spec.obs_shape
     if not isinstance(shape, tuple) or not all(_is_count(length) for length in shape):
-        raise ValueError(f"{what}: spec.obs_shape is {described(shape)}; expected a tuple of positive ints, as in (4,)")
+        raise BadValue(f"{what}: spec.obs_shape is {described(shape)}; expected a tuple of positive ints, as in (4,)")
 
 
 def _check_action(what: str, env: Environment) -> None:
     space: Any = env.spec.action
     if isinstance(space, Discrete):
         if not _is_count(space.num):
-            raise ValueError(f"{what}: spec.action is {space}; expected a positive number of actions")
+            raise BadValue(f"{what}: spec.action is {space}; expected a positive number of actions")
     elif isinstance(space, Box):
         if not _is_count(space.dim):
-            raise ValueError(f"{what}: spec.action is {space}; expected a positive dim")
+            raise BadValue(f"{what}: spec.action is {space}; expected a positive dim")
         if not (_is_finite(space.low) and _is_finite(space.high) and np.all(np.less(space.low, space.high))):
-            raise ValueError(f"{what}: spec.action is {space}; expected finite bounds with low < high")
+            raise BadValue(f"{what}: spec.action is {space}; expected finite bounds with low < high")
     else:
-        raise TypeError(
+        raise BadType(
             f"{what}: spec.action is {described(space)}; expected an llmrl.types.Discrete or an llmrl.types.Box"
         )
 
 
 def _check_horizon(what: str, env: Environment) -> None:
     if not _is_count(env.spec.horizon):
-        raise ValueError(f"{what}: spec.horizon is {described(env.spec.horizon)}; expected a positive int")
+        raise BadValue(f"{what}: spec.horizon is {described(env.spec.horizon)}; expected a positive int")
 
 
 def _check_obs_scale(what: str, env: Environment) -> None:
     scale, shape = env.spec.obs_scale, env.spec.obs_shape
     if not _is_finite(scale) or not np.all(scale):
-        raise ValueError(f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0")
+        raise BadValue(f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0")
     if not _broadcasts(np.shape(scale), shape):
-        raise ValueError(
+        raise BadValue(
             f"{what}: spec.obs_scale has shape {np.shape(scale)}; expected one number, or shape {shape} as "
             "spec.obs_shape says"
         )
@@ -110,14 +111,14 @@ def _check_obs_scale(what: str, env: Environment) -> None:
 def _check_aux_names(what: str, env: Environment) -> None:
     names: Any = env.spec.aux_names
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{what}: spec.aux_names is {described(names)}; expected a tuple of texts")
+        raise BadType(f"{what}: spec.aux_names is {described(names)}; expected a tuple of texts")
     if len(set(names)) != len(names):
-        raise ValueError(f"{what}: spec.aux_names is {names}; expected different names")
+        raise BadValue(f"{what}: spec.aux_names is {names}; expected different names")
 
 
 def _check_steps_per_reset(what: str, env: Environment) -> None:
     if env.steps_per_reset is not None and not _is_count(env.steps_per_reset):
-        raise ValueError(
+        raise BadValue(
             f"{what}: steps_per_reset is {described(env.steps_per_reset)}; expected a positive int, or None for a "
             "reset of its own at every step"
         )
@@ -180,16 +181,16 @@ def _tried(what: str, env: Environment) -> Tried:
     stepping = f"{what}: step(key, state, action)"
     stepped = traced(stepping, env.step, key, state, action_shape(env.spec.action), hint=STEP)
     if not isinstance(stepped, tuple) or len(stepped) != 2 or not isinstance(stepped[1], TimeStep):
-        raise TypeError(f"{stepping} returned {described(stepped)}; {STEP}")
+        raise BadType(f"{stepping} returned {described(stepped)}; {STEP}")
     return Tried(env.spec, state, obs, *stepped)
 
 
 def _reset_pair(what: str, spec: EnvSpec, returned: Any) -> tuple[PyTree, Any]:
     if not isinstance(returned, tuple | list) or len(returned) != 2:
-        raise TypeError(f"{what}: reset(key) returned {described(returned)}; {RESET}")
+        raise BadType(f"{what}: reset(key) returned {described(returned)}; {RESET}")
     state, obs = returned
     if not _is_observation(obs, spec) and _is_observation(state, spec):
-        raise TypeError(f"{what}: reset(key) returned {described(returned)}, which reads (obs, state); {RESET}")
+        raise BadType(f"{what}: reset(key) returned {described(returned)}, which reads (obs, state); {RESET}")
     return state, obs
 
 
@@ -201,20 +202,20 @@ def _check_obs(what: str, tried: Tried) -> None:
     shape = tried.spec.obs_shape
     for function, obs in (("reset(key)", tried.obs), ("step(key, state, action)", tried.step.obs)):
         if not isinstance(obs, jax.ShapeDtypeStruct):
-            raise TypeError(
+            raise BadType(
                 f"{what}: {function} returned the observation {described(obs)}; expected one array, as "
                 "jnp.concatenate makes of several"
             )
         if obs.shape != shape:
-            raise ValueError(
+            raise BadValue(
                 f"{what}: {function} returned an observation of shape {obs.shape}; expected spec.obs_shape {shape}"
             )
         if not any(jnp.issubdtype(obs.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-            raise TypeError(
+            raise BadType(
                 f"{what}: {function} returned an observation of dtype {obs.dtype.name}; expected real numbers"
             )
     if tried.obs.dtype != tried.step.obs.dtype:
-        raise ValueError(
+        raise BadValue(
             f"{what}: step(key, state, action) returned an observation of dtype {tried.step.obs.dtype.name}; expected "
             f"{tried.obs.dtype.name} as reset(key) returned"
         )
@@ -224,7 +225,7 @@ def _check_encoding(what: str, tried: Tried) -> None:
     encoding = tried.spec.encoding
     if encoding and (tried.obs.dtype != jnp.uint8 or tried.obs.shape != (sum(codes.count for codes in encoding),)):
         count = sum(codes.count for codes in encoding)
-        raise ValueError(
+        raise BadValue(
             f"{what}: reset(key) returned an observation {described(tried.obs)}; expected uint8[{count}], since "
             f"spec.encoding names {count} bytes"
         )
@@ -244,7 +245,7 @@ def _check_fields(what: str, tried: Tried) -> None:
         field = getattr(tried.step, name)
         is_array = isinstance(field, jax.ShapeDtypeStruct)
         if not is_array or field.shape != shape or not jnp.issubdtype(field.dtype, kind):
-            raise TypeError(
+            raise BadType(
                 f"{what}: step(key, state, action) returned {name} {described(field)}; expected {dtype}{list(shape)}, "
                 "as llmrl.envs.time_step makes of numbers"
             )
@@ -256,10 +257,10 @@ def _check_state(what: str, tried: Tried) -> None:
     for name in before | after:
         first, then = (described(leaves[name]) if name in leaves else "nothing" for leaves in (before, after))
         if first != then:
-            raise ValueError(f"{function} returned {name} {then}; expected {first} as reset(key) returned")
+            raise BadValue(f"{function} returned {name} {then}; expected {first} as reset(key) returned")
     structures = jax.tree.structure(tried.state), jax.tree.structure(tried.next_state)
     if structures[0] != structures[1]:
-        raise ValueError(
+        raise BadValue(
             f"{function} returned a state {described(tried.next_state)}; expected {described(tried.state)} as "
             "reset(key) returned"
         )

@@ -21,7 +21,7 @@ from llmrl.envs.base import require_positive_int, strongly_typed, time_step
 from llmrl.envs.crafter_captions import event, state_key
 from llmrl.ops.choices import choice
 from llmrl.ops.codes import decode, num_features
-from llmrl.settings.errors import install, unknown
+from llmrl.settings.errors import NotImported, install, unknown
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
 COW = codes.ACHIEVEMENTS.index("eat_cow")
@@ -212,9 +212,7 @@ def _import_craftax() -> None:
     try:
         from craftax.craftax_classic import constants
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"env=craftax_classic needs the package {error.name}: {install('craftax')}"
-        ) from error
+        raise NotImported(f"env=craftax_classic needs the package {error.name}: {install('craftax')}") from error
     # Should anyone draw pictures, Craftax would keep its textures beside its own code.
     home = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")) / "llmrl"
     with contextlib.suppress(OSError):

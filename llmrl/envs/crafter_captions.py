@@ -21,6 +21,7 @@ from jaxtyping import Array, Int, Shaped, UInt8, UInt32
 
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs.crafter_codes import ACTIONS, ASLEEP, BLOCK, BLOCKS, FACING, ITEM, ITEMS, MOB, MOBS, VITAL
+from llmrl.settings.errors import BadValue
 from llmrl.types import Captioner
 
 NEAR = ("water", "tree", "stone", "coal", "iron", "diamond", "lava", "plant", "zombie", "cow", "skeleton")
@@ -160,13 +161,13 @@ def describe(key: int) -> str:
         ValueError: no state has this key.
     """
     if not 0 <= key < 2**32:
-        raise ValueError(f"a key is a number of 32 bits, got {key}")
+        raise BadValue(f"a key is a number of 32 bits, got {key}")
     values = [key >> shift & (1 << width) - 1 for shift, width in zip(_SHIFTS, _WIDTHS, strict=True)]
     near, stations = values[: len(NEAR)], values[len(NEAR) : len(NEAR) + 2]
     front, held = values[len(NEAR) + 2], values[len(NEAR) + 3 : len(NEAR) + 3 + len(HELD)]
     tools, feelings = values[-len(FEELINGS) - 2 : -len(FEELINGS)], values[-len(FEELINGS) :]
     if max(stations) > 2:
-        raise ValueError(f"no state has the key {key}: a table or furnace is out of view, in view or within reach")
+        raise BadValue(f"no state has the key {key}: a table or furnace is out of view, in view or within reach")
     asleep = FRONT[front] == "darkness"
     seen = [name for name, there in zip(NEAR, near, strict=True) if there]
     seen += [name for name, level in zip(STATIONS, stations, strict=True) if level]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from llmrl.envs.base import AuxFunction
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Codes
 
 BLOCKS = (
@@ -148,7 +148,7 @@ def achievement_indices(task: str | Sequence[str]) -> list[int]:
     """
     names = ACHIEVEMENTS if task == "all" else (task,) if isinstance(task, str) else tuple(task)
     if not names:
-        raise ValueError(f"task needs at least one achievement, or 'all', got {task!r}")
+        raise BadValue(f"task needs at least one achievement, or 'all', got {task!r}")
     for name in names:
         if name not in ACHIEVEMENTS:
             raise unknown("task", name, ["all", *ACHIEVEMENTS])
@@ -162,9 +162,9 @@ def check_rules(damage: int, table_wood: int) -> None:
         ValueError: damage is neither 1 nor 5, or table_wood neither 1 nor 2.
     """
     if damage not in (1, 5):
-        raise ValueError(f"damage must be 1 (the game's) or 5 (ELLM's), got {damage!r}")
+        raise BadValue(f"damage must be 1 (the game's) or 5 (ELLM's), got {damage!r}")
     if table_wood not in (1, 2):
-        raise ValueError(f"table_wood must be 2 (the game's) or 1 (ELLM's), got {table_wood!r}")
+        raise BadValue(f"table_wood must be 2 (the game's) or 1 (ELLM's), got {table_wood!r}")
 
 
 # --- auxiliary sources ----------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ import numpy as np
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs.crafter_captions import EVENTS, FEELINGS, FRONT, HELD, MATERIALS, NEAR, STATIONS, TOOLS, place_of
 from llmrl.envs.crafter_captions import captions as words
+from llmrl.settings.errors import BadValue
 from llmrl.types import Captioner, Rules
 
 POSSIBLE: dict[str, tuple[str, ...]] = {
@@ -205,7 +206,7 @@ def _bits(condition: str) -> list[tuple[int, int]]:
         return [_field(thing, 3, 0)]
     if verb == "is" and thing in FEELINGS:
         return [_field(thing, 1, 1)]
-    raise ValueError(f"there is no condition {condition!r}")
+    raise BadValue(f"there is no condition {condition!r}")
 
 
 def _field(name: str, mask: int, value: int) -> tuple[int, int]:

@@ -18,7 +18,7 @@ from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import AuxFunction, require_positive_int
 from llmrl.envs.crafter_captions import host_event, host_state_key
 from llmrl.envs.crafter_game import Rules, make_game, observe, replica, ruled, started, unlocked
-from llmrl.settings.errors import end_of
+from llmrl.settings.errors import CannotRun, end_of
 from llmrl.types import Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 KEPT_WORLDS = 64
@@ -201,15 +201,13 @@ def _named_where_ended(process: BaseProcess) -> Iterator[None]:
         yield
     except (EOFError, ConnectionError) as error:
         process.join(timeout=10)
-        raise RuntimeError(
-            f"game process {process.pid}, which plays Crafter, {end_of(process.exitcode or 0)}"
-        ) from error
+        raise CannotRun(f"game process {process.pid}, which plays Crafter, {end_of(process.exitcode or 0)}") from error
 
 
 def _received(pipe: Connection) -> list[Moment]:
     answer = pipe.recv()
     if isinstance(answer, Exception):
-        raise RuntimeError(f"a process that plays Crafter failed: {answer!r}") from answer
+        raise CannotRun(f"a process that plays Crafter failed: {answer!r}") from answer
     return answer
 
 

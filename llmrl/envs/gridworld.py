@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from llmrl.envs.base import AuxFunction, require_positive_int, time_step
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
 MOVES = np.array([(-1, 0), (0, 1), (1, 0), (0, -1)], np.int32)
@@ -50,7 +50,7 @@ def gridworld(size: int = 10, horizon: int = 50, observation: str = "one_hot") -
     require_positive_int("size", size)
     require_positive_int("horizon", horizon)
     if size < 2:
-        raise ValueError(f"size must be at least 2, since start and goal are different cells, got {size!r}")
+        raise BadValue(f"size must be at least 2, since start and goal are different cells, got {size!r}")
     if observation not in OBSERVATIONS:
         raise unknown("observation", observation, OBSERVATIONS)
     observe = OBSERVATIONS[observation]

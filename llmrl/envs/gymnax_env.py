@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, Shaped
 from llmrl.envs.base import action_shape, clip_action, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions, their_promotion
 from llmrl.envs.parameters import fitted_like
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
 
@@ -104,11 +104,11 @@ def _action_space(name: str, space: Any) -> tuple[Discrete | Box, Callable[[Arra
     if isinstance(space, spaces.Discrete):
         return Discrete(int(space.n)), lambda action: action.astype(space.dtype)
     if not isinstance(space, spaces.Box):
-        raise ValueError(f"{name}: action space {space!r} is neither Discrete nor Box")
+        raise BadValue(f"{name}: action space {space!r} is neither Discrete nor Box")
     low = np.broadcast_to(np.asarray(space.low, np.float32), space.shape)
     high = np.broadcast_to(np.asarray(space.high, np.float32), space.shape)
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        raise ValueError(f"{name}: action space {space!r} has no finite bounds to stretch [-1, 1] to")
+        raise BadValue(f"{name}: action space {space!r} has no finite bounds to stretch [-1, 1] to")
     box = Box(prod(space.shape))
 
     def stretch(action: Array) -> Array:
@@ -137,6 +137,6 @@ def _observation_scale(name: str, space: Any, obs_shape: tuple[int, ...]) -> tup
     # "No bound" is written as the largest float by some environments and as infinity by others.
     bound = np.where((bound > 0.0) & (bound < 1e6), bound, 1.0)
     if prod(space.shape) != prod(obs_shape):
-        raise ValueError(f"{name}: reset gives {prod(obs_shape)} numbers; expected as many as {space!r} has")
+        raise BadValue(f"{name}: reset gives {prod(obs_shape)} numbers; expected as many as {space!r} has")
     scale = np.broadcast_to(bound, space.shape).reshape(obs_shape)
     return float(scale[0]) if (scale == scale[0]).all() else tuple(scale.tolist())

@@ -13,6 +13,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import strongly_typed
 from llmrl.envs.tracing import first_line
+from llmrl.settings.errors import BadValue
 from llmrl.types import EnvState
 
 _STEP = "(obs, state, reward, terminated, truncated, info)"
@@ -80,14 +81,14 @@ def _functions(env: Any, params: Any, label: str) -> _Functions:
     wrappers, inner = _taken_off(env)
     for own, bypassed in (("step_env", "step"), ("reset_env", "reset")):
         if _overrides_later(type(inner), bypassed, own):
-            raise ValueError(
+            raise BadValue(
                 f"{label}: {type(inner).__name__}.{bypassed} changes what {own} does, and would be left out; "
                 f"expected the change in {own}"
             )
     around_ends = [w for w in wrappers if _defines(w, "step") or _defines(w, "reset")]
     inside = [w for w in wrappers if w not in around_ends and (_defines(w, "step_env") or _defines(w, "reset_env"))]
     if around_ends and inside:
-        raise ValueError(
+        raise BadValue(
             f"{label}: wrapper {type(inside[0]).__name__} changes step_env and {type(around_ends[0]).__name__} step; "
             "expected all of them to change step"
         )
@@ -121,7 +122,7 @@ def _wrapped(wrappers: list[Any], inner: Any, params: Any, label: str) -> _Funct
         returned = outermost.step(key, state, action, params)
         if not isinstance(returned, tuple) or len(returned) != 6:
             found = f"{len(returned)} values" if isinstance(returned, tuple) else f"a {type(returned).__name__}"
-            raise ValueError(f"{label}: {type(wrappers[0]).__name__}.step returned {found}; expected {_STEP}")
+            raise BadValue(f"{label}: {type(wrappers[0]).__name__}.step returned {found}; expected {_STEP}")
         obs, next_state, reward, terminated, truncated, _ = returned
         return next_state, obs, reward, terminated, truncated
 
@@ -191,12 +192,12 @@ def _steady_kinds(raw: _Functions, action: jax.ShapeDtypeStruct, label: str) -> 
 
 def _joined(state: PyTree, reached: PyTree, label: str) -> PyTree:
     if (expected := jax.tree.structure(state)) != (found := jax.tree.structure(reached)):
-        raise ValueError(f"{label}: reset gives a state of structure {expected}, step one of {found}")
+        raise BadValue(f"{label}: reset gives a state of structure {expected}, step one of {found}")
 
     def join(path: Any, one: Any, other: Any) -> jax.ShapeDtypeStruct:
         kind = _common(one, other)
         if one.shape != other.shape or kind is None:
-            raise ValueError(
+            raise BadValue(
                 f"{label}: leaf {jax.tree_util.keystr(path) or 'itself'} of the state is {_described(one)} after reset "
                 f"and {_described(other)} after a step; expected the same"
             )
@@ -237,4 +238,4 @@ def _traced(what: str, function: Callable[..., Any], *arguments: Any) -> Any:
     try:
         return jax.eval_shape(function, *arguments)
     except Exception as error:
-        raise ValueError(f"{what} failed: {first_line(error)}; expected that of gymnax 1.0 or later") from error
+        raise BadValue(f"{what} failed: {first_line(error)}; expected that of gymnax 1.0 or later") from error

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 
 _WORDS: dict[Any, str] = {
     bool: "true or false",
@@ -45,7 +45,7 @@ def fitted(what: str, value: Any, declared: Any) -> Any:
     for kind in kinds:
         if _fits(value, kind):
             return kind(value)
-    raise ValueError(f"{what} must be {' or '.join(dict.fromkeys(_WORDS[kind] for kind in kinds))}, got {value!r}")
+    raise BadValue(f"{what} must be {' or '.join(dict.fromkeys(_WORDS[kind] for kind in kinds))}, got {value!r}")
 
 
 def fitted_like(what: str, value: Any, default: Any) -> Any:
@@ -67,7 +67,7 @@ def fitted_like(what: str, value: Any, default: Any) -> Any:
     except (TypeError, ValueError):
         fits = False
     if not fits:
-        raise ValueError(f"{what} must be {default.dtype.name} of shape {list(default.shape)}, got {value!r}")
+        raise BadValue(f"{what} must be {default.dtype.name} of shape {list(default.shape)}, got {value!r}")
     return jnp.asarray(value, default.dtype)
 
 
@@ -91,7 +91,7 @@ def fitted_arguments(owner: str, factory: Callable[..., Any], given: Mapping[str
             raise unknown(f"parameter of {owner}", name, named)
     for name, each in named.items():
         if each.default is each.empty and name not in given:
-            raise ValueError(f"{owner} needs its parameter {name!r}, got {sorted(given) or 'none'}")
+            raise BadValue(f"{owner} needs its parameter {name!r}, got {sorted(given) or 'none'}")
     kinds = {name: each.annotation for name, each in named.items()}
     return {name: fitted(f"parameter {name} of {owner}", x, kinds.get(name, Any)) for name, x in given.items()}
 

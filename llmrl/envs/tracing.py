@@ -15,6 +15,8 @@ import jax.core
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
+from llmrl.settings.errors import BadType, BadValue
+
 _ADDRESS = re.compile(r"0x[0-9a-f]+|<[^<>]*at [^<>]*>")
 _LIBRARIES = (*(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
 _LONGEST = 200
@@ -41,13 +43,13 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
     try:
         first, returned = _trace(function, arguments, keywords)
     except _NoArrayError as error:
-        raise TypeError(f"{what} returned {error}; {hint}") from None
+        raise BadType(f"{what} returned {error}; {hint}") from None
     except Exception as error:
         # Untraceable code and a wrong number of arguments both raise TypeErrors; the rest is the function's own affair.
-        kind = TypeError if isinstance(error, TypeError) else ValueError
+        kind = BadType if isinstance(error, TypeError) else BadValue
         raise kind(f"{what} failed: {first_line(error)}; {hint}{_advice(error)}") from error
     if impurity := _impurity(first, function, arguments, keywords):
-        raise ValueError(f"{what} is not pure: {impurity}; {hint}")
+        raise BadValue(f"{what} is not pure: {impurity}; {hint}")
     return returned
 
 

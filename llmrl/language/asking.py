@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from llmrl.language.question import FATAL, FINAL, PASSING, Answer, Provider, Question, Unanswered
 from llmrl.language.spending import Ledger
+from llmrl.settings.errors import BadValue
 
 _log = logging.getLogger(__name__)
 
@@ -59,7 +60,7 @@ class Asker:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ):
         if provider.answer is None:
-            raise ValueError("this provider answers at once: call it without an Asker")
+            raise BadValue("this provider answers at once: call it without an Asker")
         self._send = provider.answer
         self._provider, self._ledger, self._manners = provider, ledger, manners
         self._clock, self._sleep = clock, sleep

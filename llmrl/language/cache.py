@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 
 from llmrl.language.lines import header, is_score, read_lines
 from llmrl.language.question import Answer, Provider, Question
+from llmrl.settings.errors import BadValue
 
 SCHEMA = 1
 _APPLICATION = 0x6C6C6D72
@@ -85,7 +86,7 @@ def open_cache(path: str | Path | None) -> Cache:
     path = Path(path).expanduser().absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     if kind := _network_file_system(path):
-        raise ValueError(
+        raise BadValue(
             f"{path} is on a network file system ({kind}), where SQLite loses data: choose a local disk with "
             "llm.cache=..., and share answers between machines by export and import"
         )
@@ -162,7 +163,7 @@ def _is_sound(connection: sqlite3.Connection, path: Path) -> bool:
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     if tables and application != _APPLICATION:
         connection.close()
-        raise ValueError(f"{path} is a database of another program; choose another file with llm.cache=...")
+        raise BadValue(f"{path} is a database of another program; choose another file with llm.cache=...")
     check = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if check != "ok":
         raise sqlite3.DatabaseError(check)
@@ -314,8 +315,8 @@ def _importable(path: Path) -> Iterator[dict[str, Any]]:
     """
     for number, row in read_lines(path):
         if not {"key", "events", "scores"} <= row.keys():
-            raise ValueError(f"{path}:{number}: no exported answer (key, events or scores is missing)")
+            raise BadValue(f"{path}:{number}: no exported answer (key, events or scores is missing)")
         if _read_scores(json.dumps(row["scores"]), len(row["events"])) is None:
-            raise ValueError(f"{path}:{number}: needs one score in [0, 1] per event")
+            raise BadValue(f"{path}:{number}: needs one score in [0, 1] per event")
         row = {column: row.get(column) for column in _COLUMNS}
         yield row | {column: json.dumps(row[column]) for column in _JSON_COLUMNS}

@@ -15,6 +15,7 @@ from llmrl.language.question import Captioner, Provider
 from llmrl.language.spending import Budget, Ledger
 from llmrl.language.table import Table, build
 from llmrl.language.worker import Worker
+from llmrl.settings.errors import CannotRun
 
 COUNTERS = (
     "requests", "answered", "failures", "unparseable", "given_up", "cache_hits", "pauses", "tokens", "cost", "pending",
@@ -154,6 +155,6 @@ def fill(
         labeller.close()
     reason = desk.stopped or (None if answers else desk.last_failure)
     if reason is not None and reason.kind != "budget":
-        raise RuntimeError(f"{len(answers)} of {len(chosen)} states were answered: {reason}")
+        raise CannotRun(f"{len(answers)} of {len(chosen)} states were answered: {reason}")
     ranked = {key: answers[key] for key in chosen if key in answers}
     return build(ranked, capacity, len(captioner.events), neutral)

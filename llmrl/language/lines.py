@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmrl.settings.errors import BadValue
+
 FORMAT = "llmrl-answers"
 VERSION = 1
 
@@ -49,11 +51,9 @@ def read_lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
             except ValueError:
                 row = None
             if not isinstance(row, dict):
-                raise ValueError(f"{path}:{number}: no JSON object")
+                raise BadValue(f"{path}:{number}: no JSON object")
             if number == 1:
                 if row.get("format") != FORMAT or row.get("version") != VERSION:
-                    raise ValueError(
-                        f'{path}:1: must read {{"format": "{FORMAT}", "version": {VERSION}, "source": ...}}'
-                    )
+                    raise BadValue(f'{path}:1: must read {{"format": "{FORMAT}", "version": {VERSION}, "source": ...}}')
                 continue
             yield number, row

@@ -17,7 +17,7 @@ import yaml
 from jinja2 import StrictUndefined, Template
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 
 STATE_LIMIT = 2_000
 PHRASE_LIMIT = 200
@@ -106,9 +106,9 @@ def load_prompt(name: str) -> Prompt:
     try:
         values = yaml.safe_load(Path(name).read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
-        raise ValueError(f"{name}: {' '.join(str(error).split())}") from error
+        raise BadValue(f"{name}: {' '.join(str(error).split())}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{name} must hold the fields {', '.join(Prompt._fields)}")
+        raise BadValue(f"{name} must hold the fields {', '.join(Prompt._fields)}")
     for field in values:
         if field not in Prompt._fields:
             raise unknown(f"field of {name}", field, Prompt._fields)
@@ -116,7 +116,7 @@ def load_prompt(name: str) -> Prompt:
     for field in Prompt._fields:
         expected = int if field in ("version", "answer_limit") else str
         if not isinstance(values.get(field), expected):
-            raise ValueError(f"{name}: {field} must be given, as {expected.__name__}")
+            raise BadValue(f"{name}: {field} must be given, as {expected.__name__}")
     prompt = Prompt(**values)
     if prompt.inquiry_kind not in ("yes_no", "goals"):
         raise unknown(f"inquiry_kind in {name}", prompt.inquiry_kind, ("yes_no", "goals"))
@@ -151,7 +151,7 @@ def render(
             _compiled(part).render(values) for part in (prompt.general, prompt.context, prompt.state, prompt.inquiry)
         ]
     except Exception as error:  # a template can raise anything
-        raise ValueError(f"prompt {prompt.name}: {error}") from error
+        raise BadValue(f"prompt {prompt.name}: {error}") from error
     general, *rest = (part.strip() for part in parts)
     return general[:RENDERED_LIMIT], "\n\n".join(part for part in rest if part)[:RENDERED_LIMIT]
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, clean
+from llmrl.settings.errors import UserError
 
 
 @runtime_checkable
@@ -86,7 +87,7 @@ FATAL = ("rejected_key", "no_model", "redirected", "misconfigured", "budget")
 """No question will have one."""
 
 
-class Unanswered(Exception):
+class Unanswered(UserError):
     """A question has no answer.
 
     Attributes:

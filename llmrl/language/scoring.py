@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from llmrl.language.prompts import clean
 from llmrl.language.question import Question, Unanswered
+from llmrl.settings.errors import BadValue
 
 MAX_GOALS = 32
 MAX_GOAL_LENGTH = 200
@@ -209,7 +210,7 @@ def make_scorer(name: str, inquiry_kind: str, threshold: float, similarity: Simi
         return _of_goals(spelling, threshold)
     if inquiry_kind == "goals" and name == "embedding_similarity" and similarity is not None:
         return _of_goals(similarity, threshold)
-    raise ValueError(f"llm.score={name} does not go with a prompt that asks for {inquiry_kind}")
+    raise BadValue(f"llm.score={name} does not go with a prompt that asks for {inquiry_kind}")
 
 
 def _of_one(score: Callable[[Completion], float]) -> Scorer:

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote, urlsplit
 
+from llmrl.settings.errors import BadValue
+
 _LOOKS_LIKE_A_KEY = re.compile(r"\b(?:(?:sk|pk|rk|gsk|hf|xai|key)[-_]|Bearer )[A-Za-z0-9_.\-]{8,}")
 _HIDDEN = "<key>"
 
@@ -35,12 +37,12 @@ def read_key(variable: str | None, base_url: str) -> str | None:
     if not key:
         if local:
             return None
-        raise ValueError(
+        raise BadValue(
             f"the environment variable {variable} holds no API key for {address.hostname}: export {variable}=..., name "
             "another with llm.key_variable=..., or say that none is needed with llm.key_variable=null"
         )
     if address.scheme == "http" and not local:
-        raise ValueError(
+        raise BadValue(
             f"the key in {variable} is not sent to {address.hostname} over plain http, where everybody on the way can "
             "read it: use https, or llm.key_variable=null"
         )

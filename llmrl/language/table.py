@@ -12,6 +12,8 @@ from zipfile import BadZipFile
 import numpy as np
 from jaxtyping import Float, UInt32
 
+from llmrl.settings.errors import BadValue
+
 PADDING = 0xFFFFFFFF
 """The key of a free row; no state may have it."""
 
@@ -41,9 +43,9 @@ def empty(capacity: int, num_events: int, neutral: float = 0.5) -> Table:
         neutral: score of a state without an answer.
     """
     if capacity < 1 or num_events < 1:
-        raise ValueError(f"a table needs rows and events, got capacity={capacity}, num_events={num_events}")
+        raise BadValue(f"a table needs rows and events, got capacity={capacity}, num_events={num_events}")
     if not 0.0 <= neutral <= 1.0:
-        raise ValueError(f"neutral must lie in [0, 1], got {neutral}")
+        raise BadValue(f"neutral must lie in [0, 1], got {neutral}")
     keys = np.full(capacity, PADDING, np.uint32)
     return Table(keys, np.full((capacity, num_events), neutral, np.float32), np.float32(neutral))
 
@@ -71,11 +73,11 @@ def merge(table: Table, answers: Mapping[int, np.ndarray]) -> Table:
     for key, scores in answers.items():
         row = np.asarray(scores, np.float32)
         if not 0 <= key < PADDING:
-            raise ValueError(f"a state key must lie in [0, {PADDING}), got {key}")
+            raise BadValue(f"a state key must lie in [0, {PADDING}), got {key}")
         if row.shape != (num_events,):
-            raise ValueError(f"state {key} needs {num_events} scores, got shape {row.shape}")
+            raise BadValue(f"state {key} needs {num_events} scores, got shape {row.shape}")
         if not np.all((row >= 0.0) & (row <= 1.0)):
-            raise ValueError(f"scores must lie in [0, 1], got {row.tolist()} for state {key}")
+            raise BadValue(f"scores must lie in [0, 1], got {row.tolist()} for state {key}")
         if key in rows or len(rows) < capacity:
             rows[int(key)] = row
         else:
@@ -144,7 +146,7 @@ def load(path: str | Path) -> Table:
             and bool(np.all((table.scores >= 0.0) & (table.scores <= 1.0)))
         )
     except (ValueError, KeyError, EOFError, TypeError, BadZipFile) as error:
-        raise ValueError(f"{path} is no table of answers") from error
+        raise BadValue(f"{path} is no table of answers") from error
     if not sound:
-        raise ValueError(f"{path} is no table of answers, or a damaged one")
+        raise BadValue(f"{path} is no table of answers, or a damaged one")
     return table

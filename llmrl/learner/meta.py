@@ -25,6 +25,7 @@ from llmrl.learner.problem import (
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
+from llmrl.settings.errors import BadValue
 from llmrl.trust.evidence import Record, gains_of, gated_steps, learned_alone, recorded, with_evidence, words_worth
 from llmrl.trust.task_voice import speaks, spoken_to
 from llmrl.types import Rollout, Scalar
@@ -202,7 +203,7 @@ def make_meta(
     """
     kept = {"fresh": 0, "previous": 1, "window": window, "past": window}[data]
     if follows_updates and (data not in ("previous", "past") or cross_fitting):
-        raise ValueError(
+        raise BadValue(
             "a gradient that follows past updates needs data='previous' or 'past' and no cross_fitting, "
             f"got data={data!r} and cross_fitting={cross_fitting}"
         )

@@ -19,6 +19,7 @@ from llmrl.ops.distributions import Categorical, sampling_noise
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
 from llmrl.settings.config import AuxConfig, Config, EnvConfig
+from llmrl.settings.errors import BadValue
 from llmrl.training.cores import in_float32, use_compilation_cache
 from llmrl.training.devices import state_shapes
 from llmrl.training.iteration import TrainState
@@ -70,7 +71,7 @@ def evaluate(
             of another shape than the policies', or ``episodes`` is not positive.
     """
     if episodes < 1:
-        raise ValueError(f"episodes must be positive, got {episodes}")
+        raise BadValue(f"episodes must be positive, got {episodes}")
     use_compilation_cache()
     run = runs.load_run(run_dir)
     chosen = run.config.env if env is None else same_task(env, run.config.env)
@@ -223,7 +224,7 @@ def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Enviro
         ("actions", home.action, place.spec.action),
     ):
         if needed != given:
-            raise ValueError(
+            raise BadValue(
                 f"policies trained in {home.name} know {what} {needed}, but {place.spec.name} has {given}: "
                 "choose an environment that shares them"
             )

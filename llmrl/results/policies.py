@@ -30,6 +30,7 @@ from llmrl.learner.problem import viewing
 from llmrl.ops.distributions import sampling_noise
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import from_dict
 from llmrl.training.cores import in_float32
 from llmrl.training.devices import state_shapes
@@ -131,7 +132,7 @@ def load_policy(source: str | Path, seed: int = 0, draw_seed: int = 0) -> Traine
         view = make_method(config, spec).view
         return _policy(config, spec, view, _params_of(states, config, seed), draw_seed)
     if not source.is_file():
-        raise ValueError(f"{source} is neither a policy's file nor a run's directory")
+        raise BadValue(f"{source} is neither a policy's file nor a run's directory")
     header, stored = _read(source)
     config = from_dict(header["config"])
     # The first files had neither: there the environment and the method have to say it.
@@ -153,9 +154,9 @@ def _fitted(source: Path, leaves: list[Any], stored: list[np.ndarray], like: tup
         leaves, stored = [leaves[i] for i in kept], [stored[i] for i in kept]
     for have, want in zip(leaves, expected, strict=False):
         if have != want:
-            raise ValueError(f"{source} does not fit its own settings: it holds {have} where {want} is expected")
+            raise BadValue(f"{source} does not fit its own settings: it holds {have} where {want} is expected")
     if len(leaves) != len(expected):
-        raise ValueError(f"{source} does not fit its own settings: {len(leaves)} fields, expected {len(expected)}")
+        raise BadValue(f"{source} does not fit its own settings: {len(leaves)} fields, expected {len(expected)}")
     return jax.tree.unflatten(jax.tree.structure(like), [jnp.asarray(leaf) for leaf in stored])
 
 
@@ -184,7 +185,7 @@ def _policy(
         if key is not None:
             return with_key(actor, obs, key)
         if isinstance(obs, Tracer):
-            raise ValueError(
+            raise BadValue(
                 "policy.act(obs) inside jit, vmap or scan would draw the same action at every call: pass a key, or "
                 "deterministic=True"
             )
@@ -203,9 +204,9 @@ def _observations(obs: Any, shape: tuple[int, ...]) -> jax.Array:
     try:
         obs = jnp.asarray(obs)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{expected}; got {type(obs).__name__}, which is no array") from error
+        raise BadValue(f"{expected}; got {type(obs).__name__}, which is no array") from error
     if shape not in (obs.shape, obs.shape[1:]):
-        raise ValueError(f"{expected}; got shape {list(obs.shape)}")
+        raise BadValue(f"{expected}; got shape {list(obs.shape)}")
     return obs
 
 
@@ -219,7 +220,7 @@ def _trained(source: Result | str | Path) -> tuple[Config, Any]:
 
 def _params_of(states: Any, config: Config, seed: int) -> PyTree:
     if not 0 <= seed < config.seeds:
-        raise ValueError(f"seed must be one of the run's, 0 to {config.seeds - 1}, got {seed}")
+        raise BadValue(f"seed must be one of the run's, 0 to {config.seeds - 1}, got {seed}")
     return jax.tree.map(lambda x: x[seed], (states.params.actor, states.phis))
 
 
@@ -251,11 +252,11 @@ def _read(path: Path) -> tuple[dict[str, Any], list[np.ndarray]]:
             header = json.loads(str(file["header"]))
             stored = {f"leaf{i}": file[f"leaf{i}"] for i in range(len(header["leaves"]))}
     except Exception as error:
-        raise ValueError(f"{path} is no policy's file, or is damaged: {type(error).__name__}: {error}") from error
+        raise BadValue(f"{path} is no policy's file, or is damaged: {type(error).__name__}: {error}") from error
     if header.get("format") != FORMAT:
-        raise ValueError(f"{path} has format={header.get('format')}, this llmrl reads format={FORMAT}")
+        raise BadValue(f"{path} has format={header.get('format')}, this llmrl reads format={FORMAT}")
     if _checksum(stored) != header["sha256"]:
-        raise ValueError(f"{path} is damaged: its numbers are not those that were saved")
+        raise BadValue(f"{path} is damaged: its numbers are not those that were saved")
     return header, list(stored.values())
 
 

@@ -21,6 +21,7 @@ from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.rewards import frozen
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache
 from llmrl.training.devices import state_shapes
 from llmrl.training.iteration import TrainState
@@ -58,12 +59,12 @@ def trust_map(
     config, states, table = _trained(result_or_run_dir)
     env = make_environment(config)
     if not env.spec.aux_names:
-        raise ValueError("a map of trust needs an auxiliary source, and this run has none")
+        raise BadValue("a map of trust needs an auxiliary source, and this run has none")
     parts = build_to_play(config, env, num_envs)
     streams = parts.inner.streams
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
-        raise ValueError(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
+        raise BadValue(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
     transform = streams[trusting[0]].transform
     in_effect, settled = transform.weights, frozen(transform).weights
     assert in_effect is not None and settled is not None

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from llmrl.ops.losses import held_constant
 from llmrl.ops.moments import Moments, no_moments, observed
 from llmrl.ops.returns import discounted_sum
+from llmrl.settings.errors import BadValue
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal
 
 
@@ -111,7 +112,7 @@ def paid(
 
     def apply(signal: Signal, phi, state: BonusState, rollout):
         if signal.reward.shape != state.bonus.shape:
-            raise ValueError(
+            raise BadValue(
                 f"this bonus was scored for a rollout of shape {state.bonus.shape}, got one of {signal.reward.shape}; "
                 "a method that looks at parts of rollouts has to take it as an auxiliary source"
             )

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped, UInt32
 
 from llmrl.rewards.bonus import Bonus, Late, paid
+from llmrl.settings.errors import BadValue
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Transition
 
 
@@ -53,13 +54,13 @@ def read_goals(path: str | Path) -> GoalTable:
             continue
         key, scores = _read_line(line, f"{path}, line {number}")
         if key in rows:
-            raise ValueError(f"{path}, line {number}: key {key} is there already")
+            raise BadValue(f"{path}, line {number}: key {key} is there already")
         if rows and len(scores) != len(next(iter(rows.values()))):
             first = len(next(iter(rows.values())))
-            raise ValueError(f"{path}, line {number}: {len(scores)} scores, where the lines before have {first}")
+            raise BadValue(f"{path}, line {number}: {len(scores)} scores, where the lines before have {first}")
         rows[key] = scores
     if not rows:
-        raise ValueError(f"{path} has no goals in it")
+        raise BadValue(f"{path} has no goals in it")
     keys = sorted(rows)
     return GoalTable(np.asarray(keys, np.uint32), np.asarray([rows[key] for key in keys], np.float32))
 
@@ -70,10 +71,10 @@ def _read_line(line: str, where: str) -> tuple[int, list[float]]:
         entry: Any = json.loads(line)
         key, scores = entry["key"], [float(score) for score in entry["scores"]]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where}: {expected}, got {line[:80]!r}") from error
+        raise BadValue(f"{where}: {expected}, got {line[:80]!r}") from error
     whole = isinstance(key, int) and not isinstance(key, bool)
     if not (whole and 0 <= key < 2**32 and scores and np.all(np.isfinite(scores))):
-        raise ValueError(f"{where}: {expected}, got {line[:80]!r}")
+        raise BadValue(f"{where}: {expected}, got {line[:80]!r}")
     return key, scores
 
 

@@ -16,7 +16,7 @@ from llmrl.ops.neighbors import nearest_distances
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards.bonus import Bonus, ReturnScale, in_units_of_return, no_scale, one_pass
 from llmrl.rewards.curiosity import InverseDynamics, inverse_dynamics, nothing_seen, whitened_pairs
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import EnvSpec, Rollout, Scalar
 
 
@@ -109,7 +109,7 @@ def apt(
         raise unknown("representation", representation, REPRESENTATIONS)
     chosen = min(references, num_steps * num_envs)
     if not 0 < neighbors < chosen:
-        raise ValueError(
+        raise BadValue(
             f"apt needs more references than neighbors, got neighbors={neighbors} and {chosen} references "
             f"({num_steps} steps x {num_envs} environments, references={references})"
         )

@@ -24,6 +24,7 @@ from llmrl.nets import make_reward_net
 from llmrl.ops.losses import held_constant
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards.base import stateless
+from llmrl.settings.errors import BadValue
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal
 
 
@@ -167,7 +168,7 @@ def dynamic_advice(
         ValueError: there is nothing to learn from: no update, or none with a sample.
     """
     if updates < 1 or batch_size < 1:
-        raise ValueError(f"a potential needs updates and batch_size of 1 or more, got {updates} and {batch_size}")
+        raise BadValue(f"a potential needs updates and batch_size of 1 or more, got {updates} and {batch_size}")
     net = make_reward_net(spec, hidden, 1)
     optimizer = own_promotion(optax.adam(learning_rate))
 

@@ -24,6 +24,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
+from llmrl.settings.errors import BadValue
+
 FORMAT = 1
 """Of the manifest; another one is refused by name."""
 
@@ -31,7 +33,7 @@ KEPT = 2
 """Steps kept: the last, and one to fall back to."""
 
 
-class Damaged(ValueError):
+class Damaged(BadValue):
     """A checkpoint that is not what was written."""
 
 
@@ -158,7 +160,7 @@ def _verified_manifest(folder: Path) -> dict[str, Any]:
     manifest = json.loads(text)
     found = manifest.get("format", FORMAT)  # the first version did not say
     if found != FORMAT:
-        raise ValueError(
+        raise BadValue(
             f"{path} has format={found}, this llmrl reads and writes format={FORMAT}: go on with the version that "
             "wrote it, or choose another run_dir"
         )
@@ -174,11 +176,11 @@ def _check_structure(folder: Path, stored: list[Any], templates: list[tuple[str,
     expected = [[name, list(leaf.shape), np.dtype(leaf.dtype).name] for name, leaf in templates]
     for have, want in zip(stored, expected, strict=False):
         if have != want:
-            raise ValueError(f"{folder} does not fit: it holds {_describe(have)} where {_describe(want)} is expected")
+            raise BadValue(f"{folder} does not fit: it holds {_describe(have)} where {_describe(want)} is expected")
     if len(stored) != len(expected):
         longer = max(stored, expected, key=len)
         owner = "only the checkpoint has" if longer is stored else "the checkpoint lacks"
-        raise ValueError(f"{folder} does not fit: {owner} {_describe(longer[min(len(stored), len(expected))])}")
+        raise BadValue(f"{folder} does not fit: {owner} {_describe(longer[min(len(stored), len(expected))])}")
 
 
 def _describe(leaf: list[Any]) -> str:

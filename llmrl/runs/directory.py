@@ -36,6 +36,7 @@ from llmrl.analysis import plots
 from llmrl.language import Table, load, save
 from llmrl.runs import checkpoint, metrics
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import from_dict
 
 FAILURE = "failed.txt"
@@ -99,7 +100,7 @@ def open_run(config: Config) -> Iterator[Run]:
             where ``config.resume`` is false, or files that are no run's, or another process is at work there.
     """
     if config.run_dir is None:
-        raise ValueError("run_dir must name a directory, got None")
+        raise BadValue("run_dir must name a directory, got None")
     path = Path(config.run_dir)
     path.mkdir(parents=True, exist_ok=True)
     with _locked(path):
@@ -141,7 +142,7 @@ def load_run(run_dir: str | Path) -> Run:
     """
     path = Path(run_dir)
     if not (path / "config.yaml").is_file():
-        raise ValueError(f"{path} holds no run: config.yaml is missing")
+        raise BadValue(f"{path} holds no run: config.yaml is missing")
     return Run(path, from_dict(_read_config(path)), (path / "summary.json").exists())
 
 
@@ -173,7 +174,7 @@ def load_state(run: Run, like: PyTree, part: bool = False) -> tuple[PyTree, int]
     """
     restored = checkpoint.restore(run.checkpoints_path, like, part)
     if restored is None:
-        raise ValueError(f"{run.path} holds no checkpoint yet")
+        raise BadValue(f"{run.path} holds no checkpoint yet")
     return restored
 
 
@@ -273,7 +274,7 @@ def _claim(path: Path, config: Config) -> int | None:
         ours = (".lock", ".config.yaml.tmp")
         strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
         if strangers:
-            raise ValueError(f"run_dir={path} holds files that are no run's, such as {strangers[0]!r}; choose another")
+            raise BadValue(f"run_dir={path} holds files that are no run's, such as {strangers[0]!r}; choose another")
     elif done := max(checkpoint.steps(path / "checkpoints"), default=0):
         earlier = _refuse_another_config(path, config)
         if earlier is not None:
@@ -305,7 +306,7 @@ def _refuse_another_config(path: Path, config: Config) -> int | None:
         The run's ``total_steps``, where it is finished and the config only asks for more; None where it is the same.
     """
     if not config.resume:
-        raise ValueError(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
+        raise BadValue(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
     stored, given = _flat(_read_config(path)), _flat(_plain(asdict(config)))
     keys = {key for key in (*stored, *given) if key.partition(".")[0] not in NOT_COMPARED}
     differing = sorted(key for key in keys if stored.get(key) != given.get(key))
@@ -317,7 +318,7 @@ def _refuse_another_config(path: Path, config: Config) -> int | None:
             return stored["total_steps"]
         advice = "it can be extended once it is finished"
     key = differing[0]
-    raise ValueError(f"run_dir={path} holds a run with {_set(stored, key)}, got {_set(given, key)}; {advice}")
+    raise BadValue(f"run_dir={path} holds a run with {_set(stored, key)}, got {_set(given, key)}; {advice}")
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -325,9 +326,9 @@ def _read_config(path: Path) -> dict[str, Any]:
         values = yaml.safe_load((path / "config.yaml").read_text())
     except yaml.YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"{path / 'config.yaml'} holds no settings: {reason}") from error
+        raise BadValue(f"{path / 'config.yaml'} holds no settings: {reason}") from error
     if not isinstance(values, dict):
-        raise ValueError(f"{path / 'config.yaml'} holds no settings, but {type(values).__name__}")
+        raise BadValue(f"{path / 'config.yaml'} holds no settings, but {type(values).__name__}")
     return values
 
 
@@ -372,7 +373,7 @@ def _locked(path: Path) -> Iterator[None]:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            raise ValueError(f"run_dir={path} is in use by {file.read().strip() or 'another process'}") from None
+            raise BadValue(f"run_dir={path} is in use by {file.read().strip() or 'another process'}") from None
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

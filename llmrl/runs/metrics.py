@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval
+from llmrl.settings.errors import BadValue
 
 Metrics: TypeAlias = Mapping[str, Shaped[np.ndarray, "seeds iterations"]]
 """A curve per seed and metric."""
@@ -58,7 +59,7 @@ def append(path: Path, metrics: Metrics, first_iteration: int, steps_per_iterati
     """
     names = _columns(path) or [*INDEX, *sorted(metrics, key=_place)]
     if sorted(names) != sorted([*INDEX, *metrics]):
-        raise ValueError(f"{path} has the columns {names[3:]}, got metrics {list(metrics)}")
+        raise BadValue(f"{path} has the columns {names[3:]}, got metrics {list(metrics)}")
     curves = [_as_written(np.asarray(metrics[name])) for name in names[3:]]
     seeds, iterations = curves[0].shape
     with path.open("a", newline="") as file:
@@ -85,7 +86,7 @@ def truncate(path: Path, iteration: int) -> None:
     """
     if not path.exists():
         if iteration:
-            raise ValueError(f"{path} is missing, though {iteration} iterations have been trained")
+            raise BadValue(f"{path} is missing, though {iteration} iterations have been trained")
         return
     kept, last = [], -1
     with path.open(newline="") as file:
@@ -99,7 +100,7 @@ def truncate(path: Path, iteration: int) -> None:
                 last = number
             kept.append(line)
     if last != iteration - 1:
-        raise ValueError(f"{path} ends at iteration {last}, though {iteration} iterations have been trained")
+        raise BadValue(f"{path} ends at iteration {last}, though {iteration} iterations have been trained")
     replace_file(path, "".join(kept) if iteration else "")
 
 
@@ -120,7 +121,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     names = _columns(path)
     rows = _complete_lines(path)[1:]
     if not rows:
-        raise ValueError(f"{path} holds no complete row yet")
+        raise BadValue(f"{path} holds no complete row yet")
     table = np.loadtxt(rows, delimiter=",", ndmin=2, dtype=np.float64)
     seeds = len(np.unique(table[:, 0]))
     whole = len(table) - len(table) % seeds

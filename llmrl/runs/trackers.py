@@ -21,7 +21,7 @@ import yaml
 
 from llmrl.runs import metrics
 from llmrl.settings.config import Config, TrackConfig
-from llmrl.settings.errors import install
+from llmrl.settings.errors import BadValue, install
 
 NAMES = {
     "episode_return": "charts/episodic_return",
@@ -164,7 +164,7 @@ def _wandb(path: Path, seeds: int, sent: int, track: TrackConfig, settings: Mapp
         ]
     except wandb.Error as error:
         said = str(error).strip().partition("\n")[0].rstrip(".")
-        raise ValueError(
+        raise BadValue(
             f"track=wandb: {said}; export WANDB_API_KEY=..., or keep everything here with track.mode=offline"
         ) from error
 
@@ -192,5 +192,5 @@ def _steps(path: Path, iterations: int) -> int:
         return int(next(file).split(",")[2]) * iterations + 1
 
 
-def _missing(name: str, package: str) -> ValueError:
-    return ValueError(f"track={name} needs the package {package}: {install('track')}")
+def _missing(name: str, package: str) -> BadValue:
+    return BadValue(f"track={name} needs the package {package}: {install('track')}")

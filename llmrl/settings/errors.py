@@ -8,8 +8,32 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
-    """A ``ValueError`` for a name that is not among the choices, naming the nearest ones; the caller raises it.
+class UserError(Exception):
+    """Something that its message explains to the user in full: the command line shows that line and no traceback.
+
+    What llmrl refuses on purpose is one of these; any other error is a bug, of llmrl or of a user's own function. Each
+    kind is also the built-in error that it would be elsewhere, so that ``except ValueError`` catches a ``BadValue``.
+    """
+
+
+class BadValue(UserError, ValueError):
+    """A value that cannot be used."""
+
+
+class BadType(UserError, TypeError):
+    """A thing of another kind than is expected."""
+
+
+class CannotRun(UserError, RuntimeError):
+    """Something outside of llmrl, such as an endpoint or another process, does not do its part."""
+
+
+class NotImported(UserError, ImportError):
+    """A module that cannot be imported."""
+
+
+def unknown(kind: str, name: object, choices: Iterable[str]) -> BadValue:
+    """A ``BadValue`` for a name that is not among the choices, naming the nearest ones; the caller raises it.
 
     Args:
         kind: what the name should have been, as in "environment".
@@ -25,7 +49,7 @@ def unknown(kind: str, name: object, choices: Iterable[str]) -> ValueError:
     close = get_close_matches(str(name).lower(), by_lower_case, n=3)
     nearest = "; nearest: " + ", ".join(repr(by_lower_case[match]) for match in close) if close else ""
     existing = "one of " + ", ".join(map(repr, choices)) if choices else "there are none to choose from"
-    return ValueError(f"unknown {kind} {name!r}{nearest} ({existing})")
+    return BadValue(f"unknown {kind} {name!r}{nearest} ({existing})")
 
 
 def end_of(code: int) -> str:

@@ -7,6 +7,8 @@ from dataclasses import fields, is_dataclass
 from math import inf, isfinite
 from typing import Any
 
+from llmrl.settings.errors import BadValue
+
 LIMITS: dict[str, tuple[float, float]] = {
     "seed": (0, 2**31 - 1),
     "total_steps": (1, 2**53),
@@ -41,12 +43,12 @@ def check_numbers(settings: Any, path: str = "") -> None:
     for key, value in _leaves(settings, path):
         numbers = value if isinstance(value, tuple) else (value,)
         if any(isinstance(number, float) and not isfinite(number) for number in numbers):
-            raise ValueError(f"{key} must be a finite number, got {value}")
+            raise BadValue(f"{key} must be a finite number, got {value}")
         low, high = LIMITS.get(key, (-inf, inf))
         if key in LIMITS and isinstance(value, int | float) and not low <= value <= high:
-            raise ValueError(f"{key} must lie in [{low}, {high}], got {value}")
+            raise BadValue(f"{key} must lie in [{low}, {high}], got {value}")
         if key.endswith(".hidden") and not (numbers and all(width > 0 for width in numbers)):
-            raise ValueError(f"{key} needs at least one positive width, got {list(numbers)}")
+            raise BadValue(f"{key} needs at least one positive width, got {list(numbers)}")
 
 
 def _leaves(settings: Any, path: str) -> Iterator[tuple[str, Any]]:

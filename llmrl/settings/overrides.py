@@ -27,7 +27,7 @@ from omegaconf.errors import (
 )
 
 from llmrl.settings.config import Config, EnvConfig
-from llmrl.settings.errors import install, unknown
+from llmrl.settings.errors import BadValue, install, unknown
 from llmrl.settings.requests import BENCH_RIVALS, BENCH_SUITES, SCHEMAS, Bench, Evaluation, Report, Reproduction, Status
 from llmrl.settings.validation import from_dict, refuse_secret
 from llmrl.settings.words import as_hydra_reads
@@ -91,15 +91,15 @@ def without_grid(arguments: Sequence[str]) -> tuple[list[str], dict[str, list[An
         if secret := refuse_secret(key):
             raise secret
         if not word.startswith(GRID) or not key:
-            raise ValueError(f"a grid inside one program is written {GRID}ppo.entropy=[0,0.01], got {word}")
+            raise BadValue(f"a grid inside one program is written {GRID}ppo.entropy=[0,0.01], got {word}")
         if key in grid:
-            raise ValueError(f"{GRID}{key} is given twice")
+            raise BadValue(f"{GRID}{key} is given twice")
         try:
             values = OverridesParser.create().parse_override(f"{key}={text}").value()
         except HydraException:
             values = None
         if not isinstance(values, list):
-            raise ValueError(
+            raise BadValue(
                 f"{GRID}{key} takes a list, as in {GRID}{key}=[{text.strip('[]') or '1e-3,1e-2'}], got {text!r}"
             )
         grid[key] = values
@@ -135,7 +135,7 @@ def compose(*overrides: str) -> Config:
         with _own_hydra():
             return to_config(compose_with_hydra("train", as_hydra_reads(overrides, "train")))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ValueError(explain(error)) from error
+        raise BadValue(explain(error)) from error
 
 
 @contextmanager
@@ -161,7 +161,7 @@ def to_comparison(node: DictConfig) -> tuple[Config, tuple[str, ...]]:
     values = _container(node)
     beside = tuple(values.pop("beside"))
     if values["distributed"]:
-        raise ValueError("compare runs in one process: llmrl train distributed=true for each method, then llmrl report")
+        raise BadValue("compare runs in one process: llmrl train distributed=true for each method, then llmrl report")
     methods = [file.stem for file in sorted((config_dir() / "method").glob("*.yaml"))]
     for method in beside:
         if method not in methods:
@@ -174,9 +174,9 @@ def to_evaluation(node: DictConfig) -> Evaluation:
     values = _container(node)
     evaluation = Evaluation(**{**values, "env": EnvConfig(**values["env"])})
     if evaluation.episodes < 1:
-        raise ValueError(f"episodes must be positive, got {evaluation.episodes}")
+        raise BadValue(f"episodes must be positive, got {evaluation.episodes}")
     if not evaluation.env.name and evaluation.env != Evaluation().env:
-        raise ValueError("the environment of a run is evaluated as it is; choose one with env=... to set its keys")
+        raise BadValue("the environment of a run is evaluated as it is; choose one with env=... to set its keys")
     return evaluation
 
 
@@ -194,7 +194,7 @@ def to_bench(node: DictConfig) -> Bench:
     for name in ("rounds", "steps", "seeds", "envs", "crafter_envs", "scale_seeds", "scale_envs"):
         value = getattr(bench, name)
         if min(value if isinstance(value, tuple) else [value], default=1) < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise BadValue(f"{name} must be positive, got {value}")
     return bench
 
 
@@ -204,7 +204,7 @@ def to_label(node: DictConfig) -> tuple[Config, dict[str, Any]]:
     config = from_dict({name: values.pop(name) for name in ("env", "captioner", "llm", "seed")})
     for name in ("limit", "steps"):
         if values[name] is not None and values[name] < 1:
-            raise ValueError(f"{name} must be positive, got {values[name]}")
+            raise BadValue(f"{name} must be positive, got {values[name]}")
     return config, values
 
 
@@ -213,9 +213,9 @@ def to_report(node: DictConfig) -> Report:
     values = _container(node)
     request = Report(**{**values, "runs": tuple(values["runs"]), "dims": tuple(values["dims"])})
     if not request.runs:
-        raise ValueError("report needs a run's directory, or one that holds some: llmrl report runs")
+        raise BadValue("report needs a run's directory, or one that holds some: llmrl report runs")
     if len(request.dims) not in (0, 2):
-        raise ValueError(f"dims must be two components of the observation, got {list(request.dims)}")
+        raise BadValue(f"dims must be two components of the observation, got {list(request.dims)}")
     return request
 
 
@@ -223,7 +223,7 @@ def to_status(node: DictConfig) -> Status:
     """A ``Status`` from what Hydra composed."""
     request = Status(tuple(_container(node)["runs"]))
     if not request.runs:
-        raise ValueError("status needs a run's directory, or one that holds some: llmrl status runs")
+        raise BadValue("status needs a run's directory, or one that holds some: llmrl status runs")
     return request
 
 
@@ -234,7 +234,7 @@ def to_reproduction(node: DictConfig) -> Reproduction:
     for name in ("processes", "seeds"):
         value = getattr(request, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise BadValue(f"{name} must be positive, got {value}")
     return request
 
 

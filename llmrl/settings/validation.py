@@ -36,26 +36,26 @@ from llmrl.settings.config import (
     TrustConfig,
     WeightConfig,
 )
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.limits import check_numbers
 
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
         if value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise BadValue(f"{name} must be positive, got {value}")
 
 
 def _between(low: float, high: float, **values: float) -> None:
     for name, value in values.items():
         if not low <= value <= high:
-            raise ValueError(f"{name} must lie in [{low}, {high}], got {value}")
+            raise BadValue(f"{name} must lie in [{low}, {high}], got {value}")
 
 
 def _one_of(choices: tuple[str, ...], **values: str) -> None:
     for name, value in values.items():
         if "," in str(value) and set(str(value).split(",")) <= {*choices}:
-            raise ValueError(f"{name}={value} is several values: add --multirun to run each")
+            raise BadValue(f"{name}={value} is several values: add --multirun to run each")
         if value not in choices:
             raise unknown(name, value, choices)
 
@@ -85,23 +85,23 @@ def _validate_ppo(ppo: PPOConfig) -> None:
     )
     _between(0.0, float("inf"), **{"ppo.entropy": ppo.entropy, "ppo.value_coefficient": ppo.value_coefficient})
     if ppo.batch_size % ppo.num_minibatches:
-        raise ValueError(
+        raise BadValue(
             f"ppo.num_minibatches must divide num_envs * num_steps = {ppo.batch_size}, got {ppo.num_minibatches}"
         )
     if ppo.num_minibatches == ppo.batch_size:
-        raise ValueError(
+        raise BadValue(
             f"ppo.num_minibatches={ppo.num_minibatches} leaves 1 of num_envs * num_steps = {ppo.batch_size} steps to "
             f"each, whose normalised advantage is 0; expected at most {ppo.batch_size // 2}"
         )
     if not ppo.hidden or min(ppo.hidden) <= 0:
-        raise ValueError(f"ppo.hidden needs at least one positive width, got {list(ppo.hidden)}")
+        raise BadValue(f"ppo.hidden needs at least one positive width, got {list(ppo.hidden)}")
 
 
 def _validate_solver(solver: SolverConfig) -> None:
     _one_of(SOLVERS, **{"solver.name": solver.name})
     _one_of(CURVATURES, **{"solver.curvature": solver.curvature})
     if solver.name == "neumann_finite_difference" and solver.curvature != "hessian":
-        raise ValueError(
+        raise BadValue(
             "solver=neumann_finite_difference differences gradients of L_aux: it needs solver.curvature=hessian, "
             f"got {solver.curvature!r}"
         )
@@ -112,9 +112,9 @@ def _validate_solver(solver: SolverConfig) -> None:
     for name in ("step_size", "damping"):
         value = getattr(solver, name)
         if isinstance(value, str) and value != "auto":
-            raise ValueError(f"solver.{name} must be a number or 'auto', got {value!r}")
+            raise BadValue(f"solver.{name} must be a number or 'auto', got {value!r}")
         if not isinstance(value, (str, int, float)) or isinstance(value, bool):
-            raise ValueError(f"solver.{name} must be a number or 'auto', got {value!r}")
+            raise BadValue(f"solver.{name} must be a number or 'auto', got {value!r}")
     if not isinstance(solver.step_size, str):
         _positive(**{"solver.step_size": solver.step_size})
     if not isinstance(solver.damping, str):
@@ -153,20 +153,20 @@ def _validate_method(method: MethodConfig) -> None:
     )
     _between(0, float("inf"), **{"method.outer.warmup": outer.warmup, "method.trust.prior_fade": trust.prior_fade})
     if outer.gradient == "incremental" and (outer.data not in ("previous", "past") or trust.cross_fitting):
-        raise ValueError(
+        raise BadValue(
             "method.outer.gradient=incremental follows past inner updates: it needs method.outer.data=previous or past "
             f"and method.trust.cross_fitting=false, got {outer.data} and {str(trust.cross_fitting).lower()}"
         )
     if weight.bound is not None:
         _positive(**{"method.weight.bound": weight.bound})
         if abs(weight.initial) >= weight.bound:
-            raise ValueError(
+            raise BadValue(
                 f"method.weight.initial must lie inside (-bound, bound) = +-{weight.bound}, got {weight.initial}"
             )
     if not (weight.scalar or weight.network):
-        raise ValueError("method.weight needs scalar=true or network=true (or both), got neither")
+        raise BadValue("method.weight needs scalar=true or network=true (or both), got neither")
     if weight.spread and not (weight.whiten and weight.network):
-        raise ValueError(
+        raise BadValue(
             f"method.weight.spread={weight.spread} is for a network that sees whitened states: it needs "
             "method.weight.network=true and method.weight.whiten=true"
         )
@@ -174,7 +174,7 @@ def _validate_method(method: MethodConfig) -> None:
         _positive(**{"method.weight.clip_steps": weight.clip_steps})
     for name in ("clip_steps", "residual"):
         if getattr(weight, name) is not None and not weight.network:
-            raise ValueError(
+            raise BadValue(
                 f"method.weight.{name}={getattr(weight, name)} is for what a network learns: it needs "
                 "method.weight.network=true"
             )
@@ -191,28 +191,28 @@ def _validate_potential(potential: PotentialConfig) -> None:
     )
     _between(0.0, 1.0, **{"method.potential.decay": potential.decay})
     if not potential.hidden or min(potential.hidden) <= 0:
-        raise ValueError(f"method.potential.hidden needs at least one positive width, got {list(potential.hidden)}")
+        raise BadValue(f"method.potential.hidden needs at least one positive width, got {list(potential.hidden)}")
 
 
 def _validate_transfer(config: Config) -> None:
     if config.method.name == "frozen" and not config.reward_from:
-        raise ValueError("method=frozen needs the run whose reward it trains under, as in reward_from=runs/x")
+        raise BadValue("method=frozen needs the run whose reward it trains under, as in reward_from=runs/x")
     if config.method.name != "frozen":
         for key in ("reward_from", "reward_seed"):
             if getattr(config, key) is not None:
-                raise ValueError(
+                raise BadValue(
                     f"{key}={getattr(config, key)} goes with method=frozen only, got method={config.method.name}"
                 )
     if config.reward_seed is not None and config.reward_seed < 0:
-        raise ValueError(f"reward_seed must be at least 0, got {config.reward_seed}")
+        raise BadValue(f"reward_seed must be at least 0, got {config.reward_seed}")
 
 
 def _validate_distributed(config: Config) -> None:
     for name in ("coordinator", "num_processes", "process_id"):
         if getattr(config, name) is not None and not config.distributed:
-            raise ValueError(f"{name}={getattr(config, name)} goes with distributed=true only")
+            raise BadValue(f"{name}={getattr(config, name)} goes with distributed=true only")
     if config.coordinator is not None and not re.fullmatch(r".+:\d+", config.coordinator):
-        raise ValueError(f"coordinator must look like host:port, got {config.coordinator}")
+        raise BadValue(f"coordinator must look like host:port, got {config.coordinator}")
     if config.num_processes is not None:
         _positive(num_processes=config.num_processes)
     if config.process_id is not None:
@@ -238,11 +238,11 @@ def _is_secret(name: str) -> bool:
     return name.lower().replace("-", "_") in ("api_key", "apikey", "key", "token", "secret", "authorization")
 
 
-def refuse_secret(name: str) -> ValueError | None:
+def refuse_secret(name: str) -> BadValue | None:
     """The error for a key of a config that would hold a secret, else None; a value is never repeated."""
     if not _is_secret(name.rpartition(".")[2]):
         return None
-    return ValueError(
+    return BadValue(
         f"{name} is refused: settings are written to disk, and a key must not be; put it into an environment variable "
         "and name that one with llm.key_variable=MY_VARIABLE"
     )
@@ -274,12 +274,12 @@ def validate_llm(llm: LLMConfig) -> LLMConfig:
         if getattr(llm, name) is not None:
             _between(0, float("inf"), **{f"llm.{name}": getattr(llm, name)})
     if llm.max_cost is not None and not (llm.prompt_price or llm.answer_price):
-        raise ValueError("llm.max_cost needs llm.prompt_price and llm.answer_price, or it limits nothing")
+        raise BadValue("llm.max_cost needs llm.prompt_price and llm.answer_price, or it limits nothing")
     if not llm.prompt.endswith((".yaml", ".yml")):
         _one_of(PROMPTS, **{"llm.prompt": llm.prompt})
         fitting = {"token_probability": ("yes_no",), "embedding_similarity": ("goals",)}.get(llm.score, PROMPTS)
         if llm.prompt not in fitting:
-            raise ValueError(f"llm.score={llm.score} needs llm.prompt={fitting[0]}, got {llm.prompt}")
+            raise BadValue(f"llm.score={llm.score} needs llm.prompt={fitting[0]}, got {llm.prompt}")
     _validate_endpoint(llm)
     return llm
 
@@ -287,7 +287,7 @@ def validate_llm(llm: LLMConfig) -> LLMConfig:
 def _validate_endpoint(llm: LLMConfig) -> None:
     # None of these messages repeats a value: it may be a key that ended up in the wrong place.
     if llm.key_variable is not None and not re.fullmatch(r"[A-Z_][A-Z0-9_]*", llm.key_variable):
-        raise ValueError(
+        raise BadValue(
             "llm.key_variable must be the name of an environment variable, in capitals, as in OPENAI_API_KEY, and not "
             "the key itself, which would be written to disk with the other settings"
         )
@@ -296,38 +296,38 @@ def _validate_endpoint(llm: LLMConfig) -> None:
             raise error
     address = urlsplit(llm.base_url)
     if address.scheme not in ("http", "https") or not address.hostname:
-        raise ValueError("llm.base_url must look like https://host/v1")
+        raise BadValue("llm.base_url must look like https://host/v1")
     if address.username or address.password or address.query or address.fragment:
-        raise ValueError(
+        raise BadValue(
             "llm.base_url must hold neither a user, a password nor a query: settings are written to disk; a key goes "
             "into the environment variable that llm.key_variable names"
         )
     if llm.provider == "openai" and not llm.model:
-        raise ValueError("llm.provider=openai needs a model, as in llm.model=llama3.1")
+        raise BadValue("llm.provider=openai needs a model, as in llm.model=llama3.1")
     if llm.provider == "openai" and llm.score == "embedding_similarity" and not llm.embedding_model:
-        raise ValueError("llm.score=embedding_similarity needs llm.embedding_model")
+        raise BadValue("llm.score=embedding_similarity needs llm.embedding_model")
 
 
 def validate(config: Config) -> Config:
     """Return ``config`` unchanged, or raise a ``ValueError`` that names the first bad value."""
     if config.env.name == "gymnax" and not config.env.id:
-        raise ValueError("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.keydoor")
+        raise BadValue("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.keydoor")
     if config.aux.function == "":
-        raise ValueError("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
+        raise BadValue("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
     for section, names in (("env.params", config.env.params), ("aux.options", config.aux.options)):
         for name in names:
             if not name.isidentifier() or name.startswith("_"):
-                raise ValueError(f"{section} holds parameters by name, as in +{section}.size=5, got {name!r}")
+                raise BadValue(f"{section} holds parameters by name, as in +{section}.size=5, got {name!r}")
     center = config.aux.center
     if center != "mean" and (isinstance(center, bool) or not isinstance(center, int | float)):
-        raise ValueError(f"aux.center must be a number or 'mean', got {center!r}")
+        raise BadValue(f"aux.center must be a number or 'mean', got {center!r}")
     _positive(seeds=config.seeds, total_steps=config.total_steps, num_chunks=config.num_chunks)
     check_numbers(config)
     _one_of(("offline", "online"), **{"track.mode": config.track.mode})
     if config.seeds_per_batch is not None:
         _positive(seeds_per_batch=config.seeds_per_batch)
     if config.devices != "auto" and (not isinstance(config.devices, int) or config.devices < 1):
-        raise ValueError(f"devices must be 'auto' or a positive number, got {config.devices!r}")
+        raise BadValue(f"devices must be 'auto' or a positive number, got {config.devices!r}")
     _validate_distributed(config)
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)

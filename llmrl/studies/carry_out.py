@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
+from llmrl.settings.errors import BadValue
 from llmrl.studies.processes import Failed, attempt, side_by_side
 from llmrl.training.transfer import FILLED_IN
 
@@ -73,7 +74,7 @@ def parse_shard(text: str) -> tuple[int, int]:
     """
     part, _, parts = text.partition("/")
     if not (part.isdecimal() and parts.isdecimal() and 1 <= int(part) <= int(parts)):
-        raise ValueError(f"shard must be i/n with i from 1 to n, as in 1/4, got {text!r}")
+        raise BadValue(f"shard must be i/n with i from 1 to n, as in 1/4, got {text!r}")
     return int(part), int(parts)
 
 
@@ -189,7 +190,7 @@ def _train_in_turn(
     while waiting:
         ready = {name: config for name, config in waiting.items() if needed.get(name) not in waiting}
         if not ready:
-            raise ValueError(f"runs that wait for each other: {', '.join(waiting)}")
+            raise BadValue(f"runs that wait for each other: {', '.join(waiting)}")
         waiting = {name: config for name, config in waiting.items() if name not in ready}
         yield from _train_all(ready, processes, train)
 

@@ -13,6 +13,7 @@ from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import about_seeds, known, markdown, number
 from llmrl.runs.metrics import replace_file
+from llmrl.settings.errors import BadValue
 from llmrl.settings.overrides import compose
 from llmrl.studies.carry_out import Results, Run, Train, carry_out, config_of, read_finished
 from llmrl.training.loop import check
@@ -62,7 +63,7 @@ def compare(
         show_table(header, rows, title=str(out), caption=costs(outcome.results))
     if outcome.failures:
         failed = "; ".join(f"{name}: {reason}" for name, reason in outcome.failures.items())
-        raise ValueError(f"not everything was trained (the same command tries again): {failed}")
+        raise BadValue(f"not everything was trained (the same command tries again): {failed}")
     return picture
 
 

@@ -28,7 +28,7 @@ from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import known, markdown, number
 from llmrl.runs.metrics import replace_file
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.studies import figure_2
 from llmrl.studies.carry_out import Outcome, Results, Run, Train, carry_out, parse_shard
 from llmrl.training.progress import note
@@ -164,7 +164,7 @@ def figure(
     written = f"{written}\n\n{recipe.table(planned, outcome.results)}"
     replace_file(folder / f"figure{which}.md", written)
     if outcome.failures:
-        raise ValueError(
+        raise BadValue(
             f"{len(outcome.failures)} of the runs failed, the first is {next(iter(outcome.failures))}: "
             f"{next(iter(outcome.failures.values()))} (the same command tries them again; {picture} shows the others)"
         )

@@ -12,7 +12,7 @@ import numpy as np
 
 from llmrl.assembly.parts import numbers_of
 from llmrl.settings.config import Config
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 
 OUTSIDE = ("llm", "track", "run_dir", "resume", "progress", "devices", "num_chunks", "seeds_per_batch")
 OUTSIDE += ("distributed", "coordinator", "num_processes", "process_id")
@@ -34,12 +34,12 @@ def points_of(config: Config, grid: Mapping[str, Iterable[float | int]]) -> list
             different numbers.
     """
     if not grid:
-        raise ValueError("a grid needs a setting to sweep, as in sweep.vmap.ppo.entropy=[0,0.01]")
+        raise BadValue("a grid needs a setting to sweep, as in sweep.vmap.ppo.entropy=[0,0.01]")
     axes: dict[str, list[float]] = {}
     for said, values in grid.items():
         key = _resolved(config, said, values)
         if key in axes:
-            raise ValueError(f"{key} is swept twice, the second time as {said}")
+            raise BadValue(f"{key} is swept twice, the second time as {said}")
         axes[key] = _checked(key, values)
     return [dict(zip(axes, choice, strict=True)) for choice in itertools.product(*axes.values())]
 
@@ -63,9 +63,9 @@ def _ends_with(key: str, last: str) -> bool:
 def _checked(key: str, values: Any) -> list[float]:
     listed = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
     if not listed or any(isinstance(value, bool) or not isinstance(value, int | float | np.number) for value in listed):
-        raise ValueError(f"{key} is swept over a list of numbers, as in [1e-3,1e-2], got {values}")
+        raise BadValue(f"{key} is swept over a list of numbers, as in [1e-3,1e-2], got {values}")
     if len(set(listed)) < len(listed):
-        raise ValueError(f"{key} is swept over different numbers, got {listed}")
+        raise BadValue(f"{key} is swept over different numbers, got {listed}")
     return [float(value) for value in listed]
 
 
@@ -81,7 +81,7 @@ def _resolved(config: Config, said: str, values: Any) -> str:
         raise _cannot_differ(said, why, values)
     meant = [key for key in numbers if _ends_with(key, said)]
     if len(meant) > 1:
-        raise ValueError(f"{said} may be {', '.join(meant[:-1])} or {meant[-1]}: write the one that you mean")
+        raise BadValue(f"{said} may be {', '.join(meant[:-1])} or {meant[-1]}: write the one that you mean")
     if meant:
         return meant[0]
     namesakes = [key for key in fixed if _ends_with(key, said)]
@@ -90,9 +90,9 @@ def _resolved(config: Config, said: str, values: Any) -> str:
     raise unknown("setting to sweep", said, _nearby(said, numbers))
 
 
-def _cannot_differ(key: str, why: str, values: Any) -> ValueError:
+def _cannot_differ(key: str, why: str, values: Any) -> BadValue:
     told = ",".join(map(str, values)) if isinstance(values, list | tuple) else values
-    return ValueError(
+    return BadValue(
         f"{key} cannot differ within one program: {why}; `llmrl train --multirun {key}={told}` trains a run for each"
     )
 

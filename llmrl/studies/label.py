@@ -19,6 +19,7 @@ from llmrl.language.table import as_dict
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.runs.metrics import replace_file
 from llmrl.settings.config import AuxConfig, Config
+from llmrl.settings.errors import BadValue
 from llmrl.training.answers import check_endpoint, recorded_as
 from llmrl.training.cores import in_float32
 from llmrl.training.progress import plural
@@ -66,7 +67,7 @@ def label(
     env = any_environment(replace(config, aux=AuxConfig()))
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods
     if captioner is None:
-        raise ValueError(f"{env.spec.name} has no words for its states: give captioner=my_module.captioner")
+        raise BadValue(f"{env.spec.name} has no words for its states: give captioner=my_module.captioner")
     name = recorded_as(config, captioner)
     check_endpoint(config.llm, captioner, name)
     keys = _states(config, env, captioner, steps, limit)
@@ -97,7 +98,7 @@ def _states(
     if listed and (limit is None or limit >= len(listed)):
         return listed
     if isinstance(env, HostEnvironment):
-        raise ValueError(
+        raise BadValue(
             f"{env.spec.name} runs in Python, where states are not collected: label a compiled environment "
             "with the same captions, such as craftax_classic for crafter"
         )

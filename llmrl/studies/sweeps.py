@@ -29,6 +29,7 @@ from llmrl.runs import checkpoint
 from llmrl.runs import directory as runs
 from llmrl.runs.metrics import replace_file
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
 from llmrl.studies.grids import names_of, points_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
@@ -91,7 +92,7 @@ def sweep(config: Config, grid: Mapping[str, Iterable[float | int]]) -> list[Poi
     use_cores(replace(config, seeds=config.seeds * len(choices)))
     trainer = make_trainer(config)
     if isinstance(trainer.env, HostEnvironment):
-        raise ValueError(f"env={config.env.name} is stepped in Python, not inside of a program: use --multirun")
+        raise BadValue(f"env={config.env.name} is stepped in Python, not inside of a program: use --multirun")
     for one in configs:
         build(one, trainer.env)  # factories refuse plain numbers that are out of range, and let traced ones pass
     if config.run_dir is not None:
@@ -117,7 +118,7 @@ def tabulate(config: Config, grid: Mapping[str, Iterable[float | int]], command:
         The table's file.
     """
     if config.run_dir is None:
-        raise ValueError("run_dir must name a directory, got None")
+        raise BadValue("run_dir must name a directory, got None")
     points = sweep(config, grid)
     header, rows = rows_of(points, MEASURES.get(config.env.name, "episode_return"))
     path = Path(config.run_dir) / TABLE
@@ -143,11 +144,11 @@ def rows_of(points: Sequence[Point], measure: str) -> tuple[tuple[str, ...], lis
 
 def _refuse_what_cannot_be_shared(config: Config) -> None:
     if config.distributed:
-        raise ValueError("a grid is trained by one process: it needs distributed=false, or use --multirun")
+        raise BadValue("a grid is trained by one process: it needs distributed=false, or use --multirun")
     if config.method.name == "frozen":
-        raise ValueError("method=frozen takes settings from another run, which a grid cannot change: use --multirun")
+        raise BadValue("method=frozen takes settings from another run, which a grid cannot change: use --multirun")
     if config.run_dir is not None and (Path(config.run_dir) / "config.yaml").exists():
-        raise ValueError(f"run_dir={config.run_dir} holds a run; a grid needs a directory of its own: choose another")
+        raise BadValue(f"run_dir={config.run_dir} holds a run; a grid needs a directory of its own: choose another")
 
 
 # --- training ---------------------------------------------------------------------------------------------------------
@@ -274,7 +275,7 @@ def _common_step(folders: Sequence[Path], first_chunk: int) -> int:
     if common:
         return max(common)
     stand = ", ".join(f"{folder.parent.name} at {max(steps, default=0)}" for folder, steps in kept.items())
-    raise ValueError(
+    raise BadValue(
         f"the points in {folders[0].parent.parent} are too far apart to go on together ({stand}): let each go on alone "
         "with its value and run_dir, or choose another run_dir"
     )

@@ -16,6 +16,7 @@ from llmrl.envs import GOALS, LANGUAGE
 from llmrl.language import Labeller, Table, empty, has_answered, make_provider, merge, open_labeller, probe, size
 from llmrl.rewards import Heard
 from llmrl.settings.config import Config, LLMConfig
+from llmrl.settings.errors import BadValue, CannotRun
 from llmrl.training import hosts
 from llmrl.types import Captioner, Environment, HostEnvironment
 
@@ -146,7 +147,7 @@ def _all_at_once(config: Config, keys: Sequence[int], labeller: Labeller, table:
     if not answers:
         why = f": {labeller.problem()}" if labeller.problem() else ""
         where = config.env.id or config.env.name
-        raise ValueError(
+        raise BadValue(
             f"llm.provider={config.llm.provider} has answered none of the {len(keys)} states of {where}{why}"
         )
     return merge(table, answers)
@@ -169,7 +170,7 @@ def check_endpoint(llm: LLMConfig, captioner: Any, name: str) -> None:
             return
     found = probe(llm)
     if not found.ok:
-        raise RuntimeError(found.message)
+        raise CannotRun(found.message)
 
 
 def misses_of(heard: Heard | None) -> dict[int, int]:

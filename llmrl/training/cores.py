@@ -14,6 +14,7 @@ from typing import ParamSpec, TypeVar
 import jax
 
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -51,7 +52,7 @@ def refuse_debugging(*switches: str) -> None:
     """
     for switch in switches or DEBUGGING:
         if jax.config.values[switch]:
-            raise ValueError(
+            raise BadValue(
                 f"{switch.upper()} must be off: {DEBUGGING[switch]}. To debug an environment, call its reset and step "
                 "by themselves"
             )

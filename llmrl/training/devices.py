@@ -21,6 +21,7 @@ from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
 from llmrl.learner.rollout_host import collect_host, restarted
 from llmrl.ops.distributions import sampling_noise
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.training import hosts
 from llmrl.training.iteration import Trainer, TrainState, learn_from
 from llmrl.types import EnvSpec, HostEnvironment, HostWorlds
@@ -44,7 +45,7 @@ def seed_mesh(config: Config) -> Mesh:
     allowed = there if config.devices == "auto" else min(config.devices, there)
     fitting = [n for n in range(1, allowed + 1) if config.seeds % (n * processes) == 0]
     if not fitting:
-        raise ValueError(f"{processes} processes share the seeds evenly, got seeds={config.seeds}")
+        raise BadValue(f"{processes} processes share the seeds evenly, got seeds={config.seeds}")
     of_each = [[device for device in devices if device.process_index == i] for i in range(processes)]
     chosen = [device for own in of_each for device in own[: max(fitting)]]
     return jax.make_mesh((len(chosen),), ("seed",), axis_types=(AxisType.Auto,), devices=chosen)

@@ -23,6 +23,7 @@ from jaxtyping import PyTree
 
 from llmrl.envs import HOST_ENVIRONMENTS
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 
 Tree = TypeVar("Tree", bound=PyTree)
 
@@ -44,7 +45,7 @@ def join(config: Config) -> None:
         try:
             jax.distributed.initialize(config.coordinator, config.num_processes, config.process_id)
         except (ValueError, RuntimeError) as error:
-            raise ValueError(
+            raise BadValue(
                 f"distributed=true cannot find the run's processes: {' '.join(str(error).split())} (give each process "
                 "coordinator=host:port num_processes=n process_id=i, or start them where jax finds these by itself: "
                 "SLURM, Open MPI, Kubernetes, TPU)"
@@ -52,9 +53,9 @@ def join(config: Config) -> None:
     counts = Counter(device.process_index for device in jax.devices())
     if len(set(counts.values())) > 1:
         found = dict(sorted(counts.items()))
-        raise ValueError(f"distributed=true needs equally many devices in every process, got {found}")
+        raise BadValue(f"distributed=true needs equally many devices in every process, got {found}")
     if len(set(_of_all(_fingerprint(config)))) > 1:
-        raise ValueError("distributed=true: the run's processes were given different settings")
+        raise BadValue("distributed=true: the run's processes were given different settings")
 
 
 def _fingerprint(config: Config) -> int:
@@ -67,9 +68,9 @@ def _fingerprint(config: Config) -> int:
 
 def _refuse_what_needs_one_host(config: Config) -> None:
     if config.env.name in HOST_ENVIRONMENTS:
-        raise ValueError(f"env={config.env.name} is stepped by Python on one host: it needs distributed=false")
+        raise BadValue(f"env={config.env.name} is stepped by Python on one host: it needs distributed=false")
     if config.reward_from is not None:
-        raise ValueError(f"reward_from={config.reward_from} is read on one host: it needs distributed=false")
+        raise BadValue(f"reward_from={config.reward_from} is read on one host: it needs distributed=false")
 
 
 def several() -> bool:
@@ -115,7 +116,7 @@ def together() -> Iterator[None]:
     if problem is not None:
         raise problem
     if failed:
-        raise ValueError(f"process {failed - 1} of this run has failed; its own message says why")
+        raise BadValue(f"process {failed - 1} of this run has failed; its own message says why")
 
 
 # --- arrays of every seed ---------------------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from llmrl.runs import directory as runs
 from llmrl.runs import metrics as metrics_file
 from llmrl.runs import trackers
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
 from llmrl.training import hosts, transfer
 from llmrl.training.answers import Listener, hearing, misses_of
@@ -97,7 +98,7 @@ def make_trainer(config: Config) -> Trainer:
     def run(state, numbers, num_iterations, first=0, table=None):
         compiled = env
         if isinstance(compiled, HostEnvironment):
-            raise ValueError(f"{compiled.spec.name} runs in Python and cannot be compiled")
+            raise BadValue(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
         parts = build(live, compiled)
         state = state._replace(heard=parts.attentive(state.heard))
@@ -177,7 +178,7 @@ def opened_store(config: Config) -> Iterator[Store]:
     """A config's store; its ``run_dir``, where it has one, is held meanwhile."""
     if config.run_dir is None:
         if config.track.tensorboard or config.track.wandb:
-            raise ValueError("track=... needs a run_dir: dashboards are fed from the metrics.csv in there")
+            raise BadValue("track=... needs a run_dir: dashboards are fed from the metrics.csv in there")
         yield _NOWHERE
         return
     with contextlib.ExitStack() as opened:

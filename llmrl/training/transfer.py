@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import EnvSpec
 
 
@@ -50,7 +50,7 @@ def resolved(config: Config, spec_of: Callable[[Config], EnvSpec]) -> Config:
         return config
     source = _source(config)
     if config.reward_seed is not None and config.reward_seed >= source.config.seeds:
-        raise ValueError(
+        raise BadValue(
             f"reward_seed must be below {source.config.seeds}, the seeds of {source.path}, got {config.reward_seed}"
         )
     _check_spec(source, spec_of(source.config), spec_of(config))
@@ -94,7 +94,7 @@ def _source(config: Config) -> runs.Run:
         raise unknown("run in reward_from", str(path), get_close_matches(str(path), siblings, n=5, cutoff=0.0))
     source = runs.load_run(path)
     if not source.finished:
-        raise ValueError(f"reward_from={path} is not finished: let it end before its reward is used")
+        raise BadValue(f"reward_from={path} is not finished: let it end before its reward is used")
     return source
 
 
@@ -105,7 +105,7 @@ def _check_spec(source: runs.Run, theirs: EnvSpec, ours: EnvSpec) -> None:
         ("auxiliary sources", theirs.aux_names, ours.aux_names),
     ):
         if learned != given:
-            raise ValueError(
+            raise BadValue(
                 f"the reward of {source.path} was learned with {what} {learned}, but {ours.name} is to have {given}: "
                 "choose an environment and sources that share them"
             )

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from llmrl.ops.codes import as_floats, decode, num_features
+from llmrl.settings.errors import BadValue
 from llmrl.trust.blend import Weights
 from llmrl.types import EnvSpec, View
 
@@ -33,7 +34,7 @@ def beside_weights(spec: EnvSpec, weights: Weights, stream: int) -> View:
     """
     of_state = weights.of_state
     if of_state is None:
-        raise ValueError(
+        raise BadValue(
             "a policy can see the weights of a state alone: set method.weight.sees_action=false and "
             "method.weight.sees_aux=false"
         )

@@ -12,7 +12,7 @@ from llmrl.language.providers.oracle import oracle
 from llmrl.language.providers.recorded import recorded
 from llmrl.language.question import Captioner, Provider
 from llmrl.settings.config import PROVIDERS, LLMConfig
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.validation import validate_llm
 
 __all__ = ["make_provider", "noisy", "oracle", "recorded"]
@@ -51,15 +51,13 @@ def _oracle(config: LLMConfig, captioner: Captioner) -> Provider:
     if score is not None:
         return oracle(score)
     if "oracle" not in _rules(captioner):
-        raise ValueError(
-            "this environment has no oracle of its own: give one with llm.function=my_package.hints.is_good"
-        )
+        raise BadValue("this environment has no oracle of its own: give one with llm.function=my_package.hints.is_good")
     return _by_rule(captioner, "oracle")
 
 
 def _by_rule(captioner: Captioner, name: str) -> Provider:
     if name not in _rules(captioner):
-        raise ValueError(f"llm.provider={name} is a table written by hand for both Crafters; there is none for others")
+        raise BadValue(f"llm.provider={name} is a table written by hand for both Crafters; there is none for others")
     rules = _rules(captioner)[name]
 
     def score(key: int, event: int) -> float:
@@ -83,11 +81,11 @@ def _dotted(path: str) -> Callable[..., Any]:
     """A function by its dotted path, ``package.module.function`` or ``package.module:function``."""
     module, _, name = path.replace(":", ".").rpartition(".")
     if not re.fullmatch(r"\w+(\.\w+)*", module):
-        raise ValueError(f"llm.function must be a dotted path, as in my_package.hints.is_good, got {path!r}")
+        raise BadValue(f"llm.function must be a dotted path, as in my_package.hints.is_good, got {path!r}")
     try:
         function = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"llm.function={path}: {error}") from error
+        raise BadValue(f"llm.function={path}: {error}") from error
     if not callable(function):
-        raise ValueError(f"llm.function={path} is no function")
+        raise BadValue(f"llm.function={path} is no function")
     return function

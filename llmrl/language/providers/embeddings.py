@@ -13,7 +13,7 @@ from jaxtyping import Float
 from llmrl.language.providers.endpoint import Endpoint
 from llmrl.language.question import Unanswered
 from llmrl.language.scoring import Similarity, cosine
-from llmrl.settings.errors import install
+from llmrl.settings.errors import BadValue, install
 
 _REMEMBERED = 10_000
 """Texts whose vectors are kept; events and goals come again and again."""
@@ -38,7 +38,7 @@ def local_similarity(model: str) -> Similarity:
     try:
         from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]
     except ImportError as error:
-        raise ValueError(f"llm.embedding_local needs sentence-transformers: {install('local-llm')}") from error
+        raise BadValue(f"llm.embedding_local needs sentence-transformers: {install('local-llm')}") from error
     encoder = SentenceTransformer(model)
 
     async def embed(texts: Sequence[str]) -> Float[np.ndarray, "n d"]:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from llmrl.language.providers.network import Proxy, find_proxy, read_certificates
 from llmrl.language.question import Unanswered
 from llmrl.language.secrets import make_redactors, scrub
-from llmrl.settings.errors import install
+from llmrl.settings.errors import BadValue, install
 
 MAX_BODY = 4_000_000
 """Bytes of an answer's body; a longer one is not read to its end."""
@@ -76,7 +76,7 @@ def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
     try:
         import openai as sdk
     except ImportError as error:
-        raise ValueError(f"llm.provider=openai needs the package openai: {install('llm')}") from error
+        raise BadValue(f"llm.provider=openai needs the package openai: {install('llm')}") from error
 
     hide, redact = make_redactors(key)
 
@@ -132,7 +132,7 @@ def _make_http_client(sdk: Any, proxy: Proxy | None, certificates: SSLContext | 
         why = type(error).__name__
     # Not raised inside: the exception may hold the proxy's password.
     kind = proxy.url.partition("://")[0]
-    raise ValueError(
+    raise BadValue(
         f"cannot use the {kind} proxy that the environment variable {proxy.variable} names: {why}, or put the "
         "endpoint's host into NO_PROXY"
     )

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
 from llmrl.language.secrets import is_local
+from llmrl.settings.errors import BadValue
 
 
 class Proxy(NamedTuple):
@@ -50,11 +51,9 @@ def read_certificates(base_url: str) -> ssl.SSLContext | None:
             return ssl.create_default_context(cafile=file)
         except OSError as error:
             why = error.strerror if isinstance(error, FileNotFoundError | PermissionError) else "no certificate in it"
-        raise ValueError(
-            f"the environment variable SSL_CERT_FILE must name a file of certificates, got {file!r}: {why}"
-        )
+        raise BadValue(f"the environment variable SSL_CERT_FILE must name a file of certificates, got {file!r}: {why}")
     if folders := os.environ.get("SSL_CERT_DIR"):
         if any(Path(folder).is_dir() for folder in folders.split(os.pathsep)):
             return ssl.create_default_context(capath=folders)
-        raise ValueError(f"the environment variable SSL_CERT_DIR must name a folder of certificates, got {folders!r}")
+        raise BadValue(f"the environment variable SSL_CERT_DIR must name a folder of certificates, got {folders!r}")
     return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 
 from llmrl.language.question import Provider, Question
+from llmrl.settings.errors import BadValue
 
 
 def noisy(
@@ -23,9 +24,9 @@ def noisy(
         adversarial: make all of them wrong.
     """
     if not 0.0 <= share <= 1.0:
-        raise ValueError(f"share must lie in [0, 1], got {share}")
+        raise BadValue(f"share must lie in [0, 1], got {share}")
     if unit not in ("state", "answer"):
-        raise ValueError(f"unit must be 'state' or 'answer', got {unit!r}")
+        raise BadValue(f"unit must be 'state' or 'answer', got {unit!r}")
 
     def is_wrong(key: int, event: int) -> bool:
         return adversarial or _uniform(seed, key, event if unit == "answer" else -1) < share

@@ -10,7 +10,7 @@ from typing import Any
 from llmrl.language.lines import is_score, read_lines
 from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, clean
 from llmrl.language.question import Answer, Provider, Question, Unanswered
-from llmrl.settings.errors import unknown
+from llmrl.settings.errors import BadValue, unknown
 
 SHIPPED = Path(__file__).resolve().parent.parent / "answers"
 """Files of answers that come with the library."""
@@ -62,11 +62,11 @@ def _read(row: dict[str, Any], where: str) -> tuple[str | None, str, list[tuple[
     phrases = row.get("events", [row.get("event")])
     scores = row.get("scores", [row.get("score")])
     if not isinstance(state, str) or not (context is None or isinstance(context, str)):
-        raise ValueError(f"{where}: state must be text, and context too where there is one")
+        raise BadValue(f"{where}: state must be text, and context too where there is one")
     if not isinstance(phrases, list) or not phrases or not all(isinstance(phrase, str) for phrase in phrases):
-        raise ValueError(f"{where}: event must be text, or events a list of texts")
+        raise BadValue(f"{where}: event must be text, or events a list of texts")
     if not isinstance(scores, list) or len(scores) != len(phrases) or not all(map(is_score, scores)):
-        raise ValueError(f"{where}: needs a score in [0, 1] per event")
+        raise BadValue(f"{where}: needs a score in [0, 1] per event")
     words = [clean(phrase, PHRASE_LIMIT) for phrase in phrases]
     told = None if context is None else clean(context, CONTEXT_LIMIT, keep_lines=True)
     return told, clean(state, STATE_LIMIT), list(zip(words, map(float, scores), strict=True))

@@ -22,6 +22,7 @@ from llmrl.results.report.entries import Broken, Entry, Task, counted_once, find
 from llmrl.results.report.tables import Table
 from llmrl.results.trust_map import trust_map
 from llmrl.runs.metrics import replace_file
+from llmrl.settings.errors import BadValue
 from llmrl.training.progress import note, plural
 from llmrl.trust.blend import TRUSTED_FROM
 
@@ -103,9 +104,9 @@ def report(
         entry = read(path)
         entries.append(entry) if isinstance(entry, Entry) else broken.append(entry)
     if not found:
-        raise ValueError(f"no run found: {'; '.join(f'{path}: {reason}' for path, reason in broken) or 'name some'}")
+        raise BadValue(f"no run found: {'; '.join(f'{path}: {reason}' for path, reason in broken) or 'name some'}")
     if measure is not None and entries and not any(measure in entry.curves for entry in entries):
-        raise ValueError(f"measure={measure} is in no run's metrics.csv")
+        raise BadValue(f"measure={measure} is in no run's metrics.csv")
     out.mkdir(parents=True, exist_ok=True)
     draw = _drawer(out)
     counted, repeats = counted_once(entries)
