@@ -21,10 +21,11 @@ SOURCE = "helpful_hackable"
 def followed(tmp_path_factory):
     """A run whose goal is too far away to be met, and whose hint is followed after two rollouts of exploring alone."""
     settings = ("env=gridworld", "env.size=30", "env.horizon=12", "env.observation=coordinates", f"aux={SOURCE}")
-    tiny = ("ppo=tiny", "ppo.hidden=[4]", "method.weight.hidden=[4]", "solver=identity", "method.trust.patience=128")
+    tiny = ("ppo=tiny", "ppo.hidden=[4]", "method.weight.hidden=[4]", "solver=identity")
     path = tmp_path_factory.mktemp("followed") / "run"
-    run = (f"run_dir={path}", "seeds=1", "total_steps=640", "num_chunks=1", "devices=1", "progress=false")
-    return path, llmrl.train(llmrl.compose(*settings, *tiny, *run))
+    advised = ("method.trust.advice_patience=128", f"run_dir={path}")
+    run = ("seeds=1", "total_steps=640", "num_chunks=1", "devices=1", "progress=false")
+    return path, llmrl.train(llmrl.compose(*settings, *tiny, *advised, *run))
 
 
 def test_a_followed_hint_has_moved_the_policy_wherever_it_is_shown(followed):
@@ -33,7 +34,7 @@ def test_a_followed_hint_has_moved_the_policy_wherever_it_is_shown(followed):
     moved, weight = curves[f"influence/{SOURCE}"], curves[f"weight_mean_active/{SOURCE}"]
     np.testing.assert_array_equal(moved[:, :2], 0.0)
     # All of the policy's step but what the task's own noise is left: f, with no weight at all.
-    np.testing.assert_allclose(moved, curves[f"trust_prior/{SOURCE}"], rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(moved, curves[f"advice_share/{SOURCE}"], rtol=1e-4, atol=1e-6)
     np.testing.assert_array_equal(weight, 0.0)
     assert np.all(moved[:, 3:] > 0.8) and np.all(curves[f"trust_used/{SOURCE}"][:, 3:] == 1.0)
 
@@ -47,7 +48,7 @@ def test_a_followed_hint_has_moved_the_policy_wherever_it_is_shown(followed):
 
     found = llmrl.trust_map(path, num_steps=16, num_envs=4)  # as many steps as a rollout has
     speaks = found.aux[..., 0] != 0
-    followed_on = moved[0, -1] * (1.0 - result.config.method.trust.prior_decay)  # a silent rollout later
+    followed_on = moved[0, -1] * (1.0 - result.config.method.trust.advice_decay)  # a silent rollout later
     np.testing.assert_allclose(found.influence[..., 0][speaks], followed_on, rtol=1e-4)
     assert np.all(shares(found, SOURCE).used == 1.0)
     np.testing.assert_array_equal(found.weight, 0.0)

@@ -200,15 +200,15 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
         gae_lambda=config.ppo.gae_lambda,
     )
     followed = None
-    if trust.prior:
+    if trust.advice:
         followed = following(
             len(spec.aux_names),
-            prior=trust.prior,
-            patience=trust.patience,
-            decay=trust.prior_decay,
-            rarity=trust.prior_rarity,
-            enough=trust.prior_words,
-            fade=trust.prior_fade,
+            prior=trust.advice,
+            patience=trust.advice_patience,
+            decay=trust.advice_decay,
+            rarity=trust.advice_rarity,
+            enough=trust.advice_events,
+            fade=trust.advice_fade,
             judged=trust.evidence,
         )
     blend = mixture(spec, _weights(config, spec), limits, followed)

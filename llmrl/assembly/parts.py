@@ -28,7 +28,7 @@ from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, 
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
-_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial", "method.trust.prior"}
+_STATIC = {"solver.curvature_fraction", "solver.tolerance", "aux.scale", "method.weight.initial", "method.trust.advice"}
 """Floats that decide shapes or streams, or that are used before anything is traced."""
 
 _HOST = ("llm",)

@@ -169,7 +169,7 @@ def _followed_share(parts: Parts, state: TrainState, rollout: Rollout, names: Se
     streams = zip(parts.inner.streams, state.phis, state.transform_states, strict=True)
     reports = [stream.transform.report(phi, noted, rollout) for stream, phi, noted in streams]
     of = {name: value for report in reports for name, value in report.items()}
-    return np.array([float(of.get(f"trust_prior/{name}", 0.0)) for name in names])
+    return np.array([float(of.get(f"advice_share/{name}", 0.0)) for name in names])
 
 
 def _goals(

@@ -226,16 +226,16 @@ class TrustConfig:
         gate: multiply each group's step by the agreement of its two estimates.
         evidence: shrink each learned weight as far as later rollouts have not confirmed that it helps.
         evidence_memory: what the record of that keeps per outer step.
-        units: scale a source so that its discounted sum does not outgrow the task's.
-        prior: weight of the sources' advice while the task stays silent; 0 never follows it.
-        patience: silent steps of the environments before it is followed: how long exploring alone takes is a matter of
-            experience, not of how it is cut into rollouts.
-        prior_decay: share of it lost per iteration from then on.
-        prior_rarity: a task that speaks on fewer than this share of the steps, over the first ``patience``
-            steps or up to ``prior_words``, is sparse: once it speaks, advice is followed as far as its words
-            bear it out (``llmrl.trust.advice``).
-        prior_words: words of a sparse task from which on they alone decide that; up to then silence fades.
-        prior_fade: how fast advice is outgrown as the task speaks in more of the episodes; 0 never.
+        units: scale a source so that its discounted sums do not spread wider than the task's.
+        advice: largest share of advice, that is of following a source directly in a sparse task; 0 never does
+            (``llmrl.trust.advice``).
+        advice_patience: number of environment steps before advice starts. Counted in steps, so it does not depend on
+            the rollout length.
+        advice_decay: share of advice lost per iteration from then on, until the task has ``advice_events``.
+        advice_rarity: a task is sparse if it has reward events on a smaller share of the steps, counted over the first
+            ``advice_patience`` steps or up to ``advice_events``. Only a sparse task has advice.
+        advice_events: number of the task's reward events from which on the evidence alone sets the share of advice.
+        advice_fade: exponent with which advice fades as the task has reward events in more of the episodes; 0 never.
         ceiling: lower the largest allowed weight while the task's return is below its best.
         ceiling_fall: share lost per iteration of a setback.
         ceiling_rise: share regained per iteration otherwise.
@@ -247,12 +247,12 @@ class TrustConfig:
     evidence: bool = True
     evidence_memory: float = 0.99
     units: bool = True
-    prior: float = 1.0
-    patience: float = 40960.0
-    prior_decay: float = 0.02
-    prior_rarity: float = 0.005
-    prior_words: float = 8.0
-    prior_fade: float = 4.0
+    advice: float = 1.0
+    advice_patience: float = 40960.0
+    advice_decay: float = 0.02
+    advice_rarity: float = 0.005
+    advice_events: float = 8.0
+    advice_fade: float = 4.0
     ceiling: bool = True
     ceiling_fall: float = 0.3
     ceiling_rise: float = 0.002

@@ -18,7 +18,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "method.weight.spread": (0.0, inf),
     "method.weight.residual": (0.0, 1.0),
     "method.trust.evidence_memory": (0.0, 1.0),
-    "method.trust.patience": (0.0, inf),
+    "method.trust.advice_patience": (0.0, inf),
     "method.outer.unroll_learning_rate": (0.0, inf),
     "method.outer.learning_rate": (0.0, inf),
     "method.outer.scalar_learning_rate": (0.0, inf),

@@ -29,7 +29,7 @@ from omegaconf.errors import (
 from llmrl.settings.config import Config, EnvConfig
 from llmrl.settings.errors import BadValue, install, unknown
 from llmrl.settings.requests import BENCH_RIVALS, BENCH_SUITES, SCHEMAS, Bench, Evaluation, Report, Reproduction, Status
-from llmrl.settings.validation import from_dict, refuse_secret
+from llmrl.settings.validation import from_dict, refuse_secret, renamed
 from llmrl.settings.words import as_hydra_reads
 
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracker"}
@@ -293,8 +293,8 @@ def _first_line(error: BaseException) -> str:
 
 
 def _unknown_key(key: str, settings: Any) -> str:
-    if secret := refuse_secret(key):
-        return str(secret)
+    if error := refuse_secret(key) or renamed(key):
+        return str(error)
     if key == "sweep":
         return (
             f"{GRID}... is for `llmrl train` alone; in Python it is llmrl.sweep(config, {{'ppo.entropy': [0, 0.01]}})"

@@ -39,6 +39,16 @@ from llmrl.settings.config import (
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.limits import check_numbers
 
+RENAMED = {
+    "method.trust.prior": "method.trust.advice",
+    "method.trust.patience": "method.trust.advice_patience",
+    "method.trust.prior_decay": "method.trust.advice_decay",
+    "method.trust.prior_rarity": "method.trust.advice_rarity",
+    "method.trust.prior_words": "method.trust.advice_events",
+    "method.trust.prior_fade": "method.trust.advice_fade",
+}
+"""Keys of earlier versions, and what they are called now."""
+
 
 def _positive(**values: float) -> None:
     for name, value in values.items():
@@ -135,7 +145,7 @@ def _validate_method(method: MethodConfig) -> None:
             "method.outer.every": outer.every,
             "method.outer.max_gradient_norm": outer.max_gradient_norm,
             "method.outer.max_importance_ratio": outer.max_importance_ratio,
-            "method.trust.prior_words": trust.prior_words,
+            "method.trust.advice_events": trust.advice_events,
         }
     )
     _between(
@@ -144,14 +154,14 @@ def _validate_method(method: MethodConfig) -> None:
         **{
             "method.outer.gae_lambda": outer.gae_lambda,
             "method.outer.scale_decay": outer.scale_decay,
-            "method.trust.prior_decay": trust.prior_decay,
-            "method.trust.prior_rarity": trust.prior_rarity,
+            "method.trust.advice_decay": trust.advice_decay,
+            "method.trust.advice_rarity": trust.advice_rarity,
             "method.trust.ceiling_fall": trust.ceiling_fall,
             "method.trust.ceiling_rise": trust.ceiling_rise,
             "method.trust.setback": trust.setback,
         },
     )
-    _between(0, float("inf"), **{"method.outer.warmup": outer.warmup, "method.trust.prior_fade": trust.prior_fade})
+    _between(0, float("inf"), **{"method.outer.warmup": outer.warmup, "method.trust.advice_fade": trust.advice_fade})
     if outer.gradient == "incremental" and (outer.data not in ("previous", "past") or trust.cross_fitting):
         raise BadValue(
             "method.outer.gradient=incremental follows past inner updates: it needs method.outer.data=previous or past "
@@ -246,6 +256,11 @@ def refuse_secret(name: str) -> BadValue | None:
         f"{name} is refused: settings are written to disk, and a key must not be; put it into an environment variable "
         "and name that one with llm.key_variable=MY_VARIABLE"
     )
+
+
+def renamed(key: str) -> BadValue | None:
+    """The error for a key of an earlier version, which names the new key; else None."""
+    return BadValue(f"{key} is called {RENAMED[key]} now") if key in RENAMED else None
 
 
 def validate_llm(llm: LLMConfig) -> LLMConfig:
@@ -346,9 +361,8 @@ def _build(cls: type, values: Any, path: str) -> Any:
     built = {}
     for name, value in values.items():
         if name not in known:
-            raise refuse_secret(f"{path}{name}") or unknown(
-                "key", f"{path}{name}", [f"{path}{other}" for other in known]
-            )
+            key, siblings = f"{path}{name}", [f"{path}{other}" for other in known]
+            raise refuse_secret(key) or renamed(key) or unknown("key", key, siblings)
         built[name] = _build(_SECTIONS.get((cls, name), object), value, f"{path}{name}.")
         if isinstance(built[name], list):
             built[name] = tuple(built[name])

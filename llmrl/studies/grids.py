@@ -13,6 +13,7 @@ import numpy as np
 from llmrl.assembly.parts import numbers_of
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue, unknown
+from llmrl.settings.validation import renamed
 
 OUTSIDE = ("llm", "track", "run_dir", "resume", "progress", "devices", "num_chunks", "seeds_per_batch")
 OUTSIDE += ("distributed", "coordinator", "num_processes", "process_id")
@@ -87,7 +88,7 @@ def _resolved(config: Config, said: str, values: Any) -> str:
     namesakes = [key for key in fixed if _ends_with(key, said)]
     if len(namesakes) == 1:
         raise _cannot_differ(namesakes[0], fixed[namesakes[0]], values)
-    raise unknown("setting to sweep", said, _nearby(said, numbers))
+    raise renamed(said) or unknown("setting to sweep", said, _nearby(said, numbers))
 
 
 def _cannot_differ(key: str, why: str, values: Any) -> BadValue:

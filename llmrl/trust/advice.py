@@ -199,7 +199,7 @@ def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
         init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),
         apply=apply,
         observe=lambda state, phi, signal, rollout: followed.observe(state, rollout),
-        report=lambda phi, state, rollout: {f"trust_prior/{name}": share(phi, state)},
+        report=lambda phi, state, rollout: {f"advice_share/{name}": share(phi, state)},
         weights=weights,
     )
 

@@ -252,7 +252,7 @@ def mixture(
             **limits.report(state.trust),
         }
         for group, share in phi.get("evidence", {}).items():
-            metrics[f"evidence_{group}"] = jnp.mean(share)
+            metrics["advice_balance" if group == "balance" else f"evidence_{group}"] = jnp.mean(share)
         if "discount" in phi:
             metrics["discount"] = jax.nn.sigmoid(phi["discount"])
         return metrics

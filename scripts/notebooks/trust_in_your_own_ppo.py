@@ -188,7 +188,7 @@ learner = trust.learner(
     discount=GAMMA,
     gae_lambda=LAMBDA,
     entropy=ENTROPY,
-    method=MethodConfig(trust=TrustConfig(patience=patience, prior_decay=0.1)),
+    method=MethodConfig(trust=TrustConfig(advice_patience=patience, advice_decay=0.1)),
 )
 print("the critic's outputs:", learner.streams)
 
@@ -238,7 +238,7 @@ for way, run in ways.items():
 # Believing fails even with the good hint: to walk to and fro pays more than to arrive. Learned trust collects nothing that way. The bad hint
 # costs it some of the training, since a task that says nothing cannot tell a bad hint from a good one.
 #
-# How much it costs depends on `patience` and `prior_decay`, which we set here for a short training: the defaults, 40,960 steps and 0.02 per
+# How much it costs depends on `advice_patience` and `advice_decay`, which we set here for a short training: the defaults, 40,960 steps and 0.02 per
 # rollout, are made for trainings of hundreds of rollouts. We tried three corridors. In one of 11 cells the task speaks early, and learned trust
-# did as well as ignoring, with either hint (eight seeds). In one of 21 cells, with the default `prior_decay`, the agent followed the bad hint
+# did as well as ignoring, with either hint (eight seeds). In one of 21 cells, with the default `advice_decay`, the agent followed the bad hint
 # for the whole training and ended at 0.00, where ignoring ended at 0.25; with the good one it ended at 1.00 (four seeds).

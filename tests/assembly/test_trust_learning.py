@@ -22,9 +22,9 @@ ITERATIONS = 6
 CONFIG = llmrl.compose(
     *RUN,
     "method=implicit",
-    "method.trust.patience=64",  # so that hints are followed at once
-    "method.trust.prior_rarity=1.0",
-    "method.trust.prior_words=1000.0",
+    "method.trust.advice_patience=64",  # so that hints are followed at once
+    "method.trust.advice_rarity=1.0",
+    "method.trust.advice_events=1000.0",
     "solver.step_size=0.3",  # not estimated, as that would magnify the last digits of a float
     "solver.num_terms=4",
 )
@@ -124,7 +124,7 @@ KEY = jax.random.key(1)
 def test_streams_are_named_in_the_order_of_the_critics_outputs():
     assert learner().streams == ("task", "blend", *SPEC.aux_names)
     assert learner(TWO).streams == ("task", "blend", "a", "b")
-    never = MethodConfig(trust=TrustConfig(prior=0.0))
+    never = MethodConfig(trust=TrustConfig(advice=0.0))
     assert learner(TWO, method=never).streams == ("task", "blend")
 
 

@@ -92,7 +92,7 @@ def test_values_get_the_types_of_the_dataclasses():
 
 def test_the_plain_method_has_no_evidence():
     trust = llmrl.compose("method=implicit_paper").method.trust
-    assert not any((trust.cross_fitting, trust.gate, trust.units, trust.ceiling, trust.prior))
+    assert not any((trust.cross_fitting, trust.gate, trust.units, trust.ceiling, trust.advice))
 
 
 ERRORS = [
@@ -107,6 +107,7 @@ ERRORS = [
     (("lancher=joblib",), "unknown key 'lancher'; nearest: 'launcher'"),
     (("experimant=no_regret",), "unknown key 'experimant'; nearest: 'experiment'"),
     (("ppo.learning_rat=3",), "unknown key 'ppo.learning_rat'; nearest: 'ppo.learning_rate'"),
+    (("method.trust.patience=0",), "method.trust.patience is called method.trust.advice_patience now"),
     (("entropy=3",), "unknown key 'entropy'; nearest: 'ppo.entropy'"),
     (("pppo.clip=3",), "unknown key 'pppo'; nearest: 'ppo'"),
     (("method.wieght.bound=3",), "unknown key 'method.wieght'; nearest: 'method.weight'"),

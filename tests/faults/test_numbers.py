@@ -18,7 +18,7 @@ LEARNED = (
     "method=scalar",
     "method.trust.cross_fitting=false",
     "method.trust.gate=false",
-    "method.trust.prior=0",
+    "method.trust.advice=0",
     "solver=identity",
     "seeds=3",
 )

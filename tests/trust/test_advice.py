@@ -48,7 +48,7 @@ def followed(rollouts, evidence=None, balance=0.0, **settings):
         bare = task_signal(rollout, 0.9)
         state = transform.observe(state, phi, bare, rollout)
         signal = transform.apply(bare, phi, state, rollout)
-        shares.append(float(transform.report(phi, state, rollout)["trust_prior/first"]))
+        shares.append(float(transform.report(phi, state, rollout)["advice_share/first"]))
         np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux[..., 0], rtol=1e-5, atol=1e-6)
         length, taken = stream.beside(phi, state)
         np.testing.assert_allclose(length, shares[-1], rtol=1e-6)
