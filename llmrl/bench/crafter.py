@@ -29,7 +29,7 @@ from llmrl.settings.config import AuxConfig, Config, EnvConfig, MethodConfig, PP
 from llmrl.settings.requests import Bench
 from llmrl.training.cores import use_compilation_cache
 from llmrl.training.devices import initial_states, seed_mesh
-from llmrl.training.iteration import iterate, learn_from
+from llmrl.training.iteration import iterate, iteration_keys, learn_from
 from llmrl.training.loop import make_trainer
 from llmrl.training.progress import note
 from llmrl.types import Environment, HostEnvironment
@@ -193,7 +193,7 @@ def training(
     def run(state):
         if resets is None:
             return iterate(config, env, parts, state, state.iteration, None)[0]
-        key, policy = jax.random.split(state.key, 4)[1], parts.policy(state.phis)
+        key, policy = iteration_keys(state.key).rollout, parts.policy(state.phis)
         actor, steps = state.params.actor, config.ppo.num_steps
         acting, rollout = collect(env, policy, actor, state.acting, key, steps, resets)
         return learn_from(config, parts, state, acting, rollout, state.iteration, None)[0]

@@ -26,7 +26,7 @@ from llmrl.bilevel import trees
 from llmrl.bilevel.hypergradients import implicit, unrolled
 from llmrl.bilevel.solvers import conjugate_gradient, fisher, hessian, neumann
 from llmrl.bilevel.types import HypergradientInfo, MetaGradient, Solver
-from llmrl.learner.problem import Evidence, InnerProblem, inner_advantage, make_problem, policy_objective
+from llmrl.learner.problem import InnerProblem, RolloutData, inner_advantage, make_problem, policy_objective
 from llmrl.learner.rollout import collect
 from llmrl.learner.streams import value_rollout
 from llmrl.nets import make_critic, make_policy
@@ -65,7 +65,7 @@ class Sample(NamedTuple):
     theta: PyTree
     phis: tuple[PyTree, ...]
     states: tuple[PyTree, ...]
-    data: Evidence
+    data: RolloutData
     arrays: tuple[Array, ...]
     outer_scale: Scalar
     direction: PyTree
@@ -231,7 +231,7 @@ def problems(config: Config, rollouts: int, iterations: int) -> tuple[InnerProbl
         rollout_key, direction_key, key = jax.random.split(state.key, 3)
         actor = state.params.actor
         _, rollout = collect(env, inner.policy, actor, state.acting, rollout_key, ppo.num_steps)
-        data = Evidence(rollout, value_rollout(inner.critic, state.params.critic, rollout))
+        data = RolloutData(rollout, value_rollout(inner.critic, state.params.critic, rollout))
         steps = rollout.steps
         advantage = inner_advantage(inner, state.phis, state.transform_states, data)
         arrays = (steps.obs, steps.action, steps.log_prob, advantage, steps.terminated | steps.truncated)

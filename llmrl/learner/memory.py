@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import PyTree
 
-from llmrl.learner.problem import Evidence
+from llmrl.learner.problem import RolloutData
 from llmrl.types import Rollout
 
 
@@ -50,10 +50,10 @@ def remember(memory: PyTree, entry: PyTree) -> PyTree:
     return jax.tree.map(lambda kept, new: jnp.concatenate([kept[1:], new[None]]), memory, entry)
 
 
-def split_evidence(data: Evidence) -> Evidence:
-    """What is known of each half of the environments, stacked on a new leading axis."""
+def split_data(data: RolloutData) -> RolloutData:
+    """The data of each half of the environments, stacked on a new leading axis."""
     values, advantage, scores = halves((data.values, data.advantage, data.scores), 1)
-    return Evidence(
+    return RolloutData(
         split_rollout(data.rollout), values, advantage, scores, jnp.broadcast_to(data.least_deviation, (2,))
     )
 

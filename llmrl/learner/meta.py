@@ -11,11 +11,11 @@ import optax
 from jaxtyping import PyTree
 
 from llmrl.bilevel.types import HypergradientInfo, MetaGradient
-from llmrl.learner.memory import exchanged, filled, merge, remember, split_evidence
+from llmrl.learner.memory import exchanged, filled, merge, remember, split_data
 from llmrl.learner.problem import (
-    Evidence,
     InnerProblem,
     InnerUpdate,
+    RolloutData,
     as_one,
     deviation,
     make_problem,
@@ -71,7 +71,7 @@ class Meta(NamedTuple):
     Attributes:
         init: ``(phis, states, params, rollout) -> MetaState``.
         update: ``(state, phis, transform_states, params, rollout, key, iteration, last_kl, least_deviation=0) -> (phis,
-            state, metrics)``; for the last see ``Evidence``.
+            state, metrics)``; for the last see ``RolloutData``.
         needs_rollout: whether ``init`` looks at its rollout; without memory it does not.
     """
 
@@ -101,9 +101,10 @@ def outer_optimizer(
     )
 
 
-def evidence_of(inner: InnerProblem, params, rollout: Rollout, least_deviation: float | Scalar) -> Evidence:
+def rollout_data(inner: InnerProblem, params, rollout: Rollout, least_deviation: float | Scalar) -> RolloutData:
+    """A rollout with the critic's values."""
     values = value_rollout(inner.critic, params.critic, rollout)
-    return Evidence(rollout, values, least_deviation=jnp.asarray(least_deviation, jnp.float32))
+    return RolloutData(rollout, values, least_deviation=jnp.asarray(least_deviation, jnp.float32))
 
 
 def make_estimates(
@@ -143,14 +144,14 @@ def make_estimates(
         past = state.memory if follows_updates else None
         inner_data = fresh
         if from_memory:
-            inner_data = evidence_of(inner, params, merge(state.memory), fresh.least_deviation)
+            inner_data = rollout_data(inner, params, merge(state.memory), fresh.least_deviation)
         if not cross_fitting:
             fresh = with_scores(fresh)
             inner_data = inner_data if from_memory else fresh
             return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
         whole = as_one(inner, phis, states, fresh)
-        mine, keys = jax.vmap(with_scores)(split_evidence(whole)), jax.random.split(key)
-        learned_from = split_evidence(as_one(inner, phis, states, inner_data)) if from_memory else mine
+        mine, keys = jax.vmap(with_scores)(split_data(whole)), jax.random.split(key)
+        learned_from = split_data(as_one(inner, phis, states, inner_data)) if from_memory else mine
         # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
         # is compiled once.
         known = exchanged(jax.vmap(own_gradient)(mine, keys))
@@ -212,7 +213,7 @@ def make_meta(
         """What is remembered of an iteration."""
         if not follows_updates:
             return rollout
-        known = evidence_of(inner, params, rollout, least_deviation)
+        known = rollout_data(inner, params, rollout, least_deviation)
         return InnerUpdate(params.actor, phis, states, known, jnp.asarray(taken, jnp.float32))
 
     def init(phis, states, params, rollout):
@@ -267,7 +268,7 @@ def make_meta(
         if data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
             state = state._replace(memory=remember(state.memory, rollout))
         # The critic is asked once, about the whole rollout; halves are taken of its answers.
-        fresh = evidence_of(inner, params, rollout, least_deviation)
+        fresh = rollout_data(inner, params, rollout, least_deviation)
         advantage = task_advantage(inner, fresh, gae_lambda)
         fresh, now = fresh._replace(advantage=advantage), deviation(advantage)
         state = state._replace(

@@ -56,14 +56,15 @@ def viewing(policy: Policy, view: View | None, phis: Sequence[PyTree]) -> Policy
     )
 
 
-class Evidence(NamedTuple):
-    """A rollout and what the critics say of it.
+class RolloutData(NamedTuple):
+    """A rollout with its values and advantages.
 
     Attributes:
         rollout: the rollout.
-        values: the critics' answers.
-        advantage: of the bare task, [t, n]; None leaves it to whoever asks.
-        scores: of the actions, by the policy whose hypergradient will be asked for, [t, n]; None as above.
+        values: the critic's values.
+        advantage: of the bare task, [t, n]; None where ``task_advantage`` has to compute it.
+        scores: of the actions under the policy whose hypergradient is computed, [t, n]; None where ``scores_of`` has to
+            compute them.
         least_deviation: PPO divides the blended advantage by its deviation, or by this where it is larger.
     """
 
@@ -81,14 +82,14 @@ class InnerUpdate(NamedTuple):
         theta: the actor's parameters before it.
         phis: the streams' parameters that it followed.
         states: the transforms' states that it followed.
-        evidence: its rollout, and what the critics said of it then.
+        data: its rollout, with the critic's values at that time.
         taken: 1, or 0 where nothing has been remembered yet.
     """
 
     theta: PyTree
     phis: PyTree
     states: PyTree
-    evidence: Evidence
+    data: RolloutData
     taken: Float[Array, "*b"]
 
 
@@ -96,19 +97,19 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
     return held_constant(jnp.std(x) + eps)
 
 
-def _blended_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
+def _blended_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
     advantages = stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda)
     return blended(advantages, inner.streams)
 
 
-def inner_advantage(inner: InnerProblem, phis, states, data: Evidence) -> Float[Array, "t n"]:
+def inner_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:
     """The blended advantage as a function of phi, in PPO's units, held constant."""
     advantage = _blended_advantage(inner, phis, states, data)
     return advantage / jnp.maximum(deviation(advantage), data.least_deviation)
 
 
-def as_one(inner: InnerProblem, phis, states, data: Evidence) -> Evidence:
+def as_one(inner: InnerProblem, phis, states, data: RolloutData) -> RolloutData:
     """Data of which each part is to count in the units of the whole: in a sparse task a half without a success has
     next to no deviation of its own."""
     whole = deviation(_blended_advantage(inner, phis, states, data))
@@ -116,7 +117,7 @@ def as_one(inner: InnerProblem, phis, states, data: Evidence) -> Evidence:
 
 
 def task_advantage(
-    inner: InnerProblem, data: Evidence, gae_lambda: float | Scalar | None = None
+    inner: InnerProblem, data: RolloutData, gae_lambda: float | Scalar | None = None
 ) -> Float[Array, "t n"]:
     """The bare task's advantage, stream 0, by the inner problem's lambda unless another is given."""
     if data.advantage is not None:
@@ -168,7 +169,7 @@ def policy_objective(inner: InnerProblem, surrogate: Surrogate, max_ratio, with_
     return loss
 
 
-def scores_of(inner: InnerProblem, theta: PyTree, phis, data: Evidence) -> Scores | None:
+def scores_of(inner: InnerProblem, theta: PyTree, phis, data: RolloutData) -> Scores | None:
     """The scores of a rollout's actions, where the policy can tell; one pass forwards and one back, of which outer
     gradient, curvature and mixed term are all made."""
     policy = viewing(inner.policy, inner.view, phis)
@@ -179,15 +180,15 @@ def scores_of(inner: InnerProblem, theta: PyTree, phis, data: Evidence) -> Score
         return policy.scores(theta, data.rollout.steps.obs, data.rollout.steps.action)
 
 
-def _arrays(data: Evidence, advantage: Float[Array, "t n"]):
+def _arrays(data: RolloutData, advantage: Float[Array, "t n"]):
     steps = data.rollout.steps
     return steps.obs, steps.action, steps.log_prob, advantage, steps.terminated | steps.truncated
 
 
 def make_problem(
     inner: InnerProblem,
-    inner_data: Evidence,
-    outer_data: Evidence,
+    inner_data: RolloutData,
+    outer_data: RolloutData,
     states: Sequence[PyTree],
     outer_scale: Scalar,
     key: PRNGKeyArray,
@@ -249,8 +250,8 @@ def make_problem(
         return step_on(theta, phis, inner_data, states)
 
     def past_step(theta, phis, data):
-        evidence, then = data
-        return step_on(theta, phis, evidence, then)
+        on, then = data
+        return step_on(theta, phis, on, then)
 
     def operator(theta, phis) -> LinearOperator:
         advantage = held_constant(inner_advantage(inner, phis, states, inner_data))
@@ -285,7 +286,7 @@ def make_problem(
 
     steps = None
     if past is not None:
-        steps = PastSteps(past_step, past.theta, past.phis, (past.evidence, past.states), past.taken)
+        steps = PastSteps(past_step, past.theta, past.phis, (past.data, past.states), past.taken)
 
     def scored(theta, phis, data) -> tuple[Scores, Jacobian]:
         scores = scores_of(inner, theta, phis, data)

@@ -23,7 +23,7 @@ from llmrl.ops.distributions import sampling_noise
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.training import hosts
-from llmrl.training.iteration import Trainer, TrainState, learn_from
+from llmrl.training.iteration import Trainer, TrainState, iteration_keys, learn_from
 from llmrl.types import EnvSpec, HostEnvironment, HostWorlds
 
 SHARE_OF_MEMORY = 0.5
@@ -232,7 +232,7 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
     @jax.jit
     def noise_of(states):
         shape = ppo.num_steps + 1, ppo.num_envs
-        return jax.vmap(lambda key: sampling_noise(jax.random.split(key, 4)[1], env.spec.action, shape))(states.key)
+        return jax.vmap(lambda key: sampling_noise(iteration_keys(key).rollout, env.spec.action, shape))(states.key)
 
     @jax.jit
     def act(actors, phis, obs, noise):

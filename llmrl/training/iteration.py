@@ -76,34 +76,80 @@ class Trainer(NamedTuple):
     numbers: dict[str, float]
 
 
+class StartKeys(NamedTuple):
+    """The keys of a seed's start.
+
+    Attributes:
+        next: of the first iteration.
+        actor: of the policy's first parameters.
+        critic: of the critic's.
+        env: of the first episodes.
+        phis: of the streams' first parameters.
+        rollout: of the rollout that an outer level's memory starts with; late sources start from one made of it.
+    """
+
+    next: PRNGKeyArray
+    actor: PRNGKeyArray
+    critic: PRNGKeyArray
+    env: PRNGKeyArray
+    phis: PRNGKeyArray
+    rollout: PRNGKeyArray
+
+
+class IterationKeys(NamedTuple):
+    """The keys of one iteration.
+
+    Attributes:
+        next: of the next iteration.
+        rollout: of acting.
+        meta: of the outer step.
+        update: of the PPO update.
+    """
+
+    next: PRNGKeyArray
+    rollout: PRNGKeyArray
+    meta: PRNGKeyArray
+    update: PRNGKeyArray
+
+
+def start_keys(key: PRNGKeyArray) -> StartKeys:
+    """A seed's key, split for its start."""
+    return StartKeys(*jax.random.split(key, len(StartKeys._fields)))
+
+
+def iteration_keys(key: PRNGKeyArray) -> IterationKeys:
+    """A state's key, split for its next iteration."""
+    return IterationKeys(*jax.random.split(key, len(IterationKeys._fields)))
+
+
 def first_state(
     config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray, table: Table | None
 ) -> TrainState:
     """Everything as it is before the first iteration."""
     parts = build(config, env)
-    key, actor_key, critic_key, env_key, phi_key, rollout_key = jax.random.split(key, 6)
-    params = Params(parts.inner.policy.init(actor_key), parts.inner.critic.init(critic_key))
-    phi_keys = jax.random.split(phi_key, len(parts.inner.streams))
+    keys = start_keys(key)
+    params = Params(parts.inner.policy.init(keys.actor), parts.inner.critic.init(keys.critic))
+    phi_keys = jax.random.split(keys.phis, len(parts.inner.streams))
     started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
     phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
     if isinstance(env, HostEnvironment):
         acting = unplayed((), jnp.zeros((config.ppo.num_envs, *env.spec.obs_shape), jnp.uint8))
     else:
-        acting = reset_all(env, env_key, config.ppo.num_envs, config.ppo.num_steps)
+        acting = reset_all(env, keys.env, config.ppo.num_envs, config.ppo.num_steps)
     heard = parts.language.init() if parts.language is not None else None
-    late_keys = jax.random.split(jax.random.fold_in(rollout_key, 1), len(parts.late))
+    late_keys = jax.random.split(jax.random.fold_in(keys.rollout, 1), len(parts.late))
     late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))
     meta_state: PyTree = ()
     if parts.meta is not None:
         rollout = None
         if parts.meta.needs_rollout:
             # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-            rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, rollout_key)
+            rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, keys.rollout)
             rollout, _, _ = parts.told(rollout, heard, table)
             rollout, _, _ = parts.filled(rollout, late, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
-        key=key,
+        key=keys.next,
         params=params,
         opt_state=parts.optimizer.init(params),
         acting=acting,
@@ -135,7 +181,7 @@ def _first_rollout(
 
 def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
     """Collect, and learn from it."""
-    rollout_key, policy = jax.random.split(state.key, 4)[1], parts.policy(state.phis)
+    rollout_key, policy = iteration_keys(state.key).rollout, parts.policy(state.phis)
     acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
     return learn_from(config, parts, state, acting, rollout, index, table)
 
@@ -155,13 +201,13 @@ def learn_from(
     goes on: ``skipped_update`` counts such iterations.
     """
     inner = parts.inner
-    key, _, meta_key, update_key = jax.random.split(state.key, 4)
+    keys = iteration_keys(state.key)
     rollout, heard, told = parts.told(rollout, state.heard, table)
     rollout, late, filled = parts.filled(rollout, state.late, table)
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
     floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
     credit, reward, metrics = learn_reward(
-        inner, parts.meta, before, state.params, rollout, meta_key, index, state.last_kl, floor, decay
+        inner, parts.meta, before, state.params, rollout, keys.meta, index, state.last_kl, floor, decay
     )
     beside = credit.beside
     batch = Batch(
@@ -176,13 +222,15 @@ def learn_from(
     # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
     update = parts.update(parts.policy(reward.phis))
     lengths = (1.0, 0.0) if beside is None else (beside.left, beside.share)
-    params, opt_state, info = update(state.params, state.opt_state, batch, update_key, credit.least_deviations, lengths)
+    params, opt_state, info = update(
+        state.params, state.opt_state, batch, keys.update, credit.least_deviations, lengths
+    )
 
     metrics = metrics | reported(inner.streams, reward, credit, rollout, parts.aux_names)
     pool = {} if acting.pool is None else acting.pool._asdict()
     metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told | filled
     new_state = TrainState(
-        key,
+        keys.next,
         params,
         opt_state,
         acting,

@@ -15,6 +15,7 @@ from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import collect
 from llmrl.nets import make_critic, make_policy
 from llmrl.settings.config import MethodConfig, OuterConfig, TrustConfig
+from llmrl.training.iteration import iteration_keys, start_keys
 from llmrl.training.loop import make_trainer
 from llmrl.types import Box, Discrete, EnvSpec
 
@@ -44,27 +45,27 @@ def own_loop(learned, start):
 
     def iteration(carry, _):
         key, actor, critic, opt_state, acting, trusted, last_kl = carry
-        key, rollout_key, trust_key, update_key = jax.random.split(key, 4)
-        acting, rollout = collect(TRAINER.env, POLICY, actor, acting, rollout_key, PPO.num_steps)
+        keys = iteration_keys(key)
+        acting, rollout = collect(TRAINER.env, POLICY, actor, acting, keys.rollout, PPO.num_steps)
         steps = rollout.steps
         rollout = trust.rollout(
             **{name: getattr(steps, name) for name in ("obs", "action", "log_prob", "reward", "next_obs", "aux")},
             terminated=steps.terminated,
             truncated=steps.truncated,
         )
-        blend, trusted, info = learned.update(trusted, rollout, actor, critic, trust_key, last_kl)
+        blend, trusted, info = learned.update(trusted, rollout, actor, critic, keys.meta, last_kl)
         batch = Batch(
             steps.obs, steps.action, steps.log_prob, blend.blended.advantage, blend.target, blend.hints.advantage
         )
         batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
         least = jnp.stack([blend.blended.least_deviation, blend.hints.least_deviation])
         lengths = blend.blended.length, blend.hints.length
-        params, opt_state, done = optimize(Params(actor, critic), opt_state, batch, update_key, least, lengths)
+        params, opt_state, done = optimize(Params(actor, critic), opt_state, batch, keys.update, least, lengths)
         paid = steps.reward + jnp.sum(blend.weights * steps.aux, axis=-1)
         odd = jnp.max(jnp.abs(blend.reward - paid)), jnp.max(jnp.abs(learned.weights(trusted, rollout) - blend.weights))
-        return (key, *params, opt_state, acting, trusted, done.approx_kl), (info, blend.hints.length, *odd)
+        return (keys.next, *params, opt_state, acting, trusted, done.approx_kl), (info, blend.hints.length, *odd)
 
-    phi_key = jax.random.split(start.key_before, 6)[4]
+    phi_key = start_keys(start.key_before).phis
     carry = start.key, *start.params, start.opt_state, start.acting, learned.init(phi_key), jnp.asarray(jnp.inf)
     return jax.lax.scan(iteration, carry, None, length=ITERATIONS)
 

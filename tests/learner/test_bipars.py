@@ -10,7 +10,7 @@ from jax.flatten_util import ravel_pytree
 import llmrl
 from llmrl.assembly.parts import acting_policy
 from llmrl.bilevel.hypergradients import explicit, incremental
-from llmrl.learner.problem import Evidence, InnerProblem, InnerUpdate, inner_advantage, make_problem, viewing
+from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, inner_advantage, make_problem, viewing
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
@@ -55,7 +55,7 @@ def phis_of(seed):
 
 
 @pytest.fixture(scope="module")
-def evidence(random_rollout):
+def data_of(random_rollout):
     """Experience of the policy ``theta_of(seed)``."""
 
     def make(seed):
@@ -63,13 +63,13 @@ def evidence(random_rollout):
         steps = rollout.steps
         own = INNER.policy.distribution(theta_of(seed), steps.obs).log_prob(steps.action)
         rollout = rollout._replace(steps=steps._replace(log_prob=own))
-        return Evidence(rollout, value_rollout(INNER.critic, CRITIC, rollout))
+        return RolloutData(rollout, value_rollout(INNER.critic, CRITIC, rollout))
 
     return make
 
 
-def update_of(seed, evidence):
-    return InnerUpdate(theta_of(seed), phis_of(seed), STATES, evidence(seed), jnp.ones(()))
+def update_of(seed, data_of):
+    return InnerUpdate(theta_of(seed), phis_of(seed), STATES, data_of(seed), jnp.ones(()))
 
 
 def problem(data, updates=()):
@@ -79,17 +79,17 @@ def problem(data, updates=()):
     )
 
 
-def test_imgl_is_the_recursion_of_the_whole_matrix(evidence):
+def test_imgl_is_the_recursion_of_the_whole_matrix(data_of):
     """h <- (I - a H) h - a M with H and M written out, [n, n] and [n, m]."""
-    updates = [update_of(seed, evidence) for seed in (1, 2, 3)]
-    theta, phis, data = theta_of(4), phis_of(4), evidence(4)
+    updates = [update_of(seed, data_of) for seed in (1, 2, 3)]
+    theta, phis, data = theta_of(4), phis_of(4), data_of(4)
     (flat_theta, unravel), (_, unravel_phi) = ravel_pytree(theta), ravel_pytree(phis)
 
     @jax.jit
     def whole():
         h = 0.0
         for update in updates:
-            loss = problem(update.evidence).inner_loss
+            loss = problem(update.data).inner_loss
 
             def flat(t, p, loss=loss):
                 return loss(unravel(t), unravel_phi(p))
@@ -104,22 +104,22 @@ def test_imgl_is_the_recursion_of_the_whole_matrix(evidence):
     assert np.linalg.norm(whole()) > 1e-3
 
 
-def test_mgl_is_the_chain_of_jacobians(evidence):
+def test_mgl_is_the_chain_of_jacobians(data_of):
     """alpha sum psi grad_phi A~: scores [samples, n] times the blended advantage's slopes [samples, m].
 
     Judged by the task's gradient at theta', on another rollout.
     """
-    update, theta, phis, data = update_of(1, evidence), theta_of(2), phis_of(2), evidence(2)
+    update, theta, phis, data = update_of(1, data_of), theta_of(2), phis_of(2), data_of(2)
     flat, unravel = ravel_pytree(update.theta)
     flat_phi, unravel_phi = ravel_pytree(update.phis)
-    steps = update.evidence.rollout.steps
+    steps = update.data.rollout.steps
 
     @jax.jit
     def chain():
         scores = jax.jacobian(
             lambda t: INNER.policy.distribution(unravel(t), steps.obs).log_prob(steps.action).reshape(-1)
         )(flat)
-        slopes = jax.jacobian(lambda p: inner_advantage(INNER, unravel_phi(p), STATES, update.evidence).reshape(-1))(
+        slopes = jax.jacobian(lambda p: inner_advantage(INNER, unravel_phi(p), STATES, update.data).reshape(-1))(
             flat_phi
         )
         moves = RATE * scores.T @ slopes / len(scores)
@@ -155,7 +155,7 @@ def test_em_is_the_slope_of_the_expected_return(random_rollout):
         log_prob=np.full((states * actions, 1), -np.log(actions), np.float32),
         terminated=np.ones((states * actions, 1), bool),
     )
-    data = Evidence(rollout, Values(*(jnp.zeros((states * actions, 1, 2)) for _ in range(2))))
+    data = RolloutData(rollout, Values(*(jnp.zeros((states * actions, 1, 2)) for _ in range(2))))
     of = make_problem(SEEING, data, data, STATES, jnp.ones(()), KEY, max_importance_ratio=1e9)
     flat, unravel = ravel_pytree(phis)
 

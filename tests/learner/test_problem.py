@@ -7,7 +7,15 @@ import optax
 import pytest
 
 from llmrl.bilevel import trees
-from llmrl.learner.problem import Evidence, InnerProblem, Part, _subset, inner_advantage, make_problem, task_advantage
+from llmrl.learner.problem import (
+    InnerProblem,
+    Part,
+    RolloutData,
+    _subset,
+    inner_advantage,
+    make_problem,
+    task_advantage,
+)
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
@@ -38,7 +46,7 @@ def data(random_rollout):
     rollout = random_rollout(SPEC, T, N)
     own = LEARNED.policy.distribution(THETA, rollout.steps.obs).log_prob(rollout.steps.action)
     rollout = rollout._replace(steps=rollout.steps._replace(log_prob=own))
-    return Evidence(rollout, value_rollout(LEARNED.critic, LEARNED.critic.init(KEY), rollout))
+    return RolloutData(rollout, value_rollout(LEARNED.critic, LEARNED.critic.init(KEY), rollout))
 
 
 def problem(data, **settings):
@@ -171,7 +179,7 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     Where only sources pay, the loss without its entropy is proportional to the weights for the derivative's eyes.
     """
     rollout = random_rollout(SPEC, T, N, reward=np.zeros((T, N), np.float32))
-    data = Evidence(rollout, Values(*(jnp.zeros((T, N, 2)) for _ in range(2))))
+    data = RolloutData(rollout, Values(*(jnp.zeros((T, N, 2)) for _ in range(2))))
     inner = LEARNED._replace(streams=streams(network=False, bound=None))
     phis = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
     of = make_problem(inner, data, data, TRANSFORM_STATES, jnp.ones(()), KEY)
@@ -201,7 +209,7 @@ def test_a_critic_is_a_mere_baseline_at_lambda_1(random_rollout):
     @jax.jit
     def advantages(now, gae_lambda):
         following = jnp.concatenate([now[1:], jnp.zeros((1, N, 2))])
-        return task_advantage(LEARNED, Evidence(rollout, Values(now, following)), gae_lambda)
+        return task_advantage(LEARNED, RolloutData(rollout, Values(now, following)), gae_lambda)
 
     moved = {at: advantages(now + wrong, at) - advantages(now, at) for at in (0.95, 1.0)}
     np.testing.assert_allclose(moved[1.0], -wrong[..., 0], atol=1e-5)

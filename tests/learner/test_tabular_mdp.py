@@ -19,7 +19,7 @@ from llmrl.bilevel.hypergradients import implicit, implicit_gradient, unrolled
 from llmrl.bilevel.solvers import dense
 from llmrl.bilevel.types import MetaProblem
 from llmrl.envs.base import time_step, with_aux
-from llmrl.learner.problem import Evidence, InnerProblem, make_problem
+from llmrl.learner.problem import InnerProblem, RolloutData, make_problem
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.nets import Critic, Policy
@@ -417,7 +417,7 @@ def in_library_units(rollout, theta, phi, table, deviation):
     """What ``make_problem`` makes of a rollout: inner gradient, curvature, mixed term and hypergradient."""
     # The library divides the blended advantage by its deviation; with the entropy divided alike, all is in units of J.
     inner = InnerProblem(STREAMS, POLICY, CRITIC, 1.0, 1.0, ENTROPY / deviation)
-    data = Evidence(rollout, value_rollout(CRITIC, table, rollout))
+    data = RolloutData(rollout, value_rollout(CRITIC, table, rollout))
     key = jax.random.key(0)
 
     def problem(**settings):
