@@ -291,6 +291,7 @@ MEASURES = {
     "cartpole": "episode_length",
     "cartpole_continuous": "episode_length",
     "gridworld": "success_rate",
+    "keydoor": "success_rate",
     "crafter": "success_rate",
     "craftax_classic": "success_rate",
 }

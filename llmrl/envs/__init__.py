@@ -17,6 +17,7 @@ from llmrl.envs import crafter_codes as _crafter_codes
 from llmrl.envs import crafter_goals as _crafter_goals
 from llmrl.envs import crafter_host as _crafter_host
 from llmrl.envs import gridworld as _gridworld
+from llmrl.envs import small_tasks as _small_tasks
 from llmrl.envs.base import (
     AuxFunction,
     checked_aux,
@@ -42,6 +43,9 @@ ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
     "cartpole": _cartpole.cartpole,
     "cartpole_continuous": _cartpole.cartpole_continuous,
     "gridworld": _gridworld.gridworld,
+    "crumbs": _small_tasks.crumbs,
+    "keydoor": _small_tasks.keydoor,
+    "moving_goal": _small_tasks.moving_goal,
     "craftax_classic": _craftax_classic.craftax_classic,
 }
 """Our own environments by name; ``make`` also takes every id that gymnax knows."""
@@ -53,6 +57,7 @@ AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
     "cartpole": _cartpole.AUX_SOURCES,
     "cartpole_continuous": _cartpole.AUX_SOURCES,
     "gridworld": _gridworld.AUX_SOURCES,
+    **_small_tasks.AUX_SOURCES,
     "craftax_classic": _crafter_codes.AUX_SOURCES,
     "crafter": _crafter_codes.AUX_SOURCES,
 }

@@ -39,7 +39,7 @@ class EnvConfig:
             ``llmrl.types.Environment``.
         horizon: time limit in steps.
         reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
-        size: side of the grid, for ``gridworld``.
+        size: side of the grid, for ``gridworld``, ``crumbs``, ``keydoor`` and ``moving_goal``.
         observation: ``one_hot`` or ``coordinates``, for ``gridworld``; ``compact`` or ``one_hot``, for
             ``craftax_classic``.
         force: largest force in newton, for ``cartpole_continuous``.
