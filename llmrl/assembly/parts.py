@@ -21,8 +21,8 @@ from llmrl.learner.ppo import Params, make_update, with_steps_beside
 from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.optimizers import own_promotion
-from llmrl.ops.tables import NO_KEY
-from llmrl.rewards import GoalTable, Heard, Language, Suggested, goal_scores
+from llmrl.ops.tables import NO_KEY, lookup
+from llmrl.rewards import Heard, Language, Suggested
 from llmrl.settings.config import Config
 from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
 
@@ -180,15 +180,15 @@ class Parts(NamedTuple):
             return rollout, heard, {}
         return self.language.fill(rollout, heard, *self.answers(table))
 
-    def answers(self, table: Table | None) -> GoalTable:
+    def answers(self, table: Table | None) -> Table:
         """The answers at hand; without a table a single row, whose key no state has."""
         if table is None:
-            return GoalTable(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
-        return GoalTable(jnp.asarray(table.keys), jnp.asarray(table.scores))
+            return Table(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
+        return Table(*map(jnp.asarray, table))
 
     def suggestions(self, table: Table | None) -> Suggested:
         """Who suggests goals."""
-        return self.suggested or partial(goal_scores, self.answers(table))
+        return self.suggested or partial(lookup, *self.answers(table))
 
     def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None, asked: Rollout | None = None):
         """A rollout with the values of the late sources; beside it their memories and what they report.

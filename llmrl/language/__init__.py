@@ -17,7 +17,7 @@ from llmrl.language.probe import Probe, probe
 from llmrl.language.providers import make_provider, noisy, oracle, recorded
 from llmrl.language.question import Captioner, Provider
 from llmrl.language.spending import Budget
-from llmrl.language.table import Table, build, empty, load, lookup, merge, save, size
+from llmrl.language.table import Table, build, empty, load, merge, save, size
 from llmrl.settings.config import LLMConfig
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "fill_table",
     "has_answered",
     "load",
-    "lookup",
     "make_labeller",
     "make_provider",
     "manners_of",

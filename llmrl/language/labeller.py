@@ -127,7 +127,7 @@ def fill(
         keys: states, the most important first.
         limit: at most so many of them; None takes all that fit into the table.
         capacity: rows of the table.
-        neutral: score of a state without an answer.
+        neutral: as for ``make_labeller``.
         budget: the most that may be spent; where it ends the call, the table holds what there is.
         manners: how an endpoint is treated.
         concurrency: requests on their way at the same time.
@@ -157,4 +157,4 @@ def fill(
     if reason is not None and reason.kind != "budget":
         raise CannotRun(f"{len(answers)} of {len(chosen)} states were answered: {reason}")
     ranked = {key: answers[key] for key in chosen if key in answers}
-    return build(ranked, capacity, len(captioner.events), neutral)
+    return build(ranked, capacity, len(captioner.events))

@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,38 +21,32 @@ _log = logging.getLogger(__name__)
 
 
 class Table(NamedTuple):
-    """Answers, ready for a binary search on the device.
+    """Scores of events by state, ready for a binary search on the device. Arrays are numpy's on the host.
 
     Attributes:
         keys: state keys in rising order, then ``PADDING`` in every free row, [r].
-        scores: in [0, 1], never NaN; ``neutral`` in free rows, [r, e].
-        neutral: the score of a state that is not in the table, [].
+        scores: finite; a language model's in [0, 1]; 0 in free rows, [r, e].
     """
 
-    keys: UInt32[np.ndarray, " r"]
-    scores: Float[np.ndarray, "r e"]
-    neutral: np.float32
+    keys: UInt32[Any, " r"]
+    scores: Float[Any, "r e"]
 
 
-def empty(capacity: int, num_events: int, neutral: float = 0.5) -> Table:
+def empty(capacity: int, num_events: int) -> Table:
     """A table of free rows.
 
     Args:
         capacity: rows, R.
         num_events: scores per row, E.
-        neutral: score of a state without an answer.
     """
     if capacity < 1 or num_events < 1:
         raise BadValue(f"a table needs rows and events, got capacity={capacity}, num_events={num_events}")
-    if not 0.0 <= neutral <= 1.0:
-        raise BadValue(f"neutral must lie in [0, 1], got {neutral}")
-    keys = np.full(capacity, PADDING, np.uint32)
-    return Table(keys, np.full((capacity, num_events), neutral, np.float32), np.float32(neutral))
+    return Table(np.full(capacity, PADDING, np.uint32), np.zeros((capacity, num_events), np.float32))
 
 
-def build(answers: Mapping[int, np.ndarray], capacity: int, num_events: int, neutral: float = 0.5) -> Table:
+def build(answers: Mapping[int, np.ndarray], capacity: int, num_events: int) -> Table:
     """A table of these answers; see ``merge``."""
-    return merge(empty(capacity, num_events, neutral), answers)
+    return merge(empty(capacity, num_events), answers)
 
 
 def merge(table: Table, answers: Mapping[int, np.ndarray]) -> Table:
@@ -89,7 +83,7 @@ def merge(table: Table, answers: Mapping[int, np.ndarray]) -> Table:
             len(rows) + left_out,
         )
 
-    merged = empty(capacity, num_events, float(table.neutral))
+    merged = empty(capacity, num_events)
     for index, key in enumerate(sorted(rows)):
         merged.keys[index] = key
         merged.scores[index] = rows[key]
@@ -107,13 +101,6 @@ def as_dict(table: Table) -> dict[int, np.ndarray]:
     return {int(key): row.copy() for key, row in zip(table.keys[:known], table.scores[:known], strict=True)}
 
 
-def lookup(table: Table, key: int) -> Float[np.ndarray, " e"]:
-    """The scores of a state, neutral ones if it is not in the table; what the device does, on the host."""
-    row = int(np.searchsorted(table.keys, np.uint32(key)))
-    known = row < len(table.keys) and table.keys[row] == key and key != PADDING
-    return table.scores[row] if known else np.full(table.scores.shape[1], table.neutral, np.float32)
-
-
 def save(table: Table, path: str | Path) -> None:
     """Writes a table as a NumPy archive, whole or not at all."""
     path = Path(path)
@@ -121,7 +108,7 @@ def save(table: Table, path: str | Path) -> None:
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with scratch.open("wb") as file:
-            np.savez(file, keys=table.keys, scores=table.scores, neutral=table.neutral)
+            np.savez(file, keys=table.keys, scores=table.scores)
         scratch.replace(path)
     finally:
         scratch.unlink(missing_ok=True)
@@ -135,7 +122,7 @@ def load(path: str | Path) -> Table:
     """
     try:
         with np.load(path, allow_pickle=False) as file:
-            table = Table(file["keys"], file["scores"], np.float32(file["neutral"]))
+            table = Table(file["keys"], file["scores"])
         known = size(table)
         sound = (
             table.keys.dtype == np.uint32

@@ -17,20 +17,21 @@ def lookup(
     asked: UInt32[Array, "*batch"],
     columns: Int[Array, "*batch"],
 ) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """One binary search per question.
+    """Values of a table by key and column; one binary search per question.
 
     Args:
         keys: ascending, filled up with ``NO_KEY``, [r].
         values: a row for each key, [r, e].
         asked: keys to look for, [...].
-        columns: which value of the row, from 0 to e - 1, [...].
+        columns: which value of the row, [...].
 
     Returns:
-        The values, 0 where there is none; and whether there is one; [...] each.
+        The values, 0 where the key or the column does not exist; and whether the key does; [...] each.
     """
     row = jnp.minimum(jnp.searchsorted(keys, asked), keys.shape[0] - 1)
     known = (keys[row] == asked) & (asked != NO_KEY)
-    return jnp.where(known, values[row, columns], 0.0), known
+    listed = (columns >= 0) & (columns < values.shape[1])
+    return jnp.where(known & listed, values[row, jnp.where(listed, columns, 0)], 0.0), known
 
 
 def tally(

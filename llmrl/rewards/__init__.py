@@ -5,10 +5,8 @@ from llmrl.rewards.base import beyond_task, frozen, stateless, task_signal
 from llmrl.rewards.bonus import Bonus, Late, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
 from llmrl.rewards.goals import (
-    GoalTable,
     Suggested,
     from_source,
-    goal_scores,
     goal_source,
     goals,
     read_goals,
@@ -23,7 +21,6 @@ from llmrl.rewards.task import task
 
 __all__ = [
     "Bonus",
-    "GoalTable",
     "Heard",
     "Language",
     "Late",
@@ -35,7 +32,6 @@ __all__ = [
     "dpba",
     "from_source",
     "frozen",
-    "goal_scores",
     "goal_source",
     "goals",
     "icm",

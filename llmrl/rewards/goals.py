@@ -1,6 +1,6 @@
 """Goals that a language model suggests for a state: reaching one pays, once per episode (ELLM).
 
-The model's suggestions are text, and so is what a step did; how similar they are is looked up in a ``GoalTable``.
+The model's suggestions are text, and so is what a step did; how similar they are is looked up in a ``Table``.
 Events are integers:
 
     e >= 0    event e happened; where event 0 is "nothing in particular", its scores are 0
@@ -18,30 +18,19 @@ from typing import Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped, UInt32
+from jaxtyping import Array, Bool, Float
 
+from llmrl.language import Table
+from llmrl.ops.tables import lookup
 from llmrl.rewards.bonus import Bonus, Late, paid
 from llmrl.settings.errors import BadValue
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Transition
-
-
-class GoalTable(NamedTuple):
-    """What is suggested where.
-
-    Attributes:
-        keys: captions of the states that have suggestions, ascending, [r].
-        scores: how similar each event is to the most similar goal suggested there, [r, e].
-    """
-
-    keys: UInt32[Array, " r"] | UInt32[np.ndarray, " r"]
-    scores: Float[Array, "r e"] | Float[np.ndarray, "r e"]
-
 
 Suggested: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
 """``(state keys, events) -> (similarity of each event to a goal suggested there, whether anything is known there)``."""
 
 
-def read_goals(path: str | Path) -> GoalTable:
+def read_goals(path: str | Path) -> Table:
     """A table from a file of JSON lines, ``{"key": 17, "scores": [0.0, 1.0, 0.3]}``: one score per event, in order.
 
     Raises:
@@ -62,7 +51,7 @@ def read_goals(path: str | Path) -> GoalTable:
     if not rows:
         raise BadValue(f"{path} has no goals in it")
     keys = sorted(rows)
-    return GoalTable(np.asarray(keys, np.uint32), np.asarray([rows[key] for key in keys], np.float32))
+    return Table(np.asarray(keys, np.uint32), np.asarray([rows[key] for key in keys], np.float32))
 
 
 def _read_line(line: str, where: str) -> tuple[int, list[float]]:
@@ -78,24 +67,9 @@ def _read_line(line: str, where: str) -> tuple[int, list[float]]:
     return key, scores
 
 
-def goal_scores(
-    table: GoalTable, state_key: UInt32[Array, "*batch"], event: Shaped[Array, "*batch"]
-) -> tuple[Float[Array, "*batch"], Bool[Array, "*batch"]]:
-    """How similar an event is to a goal suggested for a state.
-
-    Returns:
-        The score, 0 where the table has none; and whether the table knows the state; [...] each.
-    """
-    keys, scores = jnp.asarray(table.keys), jnp.asarray(table.scores)
-    row = jnp.minimum(jnp.searchsorted(keys, state_key), keys.shape[0] - 1)
-    known = keys[row] == state_key
-    listed = (event >= 0) & (event < scores.shape[1])
-    return jnp.where(known & listed, scores[row, jnp.where(listed, event, 0)], 0.0), known
-
-
 def goal_bonus(
     rollout: Rollout,
-    suggested: GoalTable | Suggested,
+    suggested: Table | Suggested,
     achieved: Bool[Array, "n e"],
     *,
     threshold: float | Scalar = 0.99,
@@ -108,7 +82,8 @@ def goal_bonus(
 
     Args:
         rollout: of [t, n] steps.
-        suggested: the suggestions.
+        suggested: the suggestions; a table has the similarity of each event to the most similar goal suggested in a
+            state.
         achieved: what has been paid in the episodes that are running when the rollout starts.
         threshold: a score has to be above it, strictly.
         ineffective: whether an event that was tried in vain counts as if it had happened.
@@ -121,7 +96,7 @@ def goal_bonus(
 
     Reference: Du et al. 2023, "Guiding pretraining in reinforcement learning with large language models", eq. 2.
     """
-    look_up = partial(goal_scores, suggested) if isinstance(suggested, GoalTable) else suggested
+    look_up = partial(lookup, *map(jnp.asarray, suggested)) if isinstance(suggested, Table) else suggested
 
     def judged(steps: Transition):
         event = jnp.where(steps.event < 0, -1 - steps.event, steps.event) if ineffective else steps.event
@@ -150,16 +125,16 @@ class GoalState(NamedTuple):
         known: share of the newest rollout's states that the table knows.
     """
 
-    table: GoalTable
+    table: Table
     achieved: Bool[Array, "n e"]
     known: Scalar
 
 
-def goals(table: GoalTable, num_envs: int, *, threshold: float | Scalar = 0.99, ineffective: bool = False) -> Bonus:
+def goals(table: Table, num_envs: int, *, threshold: float | Scalar = 0.99, ineffective: bool = False) -> Bonus:
     """``goal_bonus`` with its memory; ``goals_known`` is the share of states that had any suggestion."""
 
     def init(key) -> GoalState:
-        on_device = GoalTable(jnp.asarray(table.keys), jnp.asarray(table.scores))
+        on_device = Table(*map(jnp.asarray, table))
         return GoalState(on_device, jnp.zeros((num_envs, table.scores.shape[1]), jnp.bool_), jnp.zeros(()))
 
     def score(state: GoalState, rollout: Rollout):

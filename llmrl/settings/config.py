@@ -445,7 +445,7 @@ class LLMConfig:
         cache: SQLite file of everything that was ever answered; None keeps answers in memory.
         capacity: rows of the table of answers; fixed, so that nothing recompiles. Where the provider answers at once
             and the states can be listed, there is a row for each, up to 131,072.
-        neutral: score of a state that has no answer.
+        neutral: score of an event whose answer was unusable where other answers about its state were usable.
     """
 
     provider: str = "recorded"

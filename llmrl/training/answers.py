@@ -125,7 +125,7 @@ def hearing(
         # The table's size is the first's to know: who answers at once is asked there.
         own = np.int32(0 if listener.table is None else len(listener.table.keys))
         rows: Any = hosts.from_first(own, own)
-        like = empty(int(rows), len(captioner.events), config.llm.neutral)
+        like = empty(int(rows), len(captioner.events))
 
         def exchange(table: Table | None, misses: Mapping[int, int]) -> tuple[Table | None, Counts]:
             with hosts.together():
@@ -209,7 +209,7 @@ def _tell_of_full_table(rows: int) -> None:
 def _empty(llm: LLMConfig, captioner: Captioner, at_once: int = 0) -> Table:
     """No more rows than there are states: a shorter table is a faster search. As many as are answered ``at_once``."""
     rows = llm.capacity if captioner.keys is None else min(llm.capacity, len(captioner.keys()))
-    return empty(max(rows, at_once), len(captioner.events), llm.neutral)
+    return empty(max(rows, at_once), len(captioner.events))
 
 
 def _counts(stats: Mapping[str, float], before: Mapping[str, float]) -> Counts:

@@ -27,7 +27,7 @@ def table(answers):
 @settings(deadline=None)
 @given(
     st.dictionaries(KEYS, st.lists(st.floats(0, 1, width=32), min_size=EVENTS, max_size=EVENTS), max_size=ROWS),
-    st.lists(st.tuples(KEYS, st.integers(0, EVENTS - 1)), max_size=QUERIES),
+    st.lists(st.tuples(KEYS, st.integers(-1, EVENTS)), max_size=QUERIES),
 )
 def test_looking_up_is_a_dictionary(answers, queries):
     queries = [*queries, *((key, 1) for key in answers)][:QUERIES]
@@ -38,12 +38,13 @@ def test_looking_up_is_a_dictionary(answers, queries):
     values, known = look(*table(answers), asked, events)
     assert known.tolist() == [key in answers for key in asked.tolist()]
     expected = [
-        answers[key][event] if key in answers else 0.0 for key, event in zip(asked.tolist(), events, strict=True)
+        answers[key][event] if key in answers and 0 <= event < EVENTS else 0.0
+        for key, event in zip(asked.tolist(), events, strict=True)
     ]
     np.testing.assert_array_equal(values, np.asarray(expected, np.float32))
 
 
-def test_an_empty_row_is_nobodys_and_batches_keep_their_shape():
+def test_an_empty_row_has_no_key_and_batches_keep_their_shape():
     keys, values = table({7: [0.1, 0.2, 0.3]})
     asked = jnp.asarray([[7, 8], [NO_KEY, 7]], jnp.uint32)
     found, known = look(keys, values, asked, jnp.asarray([[0, 0], [0, 2]], jnp.int32))

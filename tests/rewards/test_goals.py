@@ -7,12 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.rewards import GoalTable, goals, read_goals, task_and_goals, task_signal
-from llmrl.rewards.goals import goal_bonus, goal_scores
+from llmrl.language import Table
+from llmrl.rewards import goals, read_goals, task_and_goals, task_signal
+from llmrl.rewards.goals import goal_bonus
 from llmrl.types import Discrete, EnvSpec
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10)
-TABLE = GoalTable(
+TABLE = Table(
     np.asarray([3, 17, 4_000_000_000], np.uint32),
     np.asarray([[0.0, 1.0, 0.5, 0.995], [0.0, 0.0, 1.0, 0.99], [0.0, 1.0, 1.0, 1.0]], np.float32),
 )
@@ -127,12 +128,6 @@ def test_what_was_not_paid_may_be_paid_later(random_rollout):
 def test_an_attempt_in_vain_pays_only_where_asked_and_then_is_used_up(random_rollout, ineffective, expected):
     found, _, _ = goal_bonus(one_environment(random_rollout, [-1 - 1, 1]), TABLE, NOTHING[:1], ineffective=ineffective)
     np.testing.assert_array_equal(found[:, 0], expected)
-
-
-def test_unknown_states_and_unknown_events_score_nothing():
-    score, known = goal_scores(TABLE, jnp.asarray([3, 3, 3, 5], jnp.uint32), jnp.asarray([1, E, -1, 1]))
-    np.testing.assert_array_equal(score, [1, 0, 0, 0])
-    np.testing.assert_array_equal(known, [True, True, True, False])
 
 
 # --- beside the task --------------------------------------------------------------------------------------------------

@@ -6,8 +6,8 @@ import numpy as np
 import optax
 import pytest
 
+from llmrl.language import Table
 from llmrl.rewards import (
-    GoalTable,
     add,
     apt,
     dpba,
@@ -43,7 +43,7 @@ def explore(bonus, *size, spec, **options):
     return intrinsic_stream(bonus(spec, *size, hidden=(4,), features=3, **options), 0.8, T, N, "novelty")
 
 
-SUGGESTED = GoalTable(np.zeros(1, np.uint32), np.asarray([[0.0, 1.0]], np.float32))
+SUGGESTED = Table(np.zeros(1, np.uint32), np.asarray([[0.0, 1.0]], np.float32))
 
 TRANSFORMS = {
     "task": lambda spec: task(),
