@@ -46,28 +46,19 @@ class Band(NamedTuple):
 # --- better how often -------------------------------------------------------------------------------------------------
 
 
-def probability_of_improvement(x: Scores, y: Float[np.ndarray, "*other_tasks others"]) -> float:
-    """P(X > Y) + P(X = Y) / 2 for a seed of each method drawn at random, on average over tasks.
+def improvement_interval(x: Scores, y: Float[np.ndarray, "*other_tasks others"], confidence: float = 0.95) -> Interval:
+    """P(X > Y) + P(X = Y) / 2 for a seed of each method drawn at random, on average over tasks, with its interval.
 
     Half is what equal methods have; it says how often one is better, not by how much (Mann and Whitney's U over the
-    number of pairs).
+    number of pairs). No seed of one method is paired with one of the other.
 
     Args:
         x: scores of one method, [seeds] or [tasks, seeds]; NaN where a seed has no score, left out.
         y: scores of the other on the same tasks, of as many seeds or others.
+        confidence: as for ``mean_interval``.
 
     Raises:
         ValueError: the tasks differ in number.
-    """
-    return improvement_interval(x, y).value
-
-
-def improvement_interval(x: Scores, y: Float[np.ndarray, "*other_tasks others"], confidence: float = 0.95) -> Interval:
-    """Probability of improvement with its interval; no seed of one method is paired with one of the other.
-
-    Args:
-        x, y: as for ``probability_of_improvement``.
-        confidence: as for ``mean_interval``.
     """
     x, y = (np.atleast_2d(np.asarray(scores, np.float64)) for scores in (x, y))
     if len(x) != len(y):

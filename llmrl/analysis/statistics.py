@@ -54,17 +54,6 @@ class Estimate(NamedTuple):
     freedom: Float[np.ndarray, "points tasks"]
 
 
-def interquartile_mean(scores: Scores) -> float:
-    """Mean of the middle half of all scores: steadier than the mean, less wasteful than the median.
-
-    A quarter of the scores, rounded down, is left out at either end.
-
-    Args:
-        scores: [seeds] or [tasks, seeds]; NaN where a seed has no score, left out.
-    """
-    return float(trimmed_means(_tasks(scores)[None]).value[0])
-
-
 def mean_interval(scores: Scores, confidence: float = 0.95) -> Interval:
     """Mean over seeds and tasks with its interval.
 
@@ -76,7 +65,11 @@ def mean_interval(scores: Scores, confidence: float = 0.95) -> Interval:
 
 
 def interquartile_interval(scores: Scores, confidence: float = 0.95) -> Interval:
-    """Interquartile mean over seeds and tasks with its interval; arguments as ``mean_interval``."""
+    """Mean of the middle half of all scores with its interval; arguments as ``mean_interval``.
+
+    It is steadier than the mean and uses more of the scores than the median. A quarter of them, rounded down, is left
+    out at either end.
+    """
     return _only(trimmed_means(_tasks(scores)[None]), confidence)
 
 

@@ -6,7 +6,6 @@ from llmrl.analysis.statistics import (
     bounds,
     difference_interval,
     interquartile_interval,
-    interquartile_mean,
     last_tenth,
     mean_interval,
     missed_share,
@@ -15,6 +14,10 @@ from llmrl.analysis.statistics import (
     trimmed_means,
 )
 from llmrl.analysis.tables import about_seeds, estimate
+
+
+def interquartile_mean(scores):
+    return interquartile_interval(scores).value
 
 
 def test_interquartile_mean_by_hand():

@@ -11,8 +11,6 @@ from llmrl.bilevel.solvers.operators import (
     extreme_eigenvalues,
     fisher,
     hessian,
-    largest_eigenvalue,
-    smallest_eigenvalue,
 )
 from llmrl.bilevel.solvers.sherman_morrison import sherman_morrison
 
@@ -26,9 +24,7 @@ __all__ = [
     "fisher",
     "hessian",
     "identity",
-    "largest_eigenvalue",
     "neumann",
     "neumann_finite_difference",
     "sherman_morrison",
-    "smallest_eigenvalue",
 ]

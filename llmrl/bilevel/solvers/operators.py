@@ -159,16 +159,6 @@ def _automatic_damping(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iteratio
     return jnp.maximum(FLOOR * radius, lift)
 
 
-def largest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int = 10) -> Scalar:
-    """An estimate, from below, of the algebraically largest eigenvalue; see ``extreme_eigenvalues``."""
-    return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[1]
-
-
-def smallest_eigenvalue(matvec: MatVec, like: PyTree, key: PRNGKeyArray, iterations: int = 10) -> Scalar:
-    """An estimate, from above, of the algebraically smallest eigenvalue; see ``extreme_eigenvalues``."""
-    return extreme_eigenvalues(matvec, geometry(matvec).drawn(key, like), iterations)[0]
-
-
 EXHAUSTED = 5e-3
 """Share of A's size below which what a product adds to the space is rounding: norms may err by a root of epsilon."""
 
