@@ -19,12 +19,11 @@ from llmrl.envs import crafter_host as _crafter_host
 from llmrl.envs import gridworld as _gridworld
 from llmrl.envs import small_tasks as _small_tasks
 from llmrl.envs.base import (
+    EXPECTED,
     AuxFunction,
     checked_aux,
     clip_action,
     dotted_name,
-    load_function,
-    load_object,
     step_with_reset,
     time_step,
     with_aux,
@@ -33,8 +32,8 @@ from llmrl.envs.captions import with_captioner
 from llmrl.envs.checking import checked_environment
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.envs.parameters import fitted_arguments, fitted_like
-from llmrl.envs.tracing import first_line
-from llmrl.settings.errors import BadType, BadValue, unknown
+from llmrl.settings.errors import BadType, BadValue, first_line, unknown
+from llmrl.settings.loading import load_function
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)
@@ -164,9 +163,7 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
 
 
 def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
-    factory = load_object(path, "env.id")
-    if not callable(factory):
-        raise BadType(f"env.id {path!r} is {factory!r}; expected a function that returns an llmrl.types.Environment")
+    factory = load_function(path, "env.id", "a function that returns an llmrl.types.Environment")
     arguments = fitted_arguments(path, factory, kwargs)
     try:
         made = factory(**arguments)
@@ -187,7 +184,9 @@ def _sources(
     functions = _own_sources(name, chosen, options, kwargs)
     if aux_function is None:
         return functions
-    function = load_function(aux_function) if isinstance(aux_function, str) else aux_function
+    function = aux_function
+    if isinstance(function, str):
+        function = load_function(function, "aux_function", EXPECTED)
     return [*functions, (dotted_name(function).rpartition(".")[2].strip("<>"), function)]
 
 
@@ -275,7 +274,6 @@ __all__ = [
     "clip_action",
     "dotted_name",
     "from_gymnax",
-    "load_function",
     "make",
     "make_host",
     "step_with_reset",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib
 import inspect
 import zlib
 from collections.abc import Callable, Mapping
@@ -14,18 +13,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
-from llmrl.envs.tracing import described, first_line, traced
-from llmrl.settings.errors import BadType, BadValue, NotImported, unknown
+from llmrl.envs.tracing import described, traced
+from llmrl.settings.errors import BadType, BadValue
 from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
 
 AuxFunction: TypeAlias = Callable[..., Array]
 """``(state, action, next_state) -> [] or [m]``, for one instance: what a source says of a step, before any reset.
 One that names a parameter ``key`` is given a random key there, a new one at every step."""
 
-_EXPECTED = (
+EXPECTED = (
     "a function (state, action, next_state) of one environment instance, written in jax, "
     "that returns one float array of shape [] or [m]"
 )
+"""What an auxiliary function must be, in errors."""
 
 
 # --- steps ----------------------------------------------------------------------------------------------------------
@@ -191,10 +191,10 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     """
     name = dotted_name(function)
     if not callable(function):
-        raise BadType(f"auxiliary function {name}: got {function!r}; expected {_EXPECTED}")
+        raise BadType(f"auxiliary function {name}: got {function!r}; expected {EXPECTED}")
     state, action = jax.eval_shape(env.reset, jax.random.key(0))[0], action_shape(env.spec.action)
     own_key = _own_key(function, name, jax.random.key(0))
-    what, hint = f"auxiliary function {name}", f"expected {_EXPECTED}"
+    what, hint = f"auxiliary function {name}", f"expected {EXPECTED}"
     returned = traced(what, function, state, action, state, hint=hint, **own_key)
     if not isinstance(returned, jax.ShapeDtypeStruct):
         raise BadType(f"{what} returned {described(returned)}; {hint}")
@@ -203,46 +203,6 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     if len(returned.shape) > 1 or 0 in returned.shape:
         raise BadValue(f"{what} returned {described(returned)}; {hint}")
     return returned.shape
-
-
-def load_object(path: str, option: str) -> Any:
-    """What stands at a dotted path, as in ``my_package.hints.push_right``.
-
-    Args:
-        path: module and name, joined by dots.
-        option: what the path was given for, to say so in errors.
-
-    Returns:
-        Whatever it is.
-
-    Raises:
-        ValueError: the path has no dot, or the module has no such name (the nearest are named).
-        ImportError: the module cannot be imported.
-    """
-    module_name, _, name = path.rpartition(".")
-    if not module_name:
-        raise BadValue(f"{option} {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
-    try:
-        module = importlib.import_module(module_name)
-    except Exception as error:
-        where = " (is its folder on PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
-        raise NotImported(f"{option} {path!r}: importing {module_name} failed: {first_line(error)}{where}") from error
-    if not hasattr(module, name):
-        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise unknown(f"function in {module_name}", name, public)
-    return getattr(module, name)
-
-
-def load_function(path: str) -> Callable[..., Any]:
-    """The auxiliary function at a dotted path, not yet called; arguments and errors as for ``load_object``.
-
-    Raises:
-        TypeError: what stands there cannot be called.
-    """
-    function = load_object(path, "aux_function")
-    if not callable(function):
-        raise BadType(f"aux_function {path!r} is {function!r}; expected {_EXPECTED}")
-    return function
 
 
 def dotted_name(function: Any) -> str:

@@ -16,9 +16,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Shaped, UInt32
 
-from llmrl.envs.base import action_shape, load_object
-from llmrl.envs.tracing import described, first_line, traced
-from llmrl.settings.errors import BadType, BadValue
+from llmrl.envs.base import action_shape
+from llmrl.envs.tracing import described, traced
+from llmrl.settings.errors import BadType, BadValue, first_line
+from llmrl.settings.loading import load_object
 from llmrl.types import Captioner, Environment, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)

@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import strongly_typed
-from llmrl.envs.tracing import first_line
-from llmrl.settings.errors import BadValue
+from llmrl.settings.errors import BadValue, first_line
 from llmrl.types import EnvState
 
 _STEP = "(obs, state, reward, terminated, truncated, info)"

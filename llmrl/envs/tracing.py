@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-import sysconfig
-import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -15,10 +12,9 @@ import jax.core
 import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
-from llmrl.settings.errors import BadType, BadValue
+from llmrl.settings.errors import BadType, BadValue, first_line
 
 _ADDRESS = re.compile(r"0x[0-9a-f]+|<[^<>]*at [^<>]*>")
-_LIBRARIES = (*(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
 _LONGEST = 200
 
 _once_more = jax.make_user_context(False)
@@ -139,11 +135,6 @@ def _bits(value: Any) -> Any:
 # --- in words -------------------------------------------------------------------------------------------------------
 
 
-def first_line(error: BaseException) -> str:
-    """What an error is, the first line of what it says, and where in whose code it arose."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}{_place(error)}"
-
-
 def described(returned: Any) -> str:
     """What a function returned, as Python shows it in one line, but arrays by dtype and shape."""
     text = " ".join(repr(jax.tree.map(_word, returned)).split())
@@ -160,16 +151,6 @@ class _Word(str):
 
     def __repr__(self) -> str:
         return str(self)
-
-
-def _place(error: BaseException) -> str:
-    """The innermost line of code that is neither a library's nor ours."""
-    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
-    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
-
-
-def _is_own(filename: str) -> bool:
-    return Path(filename).is_file() and not filename.startswith(_LIBRARIES)
 
 
 def _advice(error: BaseException) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import sysconfig
+import traceback
 from collections.abc import Iterable
 from difflib import get_close_matches
+from pathlib import Path
+
+_LIBRARIES = (*(sysconfig.get_path(kind) for kind in ("stdlib", "purelib", "platlib")), str(Path(__file__).parents[1]))
 
 
 class UserError(Exception):
@@ -71,6 +76,21 @@ def install(extra: str) -> str:
         A command and where it is typed, to end an error with.
     """
     return f"pip install -e '.[{extra}]' in llmrl's own folder"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error is, the first line of what it says, and where in the user's code it arose."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}{_place(error)}"
+
+
+def _place(error: BaseException) -> str:
+    """The innermost line of code that is neither a library's nor ours."""
+    own = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    return f" ({Path(own[-1].filename).name}, line {own[-1].lineno})" if own else ""
+
+
+def _is_own(filename: str) -> bool:
+    return Path(filename).is_file() and not filename.startswith(_LIBRARIES)
 
 
 def debugging() -> bool:

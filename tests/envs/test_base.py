@@ -1,7 +1,6 @@
 """Auxiliary sources and the reset, on a counter that is small enough to predict by hand."""
 
 import functools
-import sys
 from typing import NamedTuple
 
 import jax
@@ -209,40 +208,6 @@ def test_the_check_does_not_run_the_function():
 
 def test_dotted_name_sees_through_partial():
     assert base.dotted_name(functools.partial(takes_two, 1)) == f"{__name__}.takes_two"
-
-
-# --- dotted paths ---------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hints(tmp_path, monkeypatch):
-    (tmp_path / "hints_for_tests.py").write_text(
-        "def push_right(state, action, next_state):\n    return action[0]\nX = 1\n"
-    )
-    (tmp_path / "broken_for_tests.py").write_text("raise RuntimeError('out of order')\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    yield
-    for name in ("hints_for_tests", "broken_for_tests"):
-        sys.modules.pop(name, None)
-
-
-def test_a_dotted_path_is_loaded(hints):
-    assert base.dotted_name(base.load_function("hints_for_tests.push_right")) == "hints_for_tests.push_right"
-
-
-@pytest.mark.parametrize(
-    ("path", "kind", "says"),
-    [
-        ("push_right", ValueError, "'push_right'.*dotted path"),
-        ("no_such_module_at_all.f", ImportError, "no_such_module_at_all failed.*PYTHONPATH"),
-        ("broken_for_tests.f", ImportError, "broken_for_tests failed: RuntimeError: out of order"),
-        ("hints_for_tests.push_rigt", ValueError, "nearest: 'push_right'"),
-        ("hints_for_tests.X", TypeError, "is 1"),
-    ],
-)
-def test_a_wrong_path_is_explained(hints, path, kind, says):
-    with pytest.raises(kind, match=says):
-        base.load_function(path)
 
 
 # --- numbers --------------------------------------------------------------------------------------------------------

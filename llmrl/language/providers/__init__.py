@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +11,7 @@ from llmrl.language.providers.recorded import recorded
 from llmrl.language.question import Captioner, Provider
 from llmrl.settings.config import PROVIDERS, LLMConfig
 from llmrl.settings.errors import BadValue, unknown
+from llmrl.settings.loading import load_function
 from llmrl.settings.validation import validate_llm
 
 __all__ = ["make_provider", "noisy", "oracle", "recorded"]
@@ -28,6 +27,8 @@ def make_provider(config: LLMConfig, captioner: Captioner, environment: str | No
 
     Raises:
         ValueError: a setting is wrong, or an API key is missing.
+        ImportError: the module of ``llm.function`` cannot be imported.
+        TypeError: ``llm.function`` is no function.
     """
     validate_llm(config)
     factories: dict[str, Callable[[], Provider]] = {
@@ -46,7 +47,8 @@ def make_provider(config: LLMConfig, captioner: Captioner, environment: str | No
 
 def _oracle(config: LLMConfig, captioner: Captioner) -> Provider:
     if config.function is not None:
-        return oracle(_dotted(config.function), config.function)
+        expected = "a function (state key, event) that returns a score in [0, 1]"
+        return oracle(load_function(config.function, "llm.function", expected), config.function)
     score = getattr(captioner, "oracle", None)
     if score is not None:
         return oracle(score)
@@ -75,17 +77,3 @@ def _openai(config: LLMConfig) -> Provider:
     from llmrl.language.providers.openai import openai
 
     return openai(config)
-
-
-def _dotted(path: str) -> Callable[..., Any]:
-    """A function by its dotted path, ``package.module.function`` or ``package.module:function``."""
-    module, _, name = path.replace(":", ".").rpartition(".")
-    if not re.fullmatch(r"\w+(\.\w+)*", module):
-        raise BadValue(f"llm.function must be a dotted path, as in my_package.hints.is_good, got {path!r}")
-    try:
-        function = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise BadValue(f"llm.function={path}: {error}") from error
-    if not callable(function):
-        raise BadValue(f"llm.function={path} is no function")
-    return function
