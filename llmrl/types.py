@@ -147,6 +147,7 @@ class Captioner(NamedTuple):
         keys: ``() -> sequence of int``, every key that ``state_key`` can give, where they can be listed.
         oracle: ``(key, event) -> score`` in [0, 1], what someone who knows the rules would answer.
         rules: provider -> its answers about every state, for providers that need not be asked one by one.
+        history: ``key -> ((state, action), ...)``, what led to a state in words, oldest first.
     """
 
     events: tuple[str, ...]
@@ -158,6 +159,7 @@ class Captioner(NamedTuple):
     keys: Callable[[], Sequence[int]] | None = None
     oracle: Callable[[int, int], float] | None = None
     rules: Mapping[str, Rules] = {}
+    history: Callable[[int], Sequence[tuple[str, str]]] | None = None
 
 
 class Environment(NamedTuple):

@@ -23,7 +23,6 @@ from llmrl.settings.config import LLMConfig
 __all__ = [
     "Budget",
     "Cache",
-    "Captioner",
     "Labeller",
     "Manners",
     "Probe",

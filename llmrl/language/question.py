@@ -3,35 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, clean
 from llmrl.settings.errors import UserError
 
-
-@runtime_checkable
-class Captioner(Protocol):
-    """The words of an environment.
-
-    Three more attributes are used where they exist: ``oracle``, ``(key, event) -> score`` by the rules of the game,
-    ``rules``, ``{provider: llmrl.types.Rules}``, and ``history``, ``key -> ((state, action), ...)``, what led to a
-    state, in words.
-
-    Attributes:
-        events: phrases of what can happen, E of them, each completing "Should the agent ...?".
-        context: the task and its goal.
-    """
-
-    @property
-    def events(self) -> tuple[str, ...]: ...
-
-    @property
-    def context(self) -> str: ...
-
-    @property
-    def describe(self) -> Callable[[int], str]:
-        """``state key -> the state in words``."""
-        ...
+if TYPE_CHECKING:
+    from llmrl.types import Captioner
+else:
+    Captioner = Any  # llmrl.types has arrays in it and so loads jax, which is not needed here
 
 
 class Question(NamedTuple):
@@ -152,8 +132,7 @@ def questions(provider: Provider, captioner: Captioner, key: int) -> list[Questi
     state = clean(captioner.describe(key), STATE_LIMIT)
     context = clean(captioner.context, CONTEXT_LIMIT, keep_lines=True)
     phrases = tuple(clean(phrase, PHRASE_LIMIT) for phrase in captioner.events)
-    history = getattr(captioner, "history", None)
-    before = tuple(history(key)) if history is not None else ()
+    before = tuple(captioner.history(key)) if captioner.history is not None else ()
     indices = [tuple(range(len(phrases)))] if provider.open_question else [(event,) for event in range(len(phrases))]
 
     asked = []

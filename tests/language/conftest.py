@@ -16,19 +16,13 @@ import pytest
 KEY = "sk-test-0123456789abcdefSECRET"
 
 
-class Words(NamedTuple):
-    """A captioner of two events."""
-
-    events: tuple[str, ...] = ("push the cart to the left", "push the cart to the right")
-    context: str = "Balance a pole on a cart."
-
-    def describe(self, key: int) -> str:
-        return f"the pole leans by {key} degrees"
-
-
 @pytest.fixture
 def words():
-    return Words()
+    """A captioner of two events."""
+    from llmrl.types import Captioner  # here, after the hook that checks types
+
+    events = "push the cart to the left", "push the cart to the right"
+    return Captioner(events, lambda key: f"the pole leans by {key} degrees", "Balance a pole on a cart.")
 
 
 @pytest.fixture(scope="session")

@@ -4,14 +4,13 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import llmrl
 from llmrl.language import fill, make_labeller, make_provider, noisy, open_labeller, oracle, recorded
-from llmrl.language.question import Question, Unanswered, questions
+from llmrl.language.question import Provider, Question, Unanswered, questions
 from llmrl.settings.config import LLMConfig
 
 HEADER = {"format": "llmrl-answers", "version": 1, "source": "written by hand"}
@@ -51,21 +50,13 @@ def test_recorded_answers_are_found_by_their_words(words, file):
 
 
 def test_scores_follow_the_words_whatever_the_order_and_however_many_states_share_them(words, file):
-    class Alike(NamedTuple):
-        """The same words for two keys in a row."""
-
-        events: tuple[str, ...] = words.events
-        context: str = words.context
-
-        def describe(self, key):
-            return words.describe(key // 2)
-
+    alike = words._replace(describe=lambda key: words.describe(key // 2))  # the same words for two keys in a row
     provider = recorded(file(*rows_of(words, range(4))))
-    forwards = fill(Alike(), provider, None, range(8), capacity=8)
-    backwards = fill(Alike(), provider, None, [7, 3, 5, 1, 0, 2, 6, 4], capacity=8)
+    forwards = fill(alike, provider, None, range(8), capacity=8)
+    backwards = fill(alike, provider, None, [7, 3, 5, 1, 0, 2, 6, 4], capacity=8)
     np.testing.assert_array_equal(forwards.scores, [[parity(key // 2, event) for event in (0, 1)] for key in range(8)])
     np.testing.assert_array_equal(forwards.scores, backwards.scores)
-    turned = Alike(events=words.events[::-1])
+    turned = alike._replace(events=words.events[::-1])
     np.testing.assert_array_equal(fill(turned, provider, None, range(8), capacity=8).scores, forwards.scores[:, ::-1])
 
 
@@ -130,9 +121,9 @@ opened = []
 sys.addaudithook(lambda event, arguments: opened.append(event) if event.startswith("socket.") else None)
 from llmrl.settings.config import LLMConfig
 from llmrl.language import fill_table, open_labeller
-class Words:
+class Words:  # an llmrl.types.Captioner would load jax
     events = ("push the cart to the left", "push the cart to the right")
-    context = ""
+    context, history = "", None
     def describe(self, key):
         return f"the pole leans by {key} degrees"
 config = LLMConfig(answers=sys.argv[1], noise=0.5)
@@ -190,11 +181,8 @@ def test_an_oracle_by_its_dotted_path_or_the_environments_own(words, tmp_path, m
     with pytest.raises(ValueError, match=r"llm\.function"):
         make_provider(LLMConfig(provider="oracle"), words)
 
-    class Knowing(type(words)):
-        def oracle(self, key, event):
-            return 0.25
-
-    table = fill(words, make_provider(LLMConfig(provider="oracle"), Knowing()), None, [1], capacity=1)
+    knowing = words._replace(oracle=lambda key, event: 0.25)
+    table = fill(words, make_provider(LLMConfig(provider="oracle"), knowing), None, [1], capacity=1)
     assert table.scores.tolist() == [[0.25, 0.25]]
 
 
@@ -347,3 +335,14 @@ def test_local_embeddings(monkeypatch):
     for body in (None, {}, {"data": rows[:1]}, {"data": [rows[0], {"embedding": [1.0, 2.0]}]}, {"data": [{}, {}]}):
         with pytest.raises(Unanswered):
             read_embeddings(body, 2)
+
+
+# --- questions --------------------------------------------------------------------------------------------------------
+
+
+def test_what_led_to_a_state_is_part_of_its_question(words):
+    provider = Provider("any", prompt=lambda context, state, phrases, history: ("", f"{state}, after {history}"))
+    met = words._replace(history=lambda key: [(words.describe(key - 1), "push")])
+    assert questions(provider, met, 3)[0].user == (
+        "the pole leans by 3 degrees, after (('the pole leans by 2 degrees', 'push'),)"
+    )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable
 
 from llmrl.language.providers.noisy import noisy
 from llmrl.language.providers.oracle import oracle
@@ -49,28 +48,23 @@ def _oracle(config: LLMConfig, captioner: Captioner) -> Provider:
     if config.function is not None:
         expected = "a function (state key, event) that returns a score in [0, 1]"
         return oracle(load_function(config.function, "llm.function", expected), config.function)
-    score = getattr(captioner, "oracle", None)
-    if score is not None:
-        return oracle(score)
-    if "oracle" not in _rules(captioner):
+    if captioner.oracle is not None:
+        return oracle(captioner.oracle)
+    if "oracle" not in captioner.rules:
         raise BadValue("this environment has no oracle of its own: give one with llm.function=my_package.hints.is_good")
     return _by_rule(captioner, "oracle")
 
 
 def _by_rule(captioner: Captioner, name: str) -> Provider:
-    if name not in _rules(captioner):
+    if name not in captioner.rules:
         raise BadValue(f"llm.provider={name} is a table written by hand for both Crafters; there is none for others")
-    rules = _rules(captioner)[name]
+    rules = captioner.rules[name]
 
     def score(key: int, event: int) -> float:
         said = [worth for mask, value, of, worth in zip(*rules, strict=True) if of == event and key & mask == value]
         return max(map(float, said), default=0.0)
 
     return oracle(score, name)
-
-
-def _rules(captioner: Captioner) -> Mapping[str, Any]:
-    return getattr(captioner, "rules", {})
 
 
 def _openai(config: LLMConfig) -> Provider:
