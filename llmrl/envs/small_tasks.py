@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from llmrl.envs.base import AuxFunction, require_positive_int, time_step
 from llmrl.envs.gridworld import MOVES
 from llmrl.envs.qualities import qualities, random_table
+from llmrl.settings.errors import BadValue
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
 
@@ -64,7 +65,7 @@ def _grid(
     require_positive_int("size", size)
     require_positive_int("horizon", horizon)
     if size < 3:
-        raise ValueError(f"size must be at least 3, got {size!r}")
+        raise BadValue(f"size must be at least 3, got {size!r}")
 
     def reset(key: PRNGKeyArray) -> tuple[TaskState, Float[Array, " obs"]]:
         position, goal = start(key)

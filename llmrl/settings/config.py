@@ -9,15 +9,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from llmrl.settings.fields import choice, number, positive, private, widths
+
 SURROGATES = ("ratio", "dice", "log_prob")
 DATA = ("fresh", "previous", "window", "past")
 GRADIENTS = ("implicit", "unrolled", "incremental", "explicit")
 SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
 REPRESENTATIONS = ("inverse", "random")
+OPTIMISERS = ("amsgrad", "adam", "sgd")
 PROVIDERS = ("recorded", "oracle", "plausible", "openai")
 PROMPTS = ("yes_no", "goals")
 SCORES = ("token_probability", "embedding_similarity", "string_similarity")
+NOISE_UNITS = ("state", "answer")
+MODES = ("offline", "online")
 SOLVERS = (
     "neumann",
     "neumann_finite_difference",
@@ -87,7 +92,7 @@ class AuxConfig:
     scale: float = 1.0
     function: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    center: Any = 0.5
+    center: Any = number(0.5, word="mean")
 
 
 @dataclass(frozen=True)
@@ -117,23 +122,23 @@ class PPOConfig:
         initial_log_std: of the Gaussian policy.
     """
 
-    num_envs: int = 16
-    num_steps: int = 128
-    num_epochs: int = 4
-    num_minibatches: int = 4
-    learning_rate: float = 6e-4
-    critic_rate_ratio: float = 20.0
+    num_envs: int = positive(16)
+    num_steps: int = positive(128)
+    num_epochs: int = positive(4)
+    num_minibatches: int = positive(4)
+    learning_rate: float = positive(6e-4)
+    critic_rate_ratio: float = positive(20.0)
     anneal: bool = True
-    discount: float = 0.99
-    gae_lambda: float = 0.98
-    clip: float = 0.2
-    entropy: float = 0.003
-    advantage_floor: float = 0.3
-    advantage_decay: float = 0.998
-    value_coefficient: float = 0.5
-    max_gradient_norm: float = 0.5
-    hidden: tuple[int, ...] = (64, 64)
-    initial_log_std: float = -0.5
+    discount: float = number(0.99, low=0, high=1)
+    gae_lambda: float = number(0.98, low=0, high=1)
+    clip: float = positive(0.2)
+    entropy: float = number(0.003, low=0)
+    advantage_floor: float = number(0.3, low=0, high=1)
+    advantage_decay: float = number(0.998, low=0, high=1)
+    value_coefficient: float = number(0.5, low=0)
+    max_gradient_norm: float = positive(0.5)
+    hidden: tuple[int, ...] = widths(64, 64)
+    initial_log_std: float = number(-0.5, low=-20, high=5)
 
     @property
     def batch_size(self) -> int:
@@ -161,19 +166,19 @@ class SolverConfig:
             number, whatever the batch's, and up to 4096 products with it are cheapest.
     """
 
-    name: str = "neumann"
-    num_terms: int = 20
-    step_size: Any = "auto"
-    max_step_size: float = 0.5
-    power_iterations: int = 4
+    name: str = choice("neumann", SOLVERS)
+    num_terms: int = number(20, low=0, high=100_000)
+    step_size: Any = number("auto", above=0, word="auto")
+    max_step_size: float = positive(0.5)
+    power_iterations: int = number(4, low=1, high=100_000)
     relative: bool = False
-    tolerance: float = 1e-5
-    num_probes: int = 8
-    damping: Any = 0.1
-    max_ratio: float = 10.0
-    curvature: str = "fisher"
-    curvature_fraction: float = 0.125
-    curvature_samples: int = 4096
+    tolerance: float = number(1e-5, low=0, high=1)
+    num_probes: int = positive(8)
+    damping: Any = number(0.1, low=0, word="auto")
+    max_ratio: float = positive(10.0)
+    curvature: str = choice("fisher", CURVATURES)
+    curvature_fraction: float = number(0.125, low=1e-3, high=1)
+    curvature_samples: int = positive(4096)
 
 
 @dataclass(frozen=True)
@@ -204,15 +209,15 @@ class WeightConfig:
 
     scalar: bool = True
     network: bool = True
-    bound: float | None = 1.0
+    bound: float | None = positive(1.0)
     initial: float = 0.0
-    hidden: tuple[int, ...] = (32,)
+    hidden: tuple[int, ...] = widths(32)
     sees_action: bool = True
     sees_aux: bool = False
     whiten: bool = True
-    spread: float = 0.0
-    clip_steps: float | None = None
-    residual: float | None = None
+    spread: float = number(0.0, low=0)
+    clip_steps: float | None = positive(None)
+    residual: float | None = number(None, low=0, high=1)
     offset: bool = False
     discount: bool = False
 
@@ -245,18 +250,18 @@ class TrustConfig:
     cross_fitting: bool = True
     gate: bool = True
     evidence: bool = True
-    evidence_memory: float = 0.99
+    evidence_memory: float = number(0.99, low=0, high=1)
     units: bool = True
-    advice: float = 1.0
-    advice_patience: float = 40960.0
-    advice_decay: float = 0.02
-    advice_rarity: float = 0.005
-    advice_events: float = 8.0
-    advice_fade: float = 4.0
+    advice: float = number(1.0, low=0)
+    advice_patience: float = number(40960.0, low=0)
+    advice_decay: float = number(0.02, low=0, high=1)
+    advice_rarity: float = number(0.005, low=0, high=1)
+    advice_events: float = positive(8.0)
+    advice_fade: float = number(4.0, low=0)
     ceiling: bool = True
-    ceiling_fall: float = 0.3
-    ceiling_rise: float = 0.002
-    setback: float = 0.05
+    ceiling_fall: float = number(0.3, low=0, high=1)
+    ceiling_rise: float = number(0.002, low=0, high=1)
+    setback: float = number(0.05, low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -288,25 +293,25 @@ class OuterConfig:
         discount_penalty: lambda_gamma; may have either sign.
     """
 
-    gradient: str = "implicit"
-    unroll_steps: int = 1
-    unroll_learning_rate: float = 0.1
-    gae_lambda: float = 1.0
-    surrogate: str = "ratio"
-    data: str = "fresh"
-    window: int = 4
-    max_importance_ratio: float = 2.0
-    schedule: str = "online"
-    every: int = 1
-    warmup: int = 0
-    converged_kl: float = 1e-3
-    optimiser: str = "amsgrad"
-    learning_rate: float = 2e-3
-    scalar_learning_rate: float = 6e-2
-    discount_learning_rate: float = 1e-2
-    max_gradient_norm: float = 1.0
-    scale_decay: float = 0.998
-    weight_penalty: float = 0.0
+    gradient: str = choice("implicit", GRADIENTS)
+    unroll_steps: int = positive(1)
+    unroll_learning_rate: float = number(0.1, low=0)
+    gae_lambda: float = number(1.0, low=0, high=1)
+    surrogate: str = choice("ratio", SURROGATES)
+    data: str = choice("fresh", DATA)
+    window: int = positive(4)
+    max_importance_ratio: float = positive(2.0)
+    schedule: str = choice("online", SCHEDULES)
+    every: int = positive(1)
+    warmup: int = number(0, low=0)
+    converged_kl: float = number(1e-3, low=0)
+    optimiser: str = choice("amsgrad", OPTIMISERS)
+    learning_rate: float = number(2e-3, low=0)
+    scalar_learning_rate: float = number(6e-2, low=0)
+    discount_learning_rate: float = number(1e-2, low=0)
+    max_gradient_norm: float = positive(1.0)
+    scale_decay: float = number(0.998, low=0, high=1)
+    weight_penalty: float = number(0.0, low=0)
     discount_penalty: float = 0.0
 
 
@@ -324,11 +329,11 @@ class PotentialConfig:
     """
 
     coefficient: float = 1.0
-    learning_rate: float = 3e-3
-    updates: int = 32
-    batch_size: int = 256
-    hidden: tuple[int, ...] = (64,)
-    decay: float = 0.5
+    learning_rate: float = positive(3e-3)
+    updates: int = positive(32)
+    batch_size: int = positive(256)
+    hidden: tuple[int, ...] = widths(64)
+    decay: float = number(0.5, above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -349,14 +354,14 @@ class NoveltyConfig:
     """
 
     coefficient: float = 0.5
-    discount: float = 0.99
-    learning_rate: float = 3e-4
-    updates: int = 16
-    hidden: tuple[int, ...] = (64, 64)
-    features: int = 32
-    representation: str = "inverse"
-    neighbors: int = 12
-    references: int = 2048
+    discount: float = number(0.99, low=0, high=1)
+    learning_rate: float = positive(3e-4)
+    updates: int = positive(16)
+    hidden: tuple[int, ...] = widths(64, 64)
+    features: int = positive(32)
+    representation: str = choice("inverse", REPRESENTATIONS)
+    neighbors: int = positive(12)
+    references: int = positive(2048)
 
 
 @dataclass(frozen=True)
@@ -375,9 +380,9 @@ class GoalsConfig:
 
     table: str | None = None
     coefficient: float = 1.0
-    threshold: float = 0.99
+    threshold: float = number(0.99, low=0, high=1)
     ineffective: bool = False
-    pretraining: float = 0.0
+    pretraining: float = number(0.0, low=0, high=1)
     keep: bool = True
 
 
@@ -448,37 +453,37 @@ class LLMConfig:
         neutral: score of an event whose answer was unusable where other answers about its state were usable.
     """
 
-    provider: str = "recorded"
+    provider: str = choice("recorded", PROVIDERS)
     answers: str | None = None
     function: str | None = None
     model: str = ""
-    base_url: str = "https://api.openai.com/v1"
-    key_variable: str | None = "OPENAI_API_KEY"
+    base_url: str = private("https://api.openai.com/v1")
+    key_variable: str | None = private("OPENAI_API_KEY")
     prompt: str = "yes_no"
-    score: str = "token_probability"
-    threshold: float = 0.9
+    score: str = choice("token_probability", SCORES)
+    threshold: float = number(0.9, low=0, high=1)
     embedding_model: str = ""
     embedding_local: bool = False
-    temperature: float = 0.0
-    top_logprobs: int = 10
+    temperature: float = number(0.0, low=0)
+    top_logprobs: int = number(10, low=1, high=20)
     extra: dict[str, Any] = field(default_factory=dict)
-    deadline: float = 30.0
-    retries: int = 3
-    concurrency: int = 8
-    requests_per_minute: float | None = None
-    max_requests: int | None = None
-    max_tokens: int | None = None
-    max_cost: float | None = None
-    max_seconds: float | None = None
-    prompt_price: float = 0.0
-    answer_price: float = 0.0
-    noise: float = 0.0
+    deadline: float = positive(30.0)
+    retries: int = number(3, low=0)
+    concurrency: int = positive(8)
+    requests_per_minute: float | None = positive(None)
+    max_requests: int | None = number(None, low=0)
+    max_tokens: int | None = number(None, low=0)
+    max_cost: float | None = number(None, low=0)
+    max_seconds: float | None = number(None, low=0)
+    prompt_price: float = number(0.0, low=0)
+    answer_price: float = number(0.0, low=0)
+    noise: float = number(0.0, low=0, high=1)
     noise_seed: int = 0
-    noise_unit: str = "state"
+    noise_unit: str = choice("state", NOISE_UNITS)
     adversarial: bool = False
     cache: str | None = "runs/answers.sqlite"
-    capacity: int = 4096
-    neutral: float = 0.5
+    capacity: int = positive(4096)
+    neutral: float = number(0.5, low=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -498,7 +503,7 @@ class TrackConfig:
     wandb: bool = False
     project: str = "llmrl"
     entity: str | None = None
-    mode: str = "offline"
+    mode: str = choice("offline", MODES)
 
 
 @dataclass(frozen=True)
@@ -543,19 +548,19 @@ class Config:
     solver: SolverConfig = field(default_factory=SolverConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     reward_from: str | None = None
-    reward_seed: int | None = None
+    reward_seed: int | None = number(None, low=0)
     llm: LLMConfig = field(default_factory=LLMConfig)
     track: TrackConfig = field(default_factory=TrackConfig)
-    seed: int = 0
-    seeds: int = 8
-    seeds_per_batch: int | None = None
-    total_steps: int = 200_000
-    num_chunks: int = 20
-    devices: Any = "auto"
+    seed: int = number(0, low=0, high=2**31 - 1)
+    seeds: int = positive(8)
+    seeds_per_batch: int | None = positive(None)
+    total_steps: int = number(200_000, low=1, high=2**53)
+    num_chunks: int = positive(20)
+    devices: Any = number("auto", above=0, word="auto", whole=True)
     distributed: bool = False
     coordinator: str | None = None
-    num_processes: int | None = None
-    process_id: int | None = None
+    num_processes: int | None = positive(None)
+    process_id: int | None = number(None, low=0)
     run_dir: str | None = None
     resume: bool = True
     progress: bool = True

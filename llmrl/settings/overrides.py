@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra import compose as compose_with_hydra
 from hydra import initialize_config_dir
@@ -26,11 +26,24 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from llmrl.settings.config import Config, EnvConfig
+from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue, install, unknown
-from llmrl.settings.requests import BENCH_RIVALS, BENCH_SUITES, SCHEMAS, Bench, Evaluation, Report, Reproduction, Status
-from llmrl.settings.validation import from_dict, refuse_secret, renamed
+from llmrl.settings.fields import check
+from llmrl.settings.requests import (
+    BENCH_RIVALS,
+    BENCH_SUITES,
+    SCHEMAS,
+    Bench,
+    Evaluation,
+    Label,
+    Report,
+    Reproduction,
+    Status,
+)
+from llmrl.settings.validation import build, from_dict, refuse_secret, renamed, validate
 from llmrl.settings.words import as_hydra_reads
+
+Request = TypeVar("Request")
 
 GROUP_KINDS = {"env": "environment", "aux": "auxiliary reward", "track": "tracker"}
 """What a config group's choices are called in errors, where its own name does not say it."""
@@ -171,10 +184,7 @@ def to_comparison(node: DictConfig) -> tuple[Config, tuple[str, ...]]:
 
 def to_evaluation(node: DictConfig) -> Evaluation:
     """An ``Evaluation`` from what Hydra composed."""
-    values = _container(node)
-    evaluation = Evaluation(**{**values, "env": EnvConfig(**values["env"])})
-    if evaluation.episodes < 1:
-        raise BadValue(f"episodes must be positive, got {evaluation.episodes}")
+    evaluation = _checked(Evaluation, node)
     if not evaluation.env.name and evaluation.env != Evaluation().env:
         raise BadValue("the environment of a run is evaluated as it is; choose one with env=... to set its keys")
     return evaluation
@@ -182,36 +192,24 @@ def to_evaluation(node: DictConfig) -> Evaluation:
 
 def to_bench(node: DictConfig) -> Bench:
     """A ``Bench`` from what Hydra composed."""
-    values = _container(node)
-    for name in ("suites", "seeds", "envs", "crafter_envs", "scale_seeds", "scale_envs"):
-        values[name] = tuple(values[name])
-    bench = Bench(**values)
+    bench = _checked(Bench, node)
     for suite in bench.suites:
         if suite not in BENCH_SUITES:
             raise unknown("suite", suite, BENCH_SUITES)
     if bench.against is not None and bench.against not in BENCH_RIVALS:
         raise unknown("library to bench against", bench.against, BENCH_RIVALS)
-    for name in ("rounds", "steps", "seeds", "envs", "crafter_envs", "scale_seeds", "scale_envs"):
-        value = getattr(bench, name)
-        if min(value if isinstance(value, tuple) else [value], default=1) < 1:
-            raise BadValue(f"{name} must be positive, got {value}")
     return bench
 
 
 def to_label(node: DictConfig) -> tuple[Config, dict[str, Any]]:
     """What to label, and the other settings of ``llmrl label``, from what Hydra composed."""
-    values = _container(node)
-    config = from_dict({name: values.pop(name) for name in ("env", "captioner", "llm", "seed")})
-    for name in ("limit", "steps"):
-        if values[name] is not None and values[name] < 1:
-            raise BadValue(f"{name} must be positive, got {values[name]}")
-    return config, values
+    request = vars(_checked(Label, node)).copy()
+    return validate(Config(**{name: request.pop(name) for name in ("env", "captioner", "llm", "seed")})), request
 
 
 def to_report(node: DictConfig) -> Report:
     """A ``Report`` from what Hydra composed."""
-    values = _container(node)
-    request = Report(**{**values, "runs": tuple(values["runs"]), "dims": tuple(values["dims"])})
+    request = _checked(Report, node)
     if not request.runs:
         raise BadValue("report needs a run's directory, or one that holds some: llmrl report runs")
     if len(request.dims) not in (0, 2):
@@ -221,7 +219,7 @@ def to_report(node: DictConfig) -> Report:
 
 def to_status(node: DictConfig) -> Status:
     """A ``Status`` from what Hydra composed."""
-    request = Status(tuple(_container(node)["runs"]))
+    request = _checked(Status, node)
     if not request.runs:
         raise BadValue("status needs a run's directory, or one that holds some: llmrl status runs")
     return request
@@ -229,12 +227,13 @@ def to_status(node: DictConfig) -> Status:
 
 def to_reproduction(node: DictConfig) -> Reproduction:
     """A ``Reproduction`` from what Hydra composed."""
-    values = _container(node)
-    request = Reproduction(**{**values, "methods": tuple(values["methods"])})
-    for name in ("processes", "seeds"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            raise BadValue(f"{name} must be positive, got {value}")
+    return _checked(Reproduction, node)
+
+
+def _checked(kind: type[Request], node: DictConfig) -> Request:
+    """What a command is asked, of the right types and within bounds."""
+    request = build(kind, _container(node))
+    check(request)
     return request
 
 
@@ -307,7 +306,8 @@ def _unknown_key(key: str, settings: Any) -> str:
     if not parent and isinstance(settings, Config):
         siblings += GROUPS_WITHOUT_KEYS
     namesakes = [other for other in keys if other.rpartition(".")[2] == name]
-    return str(unknown("key", key, namesakes or siblings or get_close_matches(key, keys, n=5)))
+    choices = [*namesakes, *get_close_matches(key, siblings)] if namesakes else siblings
+    return str(unknown("key", key, choices or get_close_matches(key, keys, n=5)))
 
 
 def _dotted_keys(section: Any, prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from omegaconf import MISSING
 
 from llmrl.settings.config import Config, EnvConfig, LLMConfig
+from llmrl.settings.fields import number, positive, positives
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Evaluation:
 
     run_dir: str = MISSING
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
-    episodes: int = 100
+    episodes: int = positive(100)
     seed: int = 0
     progress: bool = True
     video: bool = False
@@ -68,13 +69,13 @@ class Bench:
     suites: tuple[str, ...] = ("ppo", "methods", "meta")
     against: str | None = None
     rejax_python: str = ".venv-rejax/bin/python"
-    rounds: int = 5
-    seeds: tuple[int, ...] = (1, 8)
-    envs: tuple[int, ...] = (4, 16)
-    crafter_envs: tuple[int, ...] = (64,)
-    scale_seeds: tuple[int, ...] = (1, 64, 1024)
-    scale_envs: tuple[int, ...] = (1024, 4096)
-    steps: int = 131_072
+    rounds: int = positive(5)
+    seeds: tuple[int, ...] = positives(1, 8)
+    envs: tuple[int, ...] = positives(4, 16)
+    crafter_envs: tuple[int, ...] = positives(64)
+    scale_seeds: tuple[int, ...] = positives(1, 64, 1024)
+    scale_envs: tuple[int, ...] = positives(1024, 4096)
+    steps: int = positive(131_072)
     quick: bool = False
     out: str | None = "bench.json"
 
@@ -98,11 +99,11 @@ class Label:
     env: EnvConfig = field(default_factory=EnvConfig)
     captioner: str | None = None
     llm: LLMConfig = field(default_factory=LLMConfig)
-    limit: int | None = None
-    steps: int = 16_384
+    limit: int | None = positive(None)
+    steps: int = positive(16_384)
     dry_run: bool = False
     out: str | None = None
-    seed: int = 0
+    seed: int = number(0, low=0, high=2**31 - 1)
 
 
 @dataclass(frozen=True)
@@ -152,12 +153,12 @@ class Reproduction:
     """
 
     number: int = MISSING
-    seeds: int | None = None
+    seeds: int | None = positive(None)
     quick: bool = False
     helpful: bool = False
     goals: str = "plausible"
     methods: tuple[str, ...] = ()
-    processes: int = 1
+    processes: int = positive(1)
     shard: str = "1/1"
     out: str | None = None
 
