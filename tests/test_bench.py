@@ -183,7 +183,7 @@ def test_training_goes_on_while_a_slow_model_is_asked():
 def test_a_slow_language_model_and_a_large_table_are_measured(monkeypatch, cached):
     quick = replace(Config(ppo=TINY, method=MethodConfig(name="add"), num_chunks=2), seeds=1)
     monkeypatch.setattr(bench_language, "OFFLINE", replace(quick, aux=HEARD))
-    monkeypatch.setattr(bench_language, "UNAIDED", replace(quick, aux=bench_language.UNAIDED.aux))
+    monkeypatch.setattr(bench_language, "AIDED", replace(quick, aux=throughput.AIDED.aux))
     monkeypatch.setattr(bench_language, "SECONDS", 0.05)
     table = bench_language.language(Bench(rounds=1, seeds=(1,), steps=64))
     offline, online, unaided, searched = table.rows

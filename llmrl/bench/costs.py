@@ -31,14 +31,14 @@ def seeds(request: Bench) -> Table:
     """From one seed to 64, in steps of all seeds per second: as fast as one seed, times cores, would be free."""
     plain, envs = replace(AIDED, method=MethodConfig(name="ppo")), AIDED.ppo.num_envs
     numbers = SEEDS[:3] if request.quick else SEEDS
-    contestants = [Contestant(plural(number, "seed"), "llmrl", sized(plain, number, envs)) for number in numbers]
+    contestants = [Contestant(plural(number, "seed"), "llmrl", sized(plain, number)) for number in numbers]
     rows = compared(contestants, request, f"x {envs} envs", same_total=True)
     return Table(f"plain PPO with more seeds, {os.cpu_count()} cores", "steps/s", contestants[0].name, rows)
 
 
 def start(request: Bench) -> Table:
     """From the command to the end of the first iteration: without anything compiled before, and again."""
-    config = sized(AIDED, AIDED.seeds, AIDED.ppo.num_envs)
+    config = sized(AIDED, AIDED.seeds)
     found: dict[str, list[dict[str, float]]] = {"cold": [], "warm": []}
     for number in range(request.rounds):
         with tempfile.TemporaryDirectory() as cache:

@@ -13,7 +13,7 @@ from math import log
 from typing import Any, NamedTuple
 
 from llmrl.bench.report import Row, Table
-from llmrl.bench.throughput import Contestant, compared, sized
+from llmrl.bench.throughput import AIDED, Contestant, compared, sized
 from llmrl.settings.config import AuxConfig, Config, LLMConfig
 from llmrl.settings.errors import CannotRun
 from llmrl.settings.requests import Bench
@@ -21,9 +21,6 @@ from llmrl.training.progress import plural
 
 OFFLINE = Config(aux=AuxConfig(sources={"language": 1.0}))
 """Every answer is in the table before training begins; no model is asked."""
-
-UNAIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
-"""A source without a table."""
 
 ROWS = 65_536
 SECONDS = 2.0
@@ -39,8 +36,8 @@ def language(request: Bench) -> Table:
         with slow_server(SECONDS) as server:
             online = replace(OFFLINE, llm=asking(server.url))
             contestants = [
-                Contestant("no model is asked", "llmrl_chunks", _sized(OFFLINE, seeds)),
-                Contestant(f"{SECONDS:g} s an answer", "llmrl_chunks", _sized(online, seeds)),
+                Contestant("no model is asked", "llmrl_chunks", sized(OFFLINE, seeds)),
+                Contestant(f"{SECONDS:g} s an answer", "llmrl_chunks", sized(online, seeds)),
             ]
             reference, slowed = compared(contestants, request, where)
             if not server.answers():
@@ -48,15 +45,11 @@ def language(request: Bench) -> Table:
             rows += [reference, slowed._replace(note=f"{server.answers()} answers meanwhile, {slowed.note}")]
         large = replace(OFFLINE, llm=replace(OFFLINE.llm, capacity=ROWS))
         contestants = [
-            Contestant("no table", "llmrl", _sized(UNAIDED, seeds)),
-            Contestant(f"a table of {ROWS:,} rows", "llmrl_table", _sized(large, seeds)),
+            Contestant("no table", "llmrl", sized(AIDED, seeds)),
+            Contestant(f"a table of {ROWS:,} rows", "llmrl_table", sized(large, seeds)),
         ]
         rows += compared(contestants, request, where)
     return Table("implicit on CartPole with a language model", "steps/s", "the row before", rows)
-
-
-def _sized(config: Config, seeds: int) -> Config:
-    return sized(config, seeds, config.ppo.num_envs)
 
 
 def asking(url: str) -> LLMConfig:

@@ -17,8 +17,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from llmrl.assembly.methods import make_method
-from llmrl.assembly.parts import make_environment
+from llmrl.assembly.parts import build, make_environment
 from llmrl.bench.peers import root_vjp
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
@@ -29,7 +28,6 @@ from llmrl.bilevel.types import HypergradientInfo, MetaGradient, Solver
 from llmrl.learner.problem import InnerProblem, RolloutData, inner_advantage, make_problem, policy_objective
 from llmrl.learner.rollout import collect
 from llmrl.learner.streams import value_rollout
-from llmrl.nets import make_critic, make_policy
 from llmrl.ops.surrogates import ratio
 from llmrl.settings.config import AuxConfig, Config, SolverConfig
 from llmrl.settings.requests import Bench
@@ -216,21 +214,13 @@ def problems(config: Config, rollouts: int, iterations: int) -> tuple[InnerProbl
     states = initial_states(trainer, config, mesh)
     states, _ = compiled_run(trainer, states, mesh, iterations)(states, np.int32(0))
 
-    ppo, env = config.ppo, make_environment(config)
-    streams = make_method(config, env.spec).streams
-    inner = InnerProblem(
-        streams=streams,
-        policy=make_policy(env.spec, ppo.hidden, ppo.initial_log_std),
-        critic=make_critic(env.spec, ppo.hidden, len(streams)),
-        discount=ppo.discount,
-        gae_lambda=ppo.gae_lambda,
-        entropy=ppo.entropy,
-    )
+    env = make_environment(config)
+    inner = build(config, env).inner
 
     def sample(state) -> Sample:
         rollout_key, direction_key, key = jax.random.split(state.key, 3)
         actor = state.params.actor
-        _, rollout = collect(env, inner.policy, actor, state.acting, rollout_key, ppo.num_steps)
+        _, rollout = collect(env, inner.policy, actor, state.acting, rollout_key, config.ppo.num_steps)
         data = RolloutData(rollout, value_rollout(inner.critic, state.params.critic, rollout))
         steps = rollout.steps
         advantage = inner_advantage(inner, state.phis, state.transform_states, data)

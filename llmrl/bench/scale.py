@@ -42,7 +42,7 @@ def scale(request: Bench) -> Table:
     device = jax.devices()[0]  # started here, so that no single program decides how
     groups: dict[str, dict[str, Callable[[], Made]]] = {}
     for seeds in request.scale_seeds:
-        config = sized(AIDED, seeds, AIDED.ppo.num_envs)
+        config = sized(AIDED, seeds)
         groups[f"CartPole, {plural(seeds, 'seed')} x {config.ppo.num_envs} envs"] = _of_methods(config, config)
     for envs in request.scale_envs:
         plain, aided = with_envs(PLAIN, envs), with_envs(LEARNED, envs)

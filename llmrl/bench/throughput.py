@@ -72,7 +72,7 @@ def methods(request: Bench) -> Table:
     rows: list[Row] = []
     envs = AIDED.ppo.num_envs
     for seeds in request.seeds:
-        contestants = [Contestant(name, "llmrl", sized(config, seeds, envs)) for name, config in METHODS.items()]
+        contestants = [Contestant(name, "llmrl", sized(config, seeds)) for name, config in METHODS.items()]
         rows += compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
     solver = AIDED.solver
     defaults = f"{solver.name}, K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
@@ -84,13 +84,13 @@ def methods(request: Bench) -> Table:
     )
 
 
-def sized(config: Config, seeds: int, envs: int) -> Config:
-    """The config for so many seeds of so many environments.
+def sized(config: Config, seeds: int, envs: int | None = None) -> Config:
+    """The config for so many seeds of so many environments; None leaves the environments as many as they are.
 
     Raises:
         ValueError: the sizes do not fit.
     """
-    return validate(replace(config, seeds=seeds, ppo=replace(config.ppo, num_envs=envs)))
+    return validate(replace(config, seeds=seeds, ppo=replace(config.ppo, num_envs=envs or config.ppo.num_envs)))
 
 
 def _available(request: Bench) -> str | None:
