@@ -13,7 +13,8 @@ from jaxtyping import PyTree
 from llmrl.bilevel import hypergradients, solvers
 from llmrl.bilevel.types import MetaGradient, Solver
 from llmrl.envs import GOALS
-from llmrl.learner.meta import Meta, make_meta, outer_optimizer
+from llmrl.learner.meta import Meta, MetaSettings, OuterLevel, make_meta, outer_optimizer
+from llmrl.learner.meta_problem import Part, ProblemSettings
 from llmrl.learner.problem import InnerProblem
 from llmrl.rewards import (
     Bonus,
@@ -108,12 +109,44 @@ def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
     return penalty
 
 
+def problem_settings(config: Config) -> ProblemSettings:
+    """How a config has the two levels' losses and their curvature computed."""
+    outer, solver = config.method.outer, config.solver
+    return ProblemSettings(
+        surrogate=outer.surrogate,
+        max_importance_ratio=outer.max_importance_ratio,
+        curvature=solver.curvature,
+        computed_on=Part(solver.curvature_fraction, solver.curvature_samples),
+        unroll_learning_rate=outer.unroll_learning_rate,
+        penalty=_penalty(outer),
+    )
+
+
+def meta_settings(config: Config) -> MetaSettings:
+    """When a config has the outer level step, and on which data."""
+    outer, trust = config.method.outer, config.method.trust
+    return MetaSettings(
+        cross_fitting=trust.cross_fitting,
+        gate=trust.gate,
+        evidence_memory=trust.evidence_memory,
+        data=outer.data,
+        window=outer.window,
+        follows_updates=outer.gradient == "incremental",
+        schedule=outer.schedule,
+        every=outer.every,
+        warmup=outer.warmup,
+        converged_kl=outer.converged_kl,
+        scale_decay=outer.scale_decay,
+        gae_lambda=outer.gae_lambda,
+    )
+
+
 def learned(config: Config) -> Callable[[InnerProblem], Meta]:
     """The outer level that a config describes, for whatever streams have parameters.
 
     Making it raises a ValueError where the environments cannot be split in the halves that it needs.
     """
-    outer, trust, solver = config.method.outer, config.method.trust, config.solver
+    outer, trust = config.method.outer, config.method.trust
     rates = {
         "scalar": outer.scalar_learning_rate,
         "network": outer.learning_rate,
@@ -128,30 +161,9 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
                 f"method={config.method.name} judges each half of the environments by the other half: ppo.num_envs="
                 f"{config.ppo.num_envs} is odd; choose an even number, or method.trust.cross_fitting=false"
             )
-        return make_meta(
-            inner,
-            make_gradient(outer, solver),
-            outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm),
-            cross_fitting=trust.cross_fitting,
-            gate=trust.gate,
-            evidence_memory=trust.evidence_memory,
-            data=outer.data,
-            window=outer.window,
-            follows_updates=outer.gradient == "incremental",
-            schedule=outer.schedule,
-            every=outer.every,
-            warmup=outer.warmup,
-            converged_kl=outer.converged_kl,
-            scale_decay=outer.scale_decay,
-            gae_lambda=outer.gae_lambda,
-            surrogate=outer.surrogate,
-            max_importance_ratio=outer.max_importance_ratio,
-            curvature=solver.curvature,
-            curvature_fraction=solver.curvature_fraction,
-            curvature_samples=solver.curvature_samples,
-            unroll_learning_rate=outer.unroll_learning_rate,
-            penalty=_penalty(outer),
-        )
+        optimizer = outer_optimizer(outer.optimiser, rates, outer.max_gradient_norm)
+        gradient = make_gradient(outer, config.solver)
+        return make_meta(OuterLevel(inner, gradient, optimizer, meta_settings(config), problem_settings(config)))
 
     return meta
 

@@ -15,8 +15,9 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 import optax
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import PRNGKeyArray, PyTree
 
+from llmrl.assembly.methods import problem_settings
 from llmrl.assembly.parts import build, make_environment
 from llmrl.bench.peers import root_vjp
 from llmrl.bench.report import Row, Table
@@ -24,8 +25,9 @@ from llmrl.bench.timing import interleaved, ratios, repeated, spread
 from llmrl.bilevel import trees
 from llmrl.bilevel.hypergradients import implicit, unrolled
 from llmrl.bilevel.solvers import conjugate_gradient, fisher, hessian, neumann
-from llmrl.bilevel.types import HypergradientInfo, MetaGradient, Solver
-from llmrl.learner.problem import InnerProblem, RolloutData, inner_advantage, make_problem, policy_objective
+from llmrl.bilevel.types import HypergradientInfo, MetaGradient, MetaProblem, Solver
+from llmrl.learner.meta_problem import BilevelProblem, Part, ProblemSettings, make_problem
+from llmrl.learner.problem import Actions, InnerProblem, RolloutData, actions_of, inner_advantage, policy_objective
 from llmrl.learner.rollout import collect
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.surrogates import ratio
@@ -38,7 +40,7 @@ from llmrl.training.progress import note
 from llmrl.types import Scalar
 
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}), devices=1)
-MAX_IMPORTANCE_RATIO = AIDED.method.outer.max_importance_ratio
+SETTINGS = problem_settings(AIDED)
 UNIT = "policy gradient"
 DAMPING = 0.1
 
@@ -54,7 +56,7 @@ class Sample(NamedTuple):
         phis: all streams' parameters.
         states: the transforms' states.
         data: the rollout and its values.
-        arrays: what ``policy_objective`` takes, its advantage computed.
+        actions: what ``policy_objective`` takes, its advantage computed.
         outer_scale: what divides the task's advantage, [].
         direction: a random v, structured like theta.
         key: for solvers and subsets.
@@ -64,7 +66,7 @@ class Sample(NamedTuple):
     phis: tuple[PyTree, ...]
     states: tuple[PyTree, ...]
     data: RolloutData
-    arrays: tuple[Array, ...]
+    actions: Actions
     outer_scale: Scalar
     direction: PyTree
     key: PRNGKeyArray
@@ -162,19 +164,19 @@ def measured(
 
 def parts(inner: InnerProblem) -> dict[str, Call]:
     """The unit, the unit once more (how much a ratio may be trusted), and what hypergradients are made of."""
-    objective = policy_objective(inner, ratio, MAX_IMPORTANCE_RATIO, True)
+    objective = policy_objective(inner, ratio, SETTINGS.max_importance_ratio, True)
 
     def policy_gradient(sample: Sample):
-        return jax.grad(objective)(sample.theta, sample.arrays)
+        return jax.grad(objective)(sample.theta, sample.actions)
 
     def blended_gradient(sample: Sample):
-        return jax.grad(_problem(inner, sample).inner_loss)(sample.theta, sample.phis)
+        return jax.grad(_problem(inner, sample, SETTINGS).inner_loss)(sample.theta, sample.phis)
 
     def hessian_product(sample: Sample):
-        return hessian(lambda theta: objective(theta, sample.arrays), sample.theta)(sample.direction)
+        return hessian(lambda theta: objective(theta, sample.actions), sample.theta)(sample.direction)
 
     def fisher_product(sample: Sample):
-        obs, action, *_ = sample.arrays
+        obs, action = sample.actions.obs, sample.actions.action
 
         def log_likelihood(theta):
             return inner.policy.distribution(theta, obs).log_prob(action).reshape(-1)
@@ -194,14 +196,16 @@ def hypergradient(inner: InnerProblem, variant: Variant) -> Call:
     """A variant on a whole batch, its residual measured as in training."""
 
     def call(sample: Sample) -> tuple[PyTree, HypergradientInfo]:
-        problem = _problem(inner, sample, curvature=variant.curvature, curvature_fraction=variant.fraction)
+        settings = SETTINGS._replace(curvature=variant.curvature, computed_on=Part(variant.fraction))
+        problem = _problem(inner, sample, settings)
         return variant.gradient(problem, sample.theta, sample.phis, sample.key)
 
     return call
 
 
-def _problem(inner: InnerProblem, sample: Sample, **options):
-    return make_problem(inner, sample.data, sample.data, sample.states, sample.outer_scale, sample.key, **options)
+def _problem(inner: InnerProblem, sample: Sample, settings: ProblemSettings) -> MetaProblem:
+    data = sample.data
+    return make_problem(BilevelProblem(inner, settings, data, data, sample.states, sample.outer_scale, sample.key))
 
 
 # --- what it is measured on -------------------------------------------------------------------------------------------
@@ -222,12 +226,12 @@ def problems(config: Config, rollouts: int, iterations: int) -> tuple[InnerProbl
         actor = state.params.actor
         _, rollout = collect(env, inner.policy, actor, state.acting, rollout_key, config.ppo.num_steps)
         data = RolloutData(rollout, value_rollout(inner.critic, state.params.critic, rollout))
-        steps = rollout.steps
         advantage = inner_advantage(inner, state.phis, state.transform_states, data)
-        arrays = (steps.obs, steps.action, steps.log_prob, advantage, steps.terminated | steps.truncated)
         direction = trees.normal_like(direction_key, actor)
         scale = state.meta_state.outer_scale
-        return Sample(actor, state.phis, state.transform_states, data, arrays, scale, direction, key)
+        return Sample(
+            actor, state.phis, state.transform_states, data, actions_of(data, advantage), scale, direction, key
+        )
 
     one = jax.jit(sample)
     return inner, [one(jax.tree.map(lambda x, i=i: x[i], states)) for i in range(rollouts)]

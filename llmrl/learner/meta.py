@@ -3,26 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from llmrl.bilevel.types import HypergradientInfo, MetaGradient
-from llmrl.learner.memory import exchanged, filled, merge, remember, split_data
-from llmrl.learner.problem import (
-    InnerProblem,
-    InnerUpdate,
-    RolloutData,
-    as_one,
-    deviation,
-    make_problem,
-    scores_of,
-    task_advantage,
-)
-from llmrl.learner.streams import value_rollout
+from llmrl.learner.estimates import Point, cross_fitted_estimates, single_estimate
+from llmrl.learner.memory import filled, merge, remember
+from llmrl.learner.meta_problem import ProblemSettings
+from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, deviation, rollout_data, task_advantage
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.settings.errors import BadValue
@@ -80,6 +73,79 @@ class Meta(NamedTuple):
     needs_rollout: bool = True
 
 
+class MetaSettings(NamedTuple):
+    """When the outer level steps, on which data, and how a step is checked.
+
+    Attributes:
+        cross_fitting: estimate the hypergradient twice, on two halves of the environments, each judged by the other's.
+        gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
+        evidence_memory: what the record of gains keeps per outer step.
+        data: of the inner level: ``fresh``; ``previous`` (the rollout that trained theta: the paper's Remark 2);
+            ``window`` (the last few, the fresh one included); ``past`` (the last few before the fresh one).
+        window: rollouts in a ``window``, or in the ``past``.
+        follows_updates: whether the gradient follows the inner updates that were taken (``incremental``): then those on
+            the rollouts that ``data`` names are remembered in full. Needs old data, and no ``cross_fitting``.
+        schedule: ``online`` or ``converged`` (the paper's Algorithm 2).
+        every: inner updates between two outer steps; for ``converged`` the most there may be.
+        warmup: inner updates before the first outer step.
+        converged_kl: an inner update that moves the policy by less counts as converged.
+        scale_decay: of the running largest deviation of the task's advantage.
+        gae_lambda: lambda of the task's advantage. Below 1 a critic's errors are in it, and both halves agree on those.
+    """
+
+    cross_fitting: bool
+    gate: bool
+    evidence_memory: float | Scalar
+    data: str
+    window: int
+    follows_updates: bool
+    schedule: str
+    every: int
+    warmup: int
+    converged_kl: float | Scalar
+    scale_decay: float | Scalar
+    gae_lambda: float | Scalar
+
+    @property
+    def num_kept(self) -> int:
+        """Number of rollouts, or inner updates, in memory."""
+        return {"fresh": 0, "previous": 1, "window": self.window, "past": self.window}[self.data]
+
+
+class OuterLevel(NamedTuple):
+    """What an outer level is made of.
+
+    Attributes:
+        inner: what defines L_aux.
+        gradient: any of ``llmrl.bilevel.hypergradients``.
+        optimizer: of phi.
+        settings: when it steps, and on which data.
+        problem: how losses and curvature are computed.
+    """
+
+    inner: InnerProblem
+    gradient: MetaGradient
+    optimizer: optax.GradientTransformation
+    settings: MetaSettings
+    problem: ProblemSettings
+
+
+class OuterStep(NamedTuple):
+    """What an outer step gives.
+
+    Attributes:
+        phis: the streams' parameters after it.
+        opt_state: of the outer optimiser.
+        record: the gains' running sums.
+        metrics: see ``METRICS``.
+    """
+
+    phis: tuple[PyTree, ...]
+    opt_state: PyTree
+    record: PyTree
+    metrics: dict[str, Scalar]
+
+
 # --- the step ---------------------------------------------------------------------------------------------------------
 
 
@@ -101,202 +167,164 @@ def outer_optimizer(
     )
 
 
-def rollout_data(inner: InnerProblem, params, rollout: Rollout, least_deviation: float | Scalar) -> RolloutData:
-    """A rollout with the critic's values."""
-    values = value_rollout(inner.critic, params.critic, rollout)
-    return RolloutData(rollout, values, least_deviation=jnp.asarray(least_deviation, jnp.float32))
+def make_meta(outer: OuterLevel) -> Meta:
+    """The outer level as pure functions.
 
-
-def make_estimates(
-    inner: InnerProblem, gradient: MetaGradient, cross_fitting: bool, data: str, follows_updates: bool, **problem
-) -> Callable[..., tuple[PyTree, HypergradientInfo]]:
-    """``(state, phis, states, params, fresh, key) -> (gradients, info)``: estimates of the hypergradient on a leading
-    axis, one, or two where each half of the environments is judged by the other. Arguments as for ``make_meta``."""
-    from_memory = data != "fresh" and not follows_updates
-
-    def hypergradients(state, phis, states, params, fresh, key):
-        """One estimate, or two stacked ones."""
-
-        def problem_of(inner_data, outer_data, key, known=None):
-            return make_problem(
-                inner,
-                inner_data,
-                outer_data,
-                states,
-                state.outer_scale,
-                key,
-                past=past,
-                outer_gradient=known,
-                **problem,
-            )
-
-        def estimate(inner_data, outer_data, key, known=None):
-            problem_key, solve_key = jax.random.split(key)
-            return gradient(problem_of(inner_data, outer_data, problem_key, known), params.actor, phis, solve_key)
-
-        def own_gradient(data, key):
-            problem = problem_of(data, data, key)
-            return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(params.actor, phis)
-
-        def with_scores(data):
-            return data._replace(scores=scores_of(inner, params.actor, phis, data))
-
-        past = state.memory if follows_updates else None
-        inner_data = fresh
-        if from_memory:
-            inner_data = rollout_data(inner, params, merge(state.memory), fresh.least_deviation)
-        if not cross_fitting:
-            fresh = with_scores(fresh)
-            inner_data = inner_data if from_memory else fresh
-            return jax.tree.map(lambda x: x[None], estimate(inner_data, fresh, key))
-        whole = as_one(inner, phis, states, fresh)
-        mine, keys = jax.vmap(with_scores)(split_data(whole)), jax.random.split(key)
-        learned_from = split_data(as_one(inner, phis, states, inner_data)) if from_memory else mine
-        # Gradients change sides, not data: both uses of a half then begin with the same pass through the policy, which
-        # is compiled once.
-        known = exchanged(jax.vmap(own_gradient)(mine, keys))
-        return jax.vmap(estimate)(learned_from, exchanged(mine), keys, known)
-
-    return hypergradients
-
-
-def make_meta(
-    inner: InnerProblem,
-    gradient: MetaGradient,
-    optimizer: optax.GradientTransformation,
-    *,
-    cross_fitting: bool = True,
-    gate: bool = True,
-    evidence_memory: float | Scalar = 0.98,
-    data: str = "fresh",
-    window: int = 4,
-    follows_updates: bool = False,
-    schedule: str = "online",
-    every: int = 1,
-    warmup: int = 0,
-    converged_kl: float | Scalar = 1e-3,
-    scale_decay: float | Scalar = 0.998,
-    gae_lambda: float | Scalar | None = None,
-    **problem,
-) -> Meta:
-    """The outer level.
-
-    Args:
-        inner: what defines L_aux.
-        gradient: any of ``llmrl.bilevel.hypergradients``.
-        optimizer: of phi.
-        cross_fitting: estimate the hypergradient twice, on two halves of the environments, each judged by the other's.
-        gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
-        evidence_memory: what the record of gains keeps per outer step.
-        data: of the inner level: ``fresh``; ``previous`` (the rollout that trained theta: the paper's Remark 2);
-            ``window`` (the last few, the fresh one included); ``past`` (the last few before the fresh one).
-        window: rollouts in a ``window``, or in the ``past``.
-        follows_updates: whether ``gradient`` follows the inner updates that were taken (``incremental``): then those on
-            the rollouts that ``data`` names are remembered in full. Needs old data, and no ``cross_fitting``.
-        schedule: ``online`` or ``converged`` (the paper's Algorithm 2).
-        every: inner updates between two outer steps; for ``converged`` the most there may be.
-        warmup: inner updates before the first outer step.
-        converged_kl: an inner update that moves the policy by less counts as converged.
-        scale_decay: of the running largest deviation of the task's advantage.
-        gae_lambda: lambda of the task's advantage; None for the inner problem's. Below 1 a critic's errors are in it,
-            and both halves agree on those.
-        **problem: options of ``make_problem``.
+    Raises:
+        ValueError: the gradient follows past updates, and the settings do not keep them.
     """
-    kept = {"fresh": 0, "previous": 1, "window": window, "past": window}[data]
-    if follows_updates and (data not in ("previous", "past") or cross_fitting):
+    settings = outer.settings
+    if settings.follows_updates and (settings.data not in ("previous", "past") or settings.cross_fitting):
         raise BadValue(
             "a gradient that follows past updates needs data='previous' or 'past' and no cross_fitting, "
-            f"got data={data!r} and cross_fitting={cross_fitting}"
+            f"got data={settings.data!r} and cross_fitting={settings.cross_fitting}"
         )
+    return Meta(partial(first_state, outer), partial(update, outer), settings.num_kept > 0)
 
-    def entry(phis, states, params, rollout, least_deviation, taken):
-        """What is remembered of an iteration."""
-        if not follows_updates:
-            return rollout
-        known = rollout_data(inner, params, rollout, least_deviation)
-        return InnerUpdate(params.actor, phis, states, known, jnp.asarray(taken, jnp.float32))
 
-    def init(phis, states, params, rollout):
-        memory = filled(entry(phis, states, params, rollout, 0.0, 0.0), kept) if kept else ()
-        record = tuple(
-            {
-                group: Record(jnp.zeros_like(share), jnp.zeros_like(share))
-                for group, share in phi.get("evidence", {}).items()
-            }
-            for phi in phis
-        )
-        return MetaState(optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
-
-    hypergradients = make_estimates(inner, gradient, cross_fitting, data, follows_updates, **problem)
-
-    def step(state, phis, states, params, fresh, key):
-        estimates, info = hypergradients(state, phis, states, params, fresh, key)
-        mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
-        # A seed whose estimate is not finite takes no step; the others do not notice. Nor is there anything to learn
-        # before the task has spoken: its advantage is the critic's own error then, on which both halves agree.
-        finite = jnp.isfinite(optax.tree.norm(mean))
-        usable = finite & (state.told > 0)
-        mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
-        worth = words_worth(fresh.rollout.steps.aux, fresh.advantage)
-        gains = gains_of(mean, worth, 1.0 - spoken_to(fresh.rollout))
-        mean, estimates = learned_alone(mean), learned_alone(estimates)
-        steps, opt_state = optimizer.update(mean, state.opt_state, phis)
-        agreed = jnp.ones(())
-        if cross_fitting and gate:
-            steps, agreed = gated_steps(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2)))
-        record = tuple(
-            {group: recorded(kept[group], gain[group], evidence_memory) for group in kept}
-            for kept, gain in zip(state.record, gains, strict=True)
-        )
-        record = jax.tree.map(lambda new, old: jnp.where(usable, new, old), record, state.record)
-        steps = jax.tree.map(lambda s: jnp.where(usable, s, 0.0), steps)
-        moved = with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
-        metrics = {
-            "meta_residual": jnp.mean(info.residual_norm),
-            "meta_matvecs": jnp.sum(info.num_matvecs).astype(jnp.float32),
-            "meta_cut": jnp.mean(info.was_cut),
-            "meta_damping": jnp.mean(info.damping),
-            "meta_solution_norm": jnp.mean(info.solution_norm),
-            "meta_outer_gradient_norm": jnp.mean(info.outer_gradient_norm),
-            "meta_gradient_norm": optax.tree.norm(mean),
-            "meta_gate": agreed,
-            "meta_skipped": jnp.where(finite, 0.0, 1.0),
+def first_state(outer: OuterLevel, phis, states, params, rollout: Rollout | None) -> MetaState:
+    """The state before the first outer step, its memory full of one rollout; without memory there need not be one."""
+    memory: PyTree = ()
+    if outer.settings.num_kept:
+        assert rollout is not None
+        memory = filled(_entry(outer, phis, states, params, rollout, 0.0, 0.0), outer.settings.num_kept)
+    record = tuple(
+        {
+            group: Record(jnp.zeros_like(share), jnp.zeros_like(share))
+            for group, share in phi.get("evidence", {}).items()
         }
-        return moved, (opt_state, record), metrics
+        for phi in phis
+    )
+    return MetaState(outer.optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
 
-    def update(state, phis, states, params, rollout, key, iteration, last_kl, least_deviation=0.0):
-        if data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
-            state = state._replace(memory=remember(state.memory, rollout))
-        # The critic is asked once, about the whole rollout; halves are taken of its answers.
-        fresh = rollout_data(inner, params, rollout, least_deviation)
-        advantage = task_advantage(inner, fresh, gae_lambda)
-        fresh, now = fresh._replace(advantage=advantage), deviation(advantage)
-        state = state._replace(
-            outer_scale=running_peak(state.outer_scale, now, scale_decay),
-            since=state.since + 1.0,
-            told=jnp.maximum(state.told, speaks(rollout)),
-        )
-        operands = (state, phis, states, params, fresh, key)
 
-        def rest(state, phis, *_):
-            return phis, (state.opt_state, state.record), {name: jnp.zeros(()) for name in METRICS}
+def update(
+    outer: OuterLevel,
+    state: MetaState,
+    phis,
+    states,
+    params,
+    rollout: Rollout,
+    key: PRNGKeyArray,
+    iteration: Array,
+    last_kl: Scalar,
+    least_deviation: float | Scalar = 0.0,
+) -> tuple[tuple[PyTree, ...], MetaState, dict[str, Scalar]]:
+    """Note a rollout, and take an outer step where one is due; arguments and results as ``Meta.update`` says."""
+    settings = outer.settings
+    if settings.data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
+        state = state._replace(memory=remember(state.memory, rollout))
+    fresh = _judged(outer, params, rollout, least_deviation)
+    state = _noted(outer, state, fresh)
+    due = is_due(settings, state, iteration, last_kl)
+    operands = (state, phis, states, params, fresh, key)
+    take = partial(step, outer)
+    always = settings.schedule == "online" and settings.every == 1 and not settings.warmup
+    # Online the iteration is no batched value, so this stays a branch under vmap and costs nothing when not taken.
+    done = take(*operands) if always else jax.lax.cond(due, take, no_step, *operands)
+    since = jnp.where(due, 0.0, state.since)
+    state = state._replace(opt_state=done.opt_state, record=done.record, since=since)
+    if settings.data in ("previous", "past"):
+        # With the phi that the inner level is about to follow.
+        entry = _entry(outer, done.phis, states, params, rollout, least_deviation, 1.0)
+        state = state._replace(memory=remember(state.memory, entry))
+    return done.phis, state, done.metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 
-        if schedule == "online":
-            # The iteration is no batched value, so this stays a branch under vmap and costs nothing when not taken.
-            due = (iteration + 1) % every == 0
-            due = due & (iteration >= warmup) if warmup else due
-            always = every == 1 and not warmup
-            phis, kept_state, metrics = step(*operands) if always else jax.lax.cond(due, step, rest, *operands)
-        else:
-            due = (last_kl < converged_kl) | (state.since >= every)
-            due = due & (iteration >= warmup) if warmup else due
-            phis, kept_state, metrics = jax.lax.cond(due, step, rest, *operands)
-        state = state._replace(opt_state=kept_state[0], record=kept_state[1], since=jnp.where(due, 0.0, state.since))
-        if data in ("previous", "past"):
-            # With the phi that the inner level is about to follow.
-            state = state._replace(
-                memory=remember(state.memory, entry(phis, states, params, rollout, least_deviation, 1.0))
-            )
-        return phis, state, metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 
-    return Meta(init, update, kept > 0)
+def is_due(settings: MetaSettings, state: MetaState, iteration: Array, last_kl: Scalar) -> Array:
+    """Whether this iteration takes an outer step."""
+    if settings.schedule == "online":
+        due = (iteration + 1) % settings.every == 0
+    else:
+        due = (last_kl < settings.converged_kl) | (state.since >= settings.every)
+    return due & (iteration >= settings.warmup) if settings.warmup else due
+
+
+def step(outer: OuterLevel, state: MetaState, phis, states, params, fresh: RolloutData, key: PRNGKeyArray) -> OuterStep:
+    """One outer step.
+
+    A seed whose estimate is not finite takes no step; the others do not notice. Nor is there anything to learn before
+    the task has spoken: its advantage is the critic's own error then, on which both halves agree.
+    """
+    estimates, info = _estimates(outer, state, phis, states, params, fresh, key)
+    mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
+    finite = jnp.isfinite(optax.tree.norm(mean))
+    usable = finite & (state.told > 0)
+    mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
+    record = _recorded(outer, state.record, mean, fresh, usable)
+    mean, estimates = learned_alone(mean), learned_alone(estimates)
+    steps, opt_state = outer.optimizer.update(mean, state.opt_state, phis)
+    agreed = jnp.ones(())
+    if outer.settings.cross_fitting and outer.settings.gate:
+        steps, agreed = gated_steps(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2)))
+    steps = jax.tree.map(lambda s: jnp.where(usable, s, 0.0), steps)
+    moved = with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
+    return OuterStep(moved, opt_state, record, _metrics(info, mean, agreed, finite))
+
+
+def no_step(state: MetaState, phis, *_) -> OuterStep:
+    """What an iteration without an outer step gives in place of one."""
+    return OuterStep(phis, state.opt_state, state.record, {name: jnp.zeros(()) for name in METRICS})
+
+
+def _estimates(
+    outer: OuterLevel, state: MetaState, phis, states, params, fresh: RolloutData, key: PRNGKeyArray
+) -> tuple[PyTree, HypergradientInfo]:
+    """Estimates of the hypergradient on a leading axis: two with ``cross_fitting``, else one."""
+    settings, remembered = outer.settings, None
+    past = state.memory if settings.follows_updates else None
+    if settings.data != "fresh" and not settings.follows_updates:
+        remembered = rollout_data(outer.inner, params, merge(state.memory), fresh.least_deviation)
+    point = Point(outer.gradient, outer.inner, outer.problem, params.actor, phis, states, state.outer_scale, past)
+    estimates = cross_fitted_estimates if settings.cross_fitting else single_estimate
+    return estimates(point, fresh, remembered, key)
+
+
+def _judged(outer: OuterLevel, params, rollout: Rollout, least_deviation: float | Scalar) -> RolloutData:
+    """A rollout with its values and the task's advantage: computed once for all environments, and then split."""
+    data = rollout_data(outer.inner, params, rollout, least_deviation)
+    return data._replace(advantage=task_advantage(outer.inner, data, outer.settings.gae_lambda))
+
+
+def _noted(outer: OuterLevel, state: MetaState, fresh: RolloutData) -> MetaState:
+    """The state with a rollout's statistics of the task."""
+    return state._replace(
+        outer_scale=running_peak(
+            state.outer_scale, deviation(task_advantage(outer.inner, fresh)), outer.settings.scale_decay
+        ),
+        since=state.since + 1.0,
+        told=jnp.maximum(state.told, speaks(fresh.rollout)),
+    )
+
+
+def _recorded(outer: OuterLevel, record: PyTree, gradients: PyTree, fresh: RolloutData, usable: Array) -> PyTree:
+    """The record with one more rollout's gains, where its gradients are usable."""
+    worth = words_worth(fresh.rollout.steps.aux, task_advantage(outer.inner, fresh))
+    gains = gains_of(gradients, worth, 1.0 - spoken_to(fresh.rollout))
+    after = tuple(
+        {group: recorded(kept[group], gain[group], outer.settings.evidence_memory) for group in kept}
+        for kept, gain in zip(record, gains, strict=True)
+    )
+    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), after, record)
+
+
+def _entry(outer: OuterLevel, phis, states, params, rollout: Rollout, least_deviation, taken: float) -> PyTree:
+    """What is remembered of an iteration: its rollout, or its whole inner update."""
+    if not outer.settings.follows_updates:
+        return rollout
+    data = rollout_data(outer.inner, params, rollout, least_deviation)
+    return InnerUpdate(params.actor, phis, states, data, jnp.asarray(taken, jnp.float32))
+
+
+def _metrics(info: HypergradientInfo, mean: PyTree, agreed: Scalar, finite: Array) -> dict[str, Scalar]:
+    return {
+        "meta_residual": jnp.mean(info.residual_norm),
+        "meta_matvecs": jnp.sum(info.num_matvecs).astype(jnp.float32),
+        "meta_cut": jnp.mean(info.was_cut),
+        "meta_damping": jnp.mean(info.damping),
+        "meta_solution_norm": jnp.mean(info.solution_norm),
+        "meta_outer_gradient_norm": jnp.mean(info.outer_gradient_norm),
+        "meta_gradient_norm": optax.tree.norm(mean),
+        "meta_gate": agreed,
+        "meta_skipped": jnp.where(finite, 0.0, 1.0),
+    }

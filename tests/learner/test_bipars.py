@@ -10,7 +10,8 @@ from jax.flatten_util import ravel_pytree
 import llmrl
 from llmrl.assembly.parts import acting_policy
 from llmrl.bilevel.hypergradients import explicit, incremental
-from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, inner_advantage, make_problem, viewing
+from llmrl.learner.meta_problem import BilevelProblem, Part, ProblemSettings, make_problem
+from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, inner_advantage, viewing
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
@@ -25,6 +26,7 @@ T, N = 5, 4
 KEY = jax.random.key(0)
 STATES = ((), MixtureState(no_trust(2).init(), None))
 RATE = 0.3
+SETTINGS = ProblemSettings("ratio", 9.0, "hessian", Part(), RATE, lambda phis: jnp.zeros(()))
 
 
 def z_net(**settings):
@@ -74,9 +76,7 @@ def update_of(seed, data_of):
 
 def problem(data, updates=()):
     past = jax.tree.map(lambda *x: jnp.stack(x), *updates) if updates else None
-    return make_problem(
-        INNER, data, data, STATES, jnp.asarray(2.0), KEY, unroll_learning_rate=RATE, past=past, max_importance_ratio=9.0
-    )
+    return make_problem(BilevelProblem(INNER, SETTINGS, data, data, STATES, jnp.asarray(2.0), KEY, past))
 
 
 def test_imgl_is_the_recursion_of_the_whole_matrix(data_of):
@@ -156,7 +156,8 @@ def test_em_is_the_slope_of_the_expected_return(random_rollout):
         terminated=np.ones((states * actions, 1), bool),
     )
     data = RolloutData(rollout, Values(*(jnp.zeros((states * actions, 1, 2)) for _ in range(2))))
-    of = make_problem(SEEING, data, data, STATES, jnp.ones(()), KEY, max_importance_ratio=1e9)
+    settings = SETTINGS._replace(max_importance_ratio=1e9)
+    of = make_problem(BilevelProblem(SEEING, settings, data, data, STATES, jnp.ones(()), KEY))
     flat, unravel = ravel_pytree(phis)
 
     @jax.jit

@@ -10,7 +10,8 @@ import pytest
 
 from llmrl.bilevel.types import HypergradientInfo
 from llmrl.learner.memory import split_rollout
-from llmrl.learner.meta import make_meta, outer_optimizer
+from llmrl.learner.meta import MetaSettings, OuterLevel, make_meta, outer_optimizer
+from llmrl.learner.meta_problem import Part, ProblemSettings
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
@@ -59,6 +60,21 @@ TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
 TELLING = InnerProblem(streams(network=False, bound=None), TELLING_POLICY, NO_CRITIC, 0.9, 0.8, 1.0)
 PARAMS = Params(jnp.ones(1), ())
 START = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
+PROBLEM = ProblemSettings("ratio", 2.0, "hessian", Part(), 0.1, lambda phis: jnp.zeros(()))
+SETTINGS = MetaSettings(
+    cross_fitting=True,
+    gate=True,
+    evidence_memory=0.98,
+    data="fresh",
+    window=4,
+    follows_updates=False,
+    schedule="online",
+    every=1,
+    warmup=0,
+    converged_kl=1e-3,
+    scale_decay=0.998,
+    gae_lambda=0.8,
+)
 
 
 def telling_meta(tell, gains=None, **settings):
@@ -71,7 +87,7 @@ def telling_meta(tell, gains=None, **settings):
         found = jax.tree.map(lambda x: jnp.zeros_like(x) + value, phis)
         return found if gains is None else (found[0], found[1] | {"evidence": {"scalar": -jnp.asarray(gains)}}), info
 
-    meta = make_meta(TELLING, gradient, optax.sgd(1.0), **settings)
+    meta = make_meta(OuterLevel(TELLING, gradient, optax.sgd(1.0), SETTINGS._replace(**settings), PROBLEM))
 
     def init(phis, rollout):
         # The rollouts here pay constants; the task counts as having spoken before.

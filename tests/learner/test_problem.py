@@ -7,15 +7,16 @@ import optax
 import pytest
 
 from llmrl.bilevel import trees
-from llmrl.learner.problem import (
-    InnerProblem,
+from llmrl.learner.meta_problem import (
+    BilevelProblem,
     Part,
-    RolloutData,
-    _subset,
-    inner_advantage,
+    ProblemSettings,
     make_problem,
-    task_advantage,
+    problem_by_losses,
+    problem_by_scores,
+    subset,
 )
+from llmrl.learner.problem import InnerProblem, RolloutData, inner_advantage, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
@@ -35,6 +36,7 @@ def streams(**weights):
 LEARNED = InnerProblem(
     streams(offset=True, discount=True), make_policy(SPEC, (4,)), make_critic(SPEC, (4,), 2), 0.9, 0.8, 0.05
 )
+SETTINGS = ProblemSettings("ratio", 2.0, "hessian", Part(), 0.1, lambda phis: jnp.zeros(()))
 TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
 THETA = jax.tree.map(lambda x: x + 0.3, LEARNED.policy.init(jax.random.key(1)))
 # A network whose last layer is 0 has no gradient in the layers before it.
@@ -49,8 +51,14 @@ def data(random_rollout):
     return RolloutData(rollout, value_rollout(LEARNED.critic, LEARNED.critic.init(KEY), rollout))
 
 
-def problem(data, **settings):
-    return make_problem(LEARNED, data, data, TRANSFORM_STATES, jnp.asarray(2.0), KEY, **settings)
+def bilevel(data, outer_data=None, inner=LEARNED, scale=2.0, key=KEY, **settings):
+    judges = data if outer_data is None else outer_data
+    chosen = SETTINGS._replace(**settings)
+    return BilevelProblem(inner, chosen, data, judges, TRANSFORM_STATES, jnp.asarray(scale, jnp.float32), key)
+
+
+def problem(*given, **settings):
+    return make_problem(bilevel(*given, **settings))
 
 
 @pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
@@ -63,14 +71,14 @@ def test_gradients_made_of_scores_are_those_of_the_losses(data, surrogate):
     x = trees.normal_like(KEY, THETA)
     steps = data.rollout.steps
     old = data._replace(rollout=data.rollout._replace(steps=steps._replace(log_prob=steps.log_prob - 0.2)))
-    of = make_problem(
-        LEARNED, data, old, TRANSFORM_STATES, jnp.full((), 2.0), KEY, surrogate=surrogate, penalty=penalty
-    )
+    given = bilevel(data, old, surrogate=surrogate, penalty=penalty)
+    by_losses, of = problem_by_losses(given), problem_by_scores(given)
+    assert by_losses.mixed_product is None and by_losses.outer_gradient is None
 
     @jax.jit
     def both():
-        slope = lambda p: optax.tree.vdot(jax.grad(of.inner_loss)(THETA, p), x)  # noqa: E731
-        expected = jax.grad(slope)(PHIS), jax.grad(of.outer_loss, argnums=(0, 1))(THETA, PHIS)
+        slope = lambda p: optax.tree.vdot(jax.grad(by_losses.inner_loss)(THETA, p), x)  # noqa: E731
+        expected = jax.grad(slope)(PHIS), jax.grad(by_losses.outer_loss, argnums=(0, 1))(THETA, PHIS)
         return (of.mixed_product(THETA, PHIS, x), of.outer_gradient(THETA, PHIS)), expected
 
     found, expected = both()
@@ -109,7 +117,7 @@ def test_the_outer_loss_is_the_bare_tasks_and_the_penalty(data):
 def test_the_outer_loss_is_in_units_of_the_outer_scale(data):
     @jax.jit
     def loss(scale):
-        return make_problem(LEARNED, data, data, TRANSFORM_STATES, scale, KEY).outer_loss(THETA, PHIS)
+        return problem(data, scale=scale).outer_loss(THETA, PHIS)
 
     np.testing.assert_allclose(loss(jnp.ones(())), 2.0 * loss(jnp.full((), 2.0)), rtol=1e-5)
 
@@ -124,9 +132,7 @@ def test_curvature_on_a_part_of_the_batch_is_right_in_the_mean(data):
     direction = jax.tree.map(jnp.ones_like, THETA)
 
     def product(key, fraction):
-        part = make_problem(
-            LEARNED, data, data, TRANSFORM_STATES, jnp.ones(()), key, curvature="hessian", curvature_fraction=fraction
-        )
+        part = problem(data, scale=1.0, key=key, computed_on=Part(fraction))
         return part.operator(THETA, PHIS)(direction)["net"]["params"]["Dense_1"]["bias"]
 
     whole = jax.jit(product, static_argnums=1)(KEY, 1.0)
@@ -143,9 +149,9 @@ def test_curvature_on_a_part_of_the_batch_is_right_in_the_mean(data):
 def test_curvature_is_computed_on_a_share_of_the_batch_and_at_most_so_many_samples(fraction, samples, computed_on):
     assert Part(fraction, samples).of(64) == computed_on
     data = jnp.arange(64).reshape(16, 4)
-    chosen = _subset(data, Part(fraction, samples), KEY, False)
+    chosen = subset(data, Part(fraction, samples), KEY, False)
     assert chosen.size == computed_on and set(np.ravel(chosen)) <= set(range(64))
-    episodes = _subset(data, Part(fraction, samples), KEY, True)
+    episodes = subset(data, Part(fraction, samples), KEY, True)
     assert episodes.shape == (16, max(1, computed_on // 16))
 
 
@@ -153,7 +159,7 @@ def test_curvature_is_computed_on_a_share_of_the_batch_and_at_most_so_many_sampl
 def test_steps_for_the_curvature_are_drawn_evenly_and_each_as_often_as_any_other(samples):
     t, n = 16, 4
     data = {"step": jnp.arange(t * n).reshape(t, n)}
-    draw = jax.jit(jax.vmap(lambda key: _subset(data, Part(1.0, samples), key, False)["step"][:, 0]))
+    draw = jax.jit(jax.vmap(lambda key: subset(data, Part(1.0, samples), key, False)["step"][:, 0]))
     chosen = np.asarray(draw(jax.random.split(KEY, 6400)))
     assert all(len(set(one)) == samples for one in chosen)
     apart = np.diff(chosen % n * t + chosen // n, axis=1) % (t * n)
@@ -182,7 +188,7 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     data = RolloutData(rollout, Values(*(jnp.zeros((T, N, 2)) for _ in range(2))))
     inner = LEARNED._replace(streams=streams(network=False, bound=None))
     phis = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
-    of = make_problem(inner, data, data, TRANSFORM_STATES, jnp.ones(()), KEY)
+    of = problem(data, inner=inner, scale=1.0)
     loss, slope = jax.jit(jax.value_and_grad(lambda phis: of.inner_loss(THETA, phis)))(phis)
     entropy = inner.entropy * jnp.mean(inner.policy.distribution(THETA, rollout.steps.obs).entropy())
     assert abs(loss + entropy) > 1e-3

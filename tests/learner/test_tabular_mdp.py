@@ -19,7 +19,8 @@ from llmrl.bilevel.hypergradients import implicit, implicit_gradient, unrolled
 from llmrl.bilevel.solvers import dense
 from llmrl.bilevel.types import MetaProblem
 from llmrl.envs.base import time_step, with_aux
-from llmrl.learner.problem import InnerProblem, RolloutData, make_problem
+from llmrl.learner.meta_problem import BilevelProblem, Part, ProblemSettings, make_problem
+from llmrl.learner.problem import InnerProblem, RolloutData
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.nets import Critic, Policy
@@ -420,8 +421,10 @@ def in_library_units(rollout, theta, phi, table, deviation):
     data = RolloutData(rollout, value_rollout(CRITIC, table, rollout))
     key = jax.random.key(0)
 
-    def problem(**settings):
-        return make_problem(inner, data, data, TRANSFORM_STATES, jnp.ones(()), key, **settings)
+    def problem(**changes):
+        settings = ProblemSettings("ratio", 2.0, "hessian", Part(), 0.1, lambda phis: jnp.zeros(()))
+        settings = settings._replace(**changes)
+        return make_problem(BilevelProblem(inner, settings, data, data, TRANSFORM_STATES, jnp.ones(()), key))
 
     def curvature(problem):
         return jax.vmap(problem.operator(theta, phis(phi)))(jnp.eye(STATES))
