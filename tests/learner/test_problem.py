@@ -22,7 +22,7 @@ from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
 from llmrl.trust.blend import MixtureState, make_weights, mixture
 from llmrl.trust.limits import no_trust
-from llmrl.types import Discrete, EnvSpec, Stream
+from llmrl.types import Discrete, EnvSpec, Stream, View
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
 T, N = 6, 4
@@ -84,6 +84,17 @@ def test_gradients_made_of_scores_are_those_of_the_losses(data, surrogate):
     found, expected = both()
     assert optax.tree.norm(expected[0]) > 1e-3 and optax.tree.norm(expected[1]) > 1e-3
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5), found, expected)
+
+
+def test_a_problem_is_made_of_scores_where_the_policy_computes_them_and_does_not_see_phi(data):
+    policy = LEARNED.policy
+    by_scores = {
+        "scores": problem(data),
+        "no scores": problem(data, inner=LEARNED._replace(policy=policy._replace(scores=None))),
+        "a view": problem(data, inner=LEARNED._replace(view=View(SPEC, lambda phis, obs: obs))),
+    }
+    assert [name for name, made in by_scores.items() if made.mixed_product is not None] == ["scores"]
+    assert [name for name, made in by_scores.items() if made.outer_gradient is not None] == ["scores"]
 
 
 @pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
