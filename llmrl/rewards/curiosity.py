@@ -112,11 +112,11 @@ def icm(
     spec: EnvSpec,
     num_envs: int,
     *,
-    discount: float | Scalar = 0.99,
-    learning_rate: float | Scalar = 3e-4,
-    updates: int = 16,
-    hidden: Sequence[int] = (64, 64),
-    features: int = 32,
+    discount: float | Scalar,
+    learning_rate: float | Scalar,
+    updates: int,
+    hidden: Sequence[int],
+    features: int,
 ) -> Bonus:
     """r_t = |forward(z_t, a_t) - z_{t+1}|^2 / features, in units of its own return; z are inverse-dynamics features.
 

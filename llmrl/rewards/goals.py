@@ -72,8 +72,8 @@ def goal_bonus(
     suggested: Table | Suggested,
     achieved: Bool[Array, "n e"],
     *,
-    threshold: float | Scalar = 0.99,
-    ineffective: bool = False,
+    threshold: float | Scalar,
+    ineffective: bool,
     asked: Rollout | None = None,
 ) -> tuple[Float[Array, "t n"], Bool[Array, "n e"], Float[Array, "t n"]]:
     """The similarity of what was done to a goal suggested where it was done, once per episode.
@@ -130,7 +130,7 @@ class GoalState(NamedTuple):
     known: Scalar
 
 
-def goals(table: Table, num_envs: int, *, threshold: float | Scalar = 0.99, ineffective: bool = False) -> Bonus:
+def goals(table: Table, num_envs: int, *, threshold: float | Scalar, ineffective: bool) -> Bonus:
     """``goal_bonus`` with its memory; ``goals_known`` is the share of states that had any suggestion."""
 
     def init(key) -> GoalState:
@@ -146,7 +146,7 @@ def goals(table: Table, num_envs: int, *, threshold: float | Scalar = 0.99, inef
     return Bonus(init, score, lambda state: {"goals_known": state.known})
 
 
-def goal_source(num_envs: int, num_events: int, *, threshold: float | Scalar = 0.99, ineffective: bool = False) -> Late:
+def goal_source(num_envs: int, num_events: int, *, threshold: float | Scalar, ineffective: bool) -> Late:
     """``goal_bonus`` as an auxiliary source: who suggests is said anew for every rollout, as the source's ``words``."""
 
     def score(achieved, rollout: Rollout, words: Suggested, asked: Rollout | None = None):
@@ -175,9 +175,9 @@ def task_and_goals(
     num_steps: int,
     num_envs: int,
     *,
-    coefficient: float | Scalar = 1.0,
-    pretraining: float | Scalar = 0.0,
-    keep: bool = True,
+    coefficient: float | Scalar,
+    pretraining: float | Scalar,
+    keep: bool,
 ) -> RewardTransform:
     """r = r_p + coefficient * goals; for the first ``pretraining`` rollouts without r_p.
 

@@ -41,11 +41,11 @@ def rnd(
     spec: EnvSpec,
     num_envs: int,
     *,
-    discount: float | Scalar = 0.99,
-    learning_rate: float | Scalar = 3e-4,
-    updates: int = 16,
-    hidden: Sequence[int] = (64, 64),
-    features: int = 32,
+    discount: float | Scalar,
+    learning_rate: float | Scalar,
+    updates: int,
+    hidden: Sequence[int],
+    features: int,
 ) -> Bonus:
     """r_t = |predictor(s_{t+1}) - target(s_{t+1})|^2 / features, in units of its own return.
 

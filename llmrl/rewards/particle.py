@@ -74,14 +74,14 @@ def apt(
     num_steps: int,
     num_envs: int,
     *,
-    neighbors: int = 12,
-    references: int = 2048,
-    representation: str = "inverse",
-    discount: float | Scalar = 0.99,
-    learning_rate: float | Scalar = 3e-4,
-    updates: int = 16,
-    hidden: Sequence[int] = (64, 64),
-    features: int = 32,
+    neighbors: int,
+    references: int,
+    representation: str,
+    discount: float | Scalar,
+    learning_rate: float | Scalar,
+    updates: int,
+    hidden: Sequence[int],
+    features: int,
 ) -> Bonus:
     """``particle_entropy`` of the states reached among those of the same rollout, in units of its own return.
 

@@ -28,7 +28,7 @@ from llmrl.settings.errors import BadValue
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal
 
 
-def pbrs(coefficient: float | Scalar = 1.0) -> RewardTransform:
+def pbrs(coefficient: float | Scalar) -> RewardTransform:
     """r_p + F with F_t = gamma_t Phi_{t+1} - Phi_t and Phi_t = coefficient * sum_m r_m, the auxiliary reward of step t.
 
     Over an episode F telescopes to -Phi_0 (terminated) or gamma^n Phi_n - Phi_0 (cut off). An auxiliary reward knows
@@ -125,7 +125,7 @@ def dpba(spec: EnvSpec, **settings) -> RewardTransform:
     return dynamic_advice(spec, lambda age: jnp.ones_like(age), **settings)
 
 
-def pies(spec: EnvSpec, *, num_iterations: int, decay: float | Scalar = 0.5, **settings) -> RewardTransform:
+def pies(spec: EnvSpec, *, num_iterations: int, decay: float | Scalar, **settings) -> RewardTransform:
     """r_p + xi F, with ``dpba``'s F and xi = max(0, 1 - k / (decay * num_iterations)) in iteration k = 0, 1, ...
 
     A potential that changes while it is used alters the task after all; here the task's own reward remains, to the
@@ -147,11 +147,11 @@ def dynamic_advice(
     spec: EnvSpec,
     share_at: Callable[[Scalar], Scalar],
     *,
-    coefficient: float | Scalar = 1.0,
-    learning_rate: float | Scalar = 3e-3,
-    updates: int = 32,
-    batch_size: int = 256,
-    hidden: Sequence[int] = (64,),
+    coefficient: float | Scalar,
+    learning_rate: float | Scalar,
+    updates: int,
+    batch_size: int,
+    hidden: Sequence[int],
 ) -> RewardTransform:
     """r_p + xi F, with F from a learned potential.
 

@@ -80,7 +80,7 @@ def test_goals_from_a_table_are_what_it_says(random_rollout):
     memory = tuple(each.source.init(jax.random.key(0)) for each in parts.late)
     with listening(config, env) as listener:
         filled, *_ = parts.filled(rollout, memory, listener.table)
-        expected, *_ = goal_bonus(rollout, parts.answers(listener.table), memory[0], threshold=0.6)
+        expected, *_ = goal_bonus(rollout, parts.answers(listener.table), memory[0], threshold=0.6, ineffective=False)
     np.testing.assert_array_equal(filled.steps.aux[..., 0], expected)
     assert 0 < np.mean(np.asarray(expected) > 0) < 1
     _, heard, told = parts.told(rollout, parts.language.init(), None)  # nobody has answered yet: all is noted

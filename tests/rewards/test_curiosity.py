@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import with_defaults
 
 from llmrl.rewards import icm
+from llmrl.settings.config import NoveltyConfig
 from llmrl.types import Box, Discrete, EnvSpec
+
+icm = with_defaults(icm, NoveltyConfig())
 
 T, N = 8, 4
 DISCRETE = EnvSpec("none", (3,), Discrete(2), 10)

@@ -6,11 +6,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import with_defaults
 
 from llmrl.language import Table
 from llmrl.rewards import goals, read_goals, task_and_goals, task_signal
 from llmrl.rewards.goals import goal_bonus
+from llmrl.settings.config import GoalsConfig
 from llmrl.types import Discrete, EnvSpec
+
+goal_bonus = with_defaults(goal_bonus, GoalsConfig())
+goals = with_defaults(goals, GoalsConfig())
+task_and_goals = with_defaults(task_and_goals, GoalsConfig())
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10)
 TABLE = Table(

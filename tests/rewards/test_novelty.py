@@ -4,9 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import with_defaults
 
 from llmrl.rewards import rnd
+from llmrl.settings.config import NoveltyConfig
 from llmrl.types import Discrete, EnvSpec
+
+rnd = with_defaults(rnd, NoveltyConfig())
 
 SPEC = EnvSpec("none", (4,), Discrete(2), 10)
 T, N = 8, 4

@@ -4,11 +4,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from small import with_defaults
 
 from llmrl.rewards import apt
 from llmrl.rewards.particle import REPRESENTATIONS, particle_entropy
 from llmrl.settings.config import REPRESENTATIONS as CONFIGURED
+from llmrl.settings.config import NoveltyConfig
 from llmrl.types import Discrete, EnvSpec
+
+apt = with_defaults(apt, NoveltyConfig())
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10)
 T, N, K = 8, 4, 5

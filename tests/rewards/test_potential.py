@@ -16,7 +16,7 @@ T, N, M, GAMMA = 12, 4, 2, 0.9
 KEY = jax.random.key(0)
 DISCRETE = EnvSpec("none", (3,), Discrete(4), 10, ("first", "second"))
 CONTINUOUS = EnvSpec("none", (3,), Box(2), 10, ("first", "second"))
-SMALL = {"hidden": (4,), "updates": 3, "batch_size": 16, "learning_rate": 0.1}
+SMALL = {"hidden": (4,), "updates": 3, "batch_size": 16, "learning_rate": 0.1, "coefficient": 1.0}
 LEARNED = {"dpba": dpba, "pies": functools.partial(pies, num_iterations=10, decay=0.5)}
 
 
@@ -238,10 +238,10 @@ def test_at_the_fixed_point_the_shaping_is_worth_the_hint(everything):
 
     @functools.partial(jax.jit, static_argnums=1)
     def learn(state, rate):
-        transform = dpba(spec, hidden=(16,), updates=50, batch_size=192, learning_rate=rate)
+        transform = dpba(spec, hidden=(16,), updates=50, batch_size=192, learning_rate=rate, coefficient=1.0)
         return jax.lax.scan(lambda s, _: (transform.observe(s, {}, bare, everything), None), state, None, 40)[0]
 
-    transform = dpba(spec, hidden=(16,))
+    transform = dpba(spec, **SMALL | {"hidden": (16,)})
     state = transform.init(KEY)[1]
     for rate in (1e-2, 3e-3, 3e-4):
         state = learn(state, rate)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small import with_defaults
 
 from llmrl.language import Table
 from llmrl.rewards import (
@@ -22,6 +23,7 @@ from llmrl.rewards import (
     task_and_goals,
     task_signal,
 )
+from llmrl.settings.config import NoveltyConfig
 from llmrl.trust.blend import LEAST_SHARE, make_weights, mixture
 from llmrl.trust.limits import evidence
 from llmrl.types import Box, Discrete, EnvSpec
@@ -36,14 +38,16 @@ def blend(spec, trust=None, **weights):
     return mixture(spec, make_weights(spec, hidden=(4,), **weights), trust)
 
 
-POTENTIAL = {"hidden": (4,), "updates": 2, "batch_size": 8}
+POTENTIAL = {"hidden": (4,), "updates": 2, "batch_size": 8, "learning_rate": 3e-3, "coefficient": 1.0}
 
 
 def explore(bonus, *size, spec, **options):
-    return intrinsic_stream(bonus(spec, *size, hidden=(4,), features=3, **options), 0.8, T, N, "novelty")
+    made = with_defaults(bonus, NoveltyConfig(), hidden=(4,), features=3, **options)(spec, *size)
+    return intrinsic_stream(made, 0.8, T, N, "novelty")
 
 
 SUGGESTED = Table(np.zeros(1, np.uint32), np.asarray([[0.0, 1.0]], np.float32))
+GOALS = goals(SUGGESTED, N, threshold=0.99, ineffective=False)
 
 TRANSFORMS = {
     "task": lambda spec: task(),
@@ -55,11 +59,11 @@ TRANSFORMS = {
     "trusted": lambda spec: blend(spec, evidence(M)),
     "pbrs": lambda spec: pbrs(0.5),
     "dpba": lambda spec: dpba(spec, **POTENTIAL),
-    "pies": lambda spec: pies(spec, num_iterations=4, **POTENTIAL),
+    "pies": lambda spec: pies(spec, num_iterations=4, decay=0.5, **POTENTIAL),
     "rnd": lambda spec: explore(rnd, N, spec=spec),
     "icm": lambda spec: explore(icm, N, spec=spec),
     "apt": lambda spec: explore(apt, T, N, spec=spec, neighbors=3),
-    "goals": lambda spec: task_and_goals(goals(SUGGESTED, N), T, N),
+    "goals": lambda spec: task_and_goals(GOALS, T, N, coefficient=1.0, pretraining=0.0, keep=True),
 }
 CASES = [(name, DISCRETE) for name in TRANSFORMS]
 CASES += [("intrinsic", CONTINUOUS), ("everything", CONTINUOUS), ("icm", CONTINUOUS), ("dpba", CONTINUOUS)]
