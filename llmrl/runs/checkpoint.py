@@ -13,8 +13,12 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
+import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,7 +73,8 @@ def _write(folder: Path, state: PyTree) -> None:
     # Orbax refuses arrays without elements, which is no loss: their shape says all there is to say.
     arrays = {str(i): array for i, (_, array) in enumerate(leaves) if array.size}
     try:
-        _checkpointer().save(folder.resolve() / "state", arrays)
+        with _plain_path(folder) as plain:
+            _checkpointer().save(plain / "state", arrays)
     except Exception as error:
         if not (reason := _disk_trouble(error)):
             raise
@@ -142,7 +147,8 @@ def _load(folder: Path, like: PyTree, part: bool) -> list[Any]:
         numbered = [by_name[name] for name, _ in templates if name in by_name]
     _check_structure(folder, [leaf for _, leaf in numbered], templates)
     try:
-        arrays = _checkpointer().restore(folder.resolve() / "state")
+        with _plain_path(folder) as plain:
+            arrays = _checkpointer().restore(plain / "state")
     except Exception as error:
         raise Damaged(f"{folder} cannot be read: {str(error).strip().splitlines()[0]}") from error
     loaded = []
@@ -228,6 +234,23 @@ def _write_manifest(path: Path, manifest: dict[str, Any]) -> None:
         file.write(f"{hashlib.sha256(text.encode()).hexdigest()}\n{text}")
         file.flush()
         os.fsync(file.fileno())
+
+
+@contextmanager
+def _plain_path(folder: Path) -> Iterator[Path]:
+    """A path of a folder that orbax takes literally: its own, or a link's while it is in use.
+
+    Orbax globs below the path it is given and tensorstore takes a backslash for a slash, so what is written in
+    ``runs/a[x]`` is not found again.
+    """
+    folder = folder.resolve()
+    if re.fullmatch(r"[\w/., =+@-]*", str(folder)):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="llmrl-") as temporary:
+        link = Path(temporary) / "checkpoint"
+        link.symlink_to(folder, target_is_directory=True)
+        yield link
 
 
 @cache

@@ -74,6 +74,16 @@ def test_any_state_comes_back_exactly(tmp_path):
     assert_same(restored, make_state(7))
 
 
+def test_a_path_is_taken_literally_whatever_is_in_it(tmp_path):
+    for step, name in enumerate(("a[x]", "[!a]", "a*", "a?", "{a,b}", "a\\b", "gs:", "%2F~$#'|", "x\udcff")):
+        (tmp_path / "ab").mkdir(exist_ok=True)  # what a pattern would find
+        save(tmp_path / name / "checkpoints", step, {"w": jnp.full(2, step)})
+        restored, found = restore(tmp_path / name / "checkpoints", {"w": jnp.zeros(2, jnp.int32)})
+        assert found == step
+        np.testing.assert_array_equal(restored["w"], step)
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["checkpoints"]
+
+
 def test_shapes_alone_are_enough_to_restore(tmp_path):
     save(tmp_path, 7, make_state(7))
     assert_same(restore(tmp_path, jax.eval_shape(lambda: make_state(0)))[0], make_state(7))
