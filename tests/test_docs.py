@@ -397,3 +397,17 @@ def test_the_readme_repeats_the_table_of_no_regret():
         for method, words in zip(("ppo", "add", "implicit"), told, strict=True):
             row = tasks[task], "any" if method == "ppo" else sources.get(source, source), method
             assert words == " / ".join(f"{float(number):.1f}" for number in measured[row])
+
+
+def test_what_the_docs_import_is_there():
+    """Imports of llmrl in the Python of any page, one by one."""
+    imports = r"^\s*((?:from llmrl\S* )?import llmrl\S*|from llmrl\S* import [\w, ]+)"
+    told = {
+        line
+        for page in [README, *(ROOT / "docs").rglob("*.md")]
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
+        for line in re.findall(imports, block, re.MULTILINE)
+    }
+    assert len(told) > 5
+    for line in told:
+        exec(line, {})

@@ -19,7 +19,7 @@ from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
 from llmrl.settings.config import Config, MethodConfig, PPOConfig, SolverConfig
-from llmrl.settings.errors import BadValue
+from llmrl.settings.errors import BadType, BadValue
 from llmrl.settings.validation import validate
 from llmrl.types import Discrete, EnvSpec, Rollout, Scalar, Stream, Transition
 
@@ -134,6 +134,8 @@ def learner(
         ValueError: there is no source, a setting is out of range, or the method learns no weights, keeps old rollouts,
             or needs a policy that sees them.
     """
+    if method is not None and not isinstance(method, MethodConfig):
+        raise BadType(f"method is {method!r}; expected a MethodConfig, as llmrl.compose('method=scalar').method")
     if not spec.aux_names:
         raise BadValue("trust.learner learns weights of auxiliary sources, got spec.aux_names=(): name at least one")
     ppo = PPOConfig(
@@ -170,6 +172,8 @@ def learner(
 
     @jax.jit
     def update(state: LearnerState, rollout: Rollout, actor: PyTree, critic: PyTree, key, last_kl=jnp.inf):
+        if not isinstance(rollout, Rollout):
+            raise BadType(f"rollout is a {type(rollout).__name__}; expected what llmrl.trust.rollout(...) makes")
         _check_rollout(rollout, spec, halves)
         _check_values(valued, critic, rollout, names)
         credit, reward, info = learn_reward(

@@ -88,6 +88,8 @@ def implicit_gradient(
 
     Reference: the seed paper, equations 6 and 12; Lorraine, Vicol and Duvenaud (2020), theorem 1.
     """
+    if not isinstance(solver, Solver):
+        raise TypeError(f"solver must be a Solver, as conjugate_gradient(20) makes one, got {solver!r}")
     damping_key, solver_key = jax.random.split(key)
     g, direct = (outer_gradient or jax.grad(outer_loss, argnums=(0, 1)))(theta, phi)
     guarded = solver if max_ratio is None else bounded(solver, max_ratio)

@@ -44,7 +44,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   llmrl train env=cartpole aux=harmful method=implicit
 """
 
-POSITIONAL = {"report": "runs", "status": "runs", "figure": "number"}
+POSITIONAL = {"report": "runs", "status": "runs", "figure": "number", "evaluate": "run_dir"}
 """Commands with words that need no key, and the key that they stand for."""
 
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
@@ -122,6 +122,7 @@ def _run_application(command: str, arguments: list[str]) -> None:
         arguments, grid = without_grid(arguments)
         # A grid is no setting of a run, so Hydra has no place for it; and it takes nothing but a function.
         task = _with(task, grid=grid) if grid else task
+    _refuse_strange_options(arguments)
     _refuse_two_modes(arguments)
     multirun = bool({"-m", "--multirun"} & set(arguments))
     sys.argv = [f"llmrl {command}", *as_hydra_reads(keyed(command, arguments), command, multirun)]
@@ -142,6 +143,19 @@ def _tell_of_jobs() -> None:
     from llmrl.training.progress import note
 
     note("every run is a job of its own, with its log below runs/.sweeps; `llmrl status runs` says how they stand")
+
+
+_OPTIONS = _FLAGS_WITH_VALUES | {"--help", "-h", "--hydra-help", "--version", "--run", "-r", "--multirun", "-m"}
+_OPTIONS |= {"--shell-completion", "-sc", "--resolve"}
+
+
+def _refuse_strange_options(arguments: Sequence[str]) -> None:
+    """Hydra would print all of its usage."""
+    for argument in arguments:
+        name, _, value = argument.partition("=")
+        if argument.startswith("-") and name not in _OPTIONS:
+            key = name.lstrip("-").replace("-", "_")
+            raise Refused(f"unknown option {name}; settings are written key=value, as in {key}={value or '...'}")
 
 
 _MODES = {"-r": "--run", "-m": "--multirun", "-c": "--cfg", "-i": "--info"}

@@ -32,7 +32,7 @@ from llmrl.envs.captions import with_captioner
 from llmrl.envs.checking import checked_environment
 from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.envs.parameters import fitted_arguments, fitted_like
-from llmrl.settings.errors import BadType, BadValue, first_line, unknown
+from llmrl.settings.errors import OWN_ENVIRONMENT, BadType, BadValue, first_line, unknown
 from llmrl.settings.loading import load_function
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
 
@@ -159,7 +159,8 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
 
     if name in gymnax.registered_envs:
         return gymnax_env(name, **kwargs)
-    raise unknown("environment", name, [*ENVIRONMENTS, *HOST_ENVIRONMENTS, *gymnax.registered_envs])
+    known = [*ENVIRONMENTS, *HOST_ENVIRONMENTS, *gymnax.registered_envs]
+    raise BadValue(f"{unknown('environment', name, known)}; {OWN_ENVIRONMENT}")
 
 
 def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import exp, prod, radians
+from string import Formatter
 from typing import Any, TypeVar
 
 import jax
@@ -65,6 +66,9 @@ def binned(
         ValueError: edges are not ascending or do not fit their words, two states would read alike, or there are too
             many for a key.
     """
+    mentioned = {name for _, name, _, _ in Formatter().parse(sentence) if name is not None}
+    if strange := sorted(mentioned - set(features)):
+        raise BadValue(f"sentence {sentence!r} mentions {{{strange[0]}}}; the features are {sorted(features)}")
     for name, feature in features.items():
         _check_feature(name, feature)
         if f"{{{name}}}" not in sentence:
@@ -75,7 +79,9 @@ def binned(
 
     def state_key(obs: Shaped[Array, " obs"]) -> UInt32[Array, ""]:
         key, place = jnp.zeros((), jnp.uint32), 1
-        for feature in features.values():
+        for name, feature in features.items():
+            if feature.component >= obs.shape[0]:
+                raise BadValue(f"feature {name!r} looks at component {feature.component} of {obs.shape[0]}, from 0 on")
             above = obs[feature.component].astype(jnp.float32) >= jnp.asarray(feature.edges, jnp.float32)
             key = key + jnp.sum(above, dtype=jnp.uint32) * jnp.uint32(place)
             place *= len(feature.words)

@@ -42,7 +42,8 @@ def checked_environment(env: Any, what: str = "environment") -> Environment:
     if not isinstance(env, Environment):
         raise BadType(
             f"{what} is {described(env)}; expected an llmrl.types.Environment "
-            "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters)"
+            "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters; one that Python steps, as "
+            "Gymnasium's, cannot be compiled)"
         )
     for check in SPEC_CHECKS:
         check(what, env)
@@ -101,7 +102,7 @@ def _check_obs_scale(what: str, env: Environment) -> None:
     scale, shape = env.spec.obs_scale, env.spec.obs_shape
     if not _is_finite(scale) or not np.all(scale):
         raise BadValue(f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0")
-    if not _broadcasts(np.shape(scale), shape):
+    if np.shape(scale) not in ((), shape[-1:], shape):
         raise BadValue(
             f"{what}: spec.obs_scale has shape {np.shape(scale)}; expected one number, or shape {shape} as "
             "spec.obs_shape says"
@@ -132,13 +133,6 @@ def _is_finite(value: Any) -> bool:
     """Whether it is a number, or an array of numbers, without infinities and NaN."""
     array = np.asarray(value)
     return array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
-
-
-def _broadcasts(shape: tuple[int, ...], to: tuple[int, ...]) -> bool:
-    try:
-        return np.broadcast_shapes(shape, to) == tuple(to)
-    except ValueError:
-        return False
 
 
 SPEC_CHECKS: tuple[Callable[[str, Environment], None], ...] = (

@@ -66,6 +66,10 @@ def end_of(code: int) -> str:
     return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"left with exit code {code}"
 
 
+OWN_ENVIRONMENT = "one of your own is env=gymnax env.id=my_module.my_function"
+"""How an environment of one's own is named, to end an error with."""
+
+
 def install(extra: str) -> str:
     """How an optional part of llmrl is installed: from a clone, as llmrl is on no package index.
 

@@ -27,7 +27,7 @@ from omegaconf.errors import (
 )
 
 from llmrl.settings.config import Config
-from llmrl.settings.errors import BadValue, install, unknown
+from llmrl.settings.errors import OWN_ENVIRONMENT, BadValue, install, unknown
 from llmrl.settings.fields import check
 from llmrl.settings.requests import (
     BENCH_RIVALS,
@@ -41,7 +41,7 @@ from llmrl.settings.requests import (
     Status,
 )
 from llmrl.settings.validation import build, from_dict, refuse_secret, renamed, validate
-from llmrl.settings.words import as_hydra_reads
+from llmrl.settings.words import ONE_CHOICE, as_hydra_reads
 
 Request = TypeVar("Request")
 
@@ -258,7 +258,8 @@ def explain(error: BaseException) -> str:
             return f"this launcher is not installed: {LAUNCHERS.get(choice, 'pip install its plugin')}"
         # Of a choice among several, Hydra does not say what there was to choose from.
         options = error.options or sorted(file.stem for file in (config_dir() / group).glob("*.yaml"))
-        return str(unknown(GROUP_KINDS.get(group, group), choice, options))
+        told = str(unknown(GROUP_KINDS.get(group, group), choice, options))
+        return f"{told}; {OWN_ENVIRONMENT}" if group == "env" else told
     if isinstance(cause, MissingMandatoryValue):
         key = _first_line(cause).rpartition(" ")[2]
         return f"{key} has no value yet: give one with {key}=..."
@@ -279,7 +280,8 @@ def explain(error: BaseException) -> str:
         key, _, values = override.partition("=")
         if secret := refuse_secret(key.lstrip("+~")):
             return str(secret)
-        return f"{override} is several values: add --multirun to run each, or write {key}=[{values}] for a list"
+        listed = "" if key in ONE_CHOICE else f", or write {key}=[{values}] for a list"
+        return f"{override} is several values: add --multirun to run each{listed}"
     if not_there := _NO_SUCH_GROUP.match(str(error)):
         return f"{not_there[1]}=... is not for this command; its --help lists what is"
     if isinstance(error, HydraException):

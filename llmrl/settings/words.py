@@ -18,11 +18,15 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 
+from llmrl.settings.errors import BadValue
 from llmrl.settings.requests import SCHEMAS
 
 TEXT = ("str", "str | None")
 WHOLE = ("int", "int | None", "tuple[int, ...]")
 """Types of the settings whose values are read here, as they are annotated."""
+
+ONE_CHOICE = ("env", "method", "solver", "llm", "ppo", "track", "launcher")
+"""Groups of which a run has one choice. Hydra would take the last one of a list."""
 
 OF_HYDRA = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir")
 """Hydra's own keys that hold paths."""
@@ -41,11 +45,17 @@ def as_hydra_reads(words: Sequence[str], command: str, multirun: bool = False) -
 
     Returns:
         E.g. ``"run_dir='runs/lr=0.1'", "total_steps=100000", "method=add"``.
+
+    Raises:
+        ValueError: a group of which a run has one choice was given a list.
     """
     types, read = _types(command), []
     for word in words:
         match = _WORD.fullmatch(word)
         beginning, key, value = match.groups() if match else (word, "", "")
+        if key in ONE_CHOICE and value.startswith("["):
+            choices = value.strip("[]")
+            raise BadValue(f"{key} takes one choice, got {value}; {key}={choices} --multirun runs each")
         if types.get(key) in TEXT:
             value = literal(value, multirun)
         elif types.get(key) in WHOLE:

@@ -191,8 +191,7 @@ def _train(config: Config, trainer: Trainer, members: Sequence[_Member]) -> list
     results = []
     names = names_of([member.values for member in members])
     for name, member, part in zip(names, members, _parts(trained, config.seeds), strict=True):
-        if config.progress:
-            tell_skipped(part.chunks, f"{name}: ")
+        tell_skipped(part.chunks, f"{name}: ")
         results.append(result_of(member.config, part, member.store.run))
     return results
 

@@ -255,7 +255,7 @@ def train(config: Config) -> Result:
             else:
                 states = pieces.restored(states)
             trained = train_chunks(config, trainer.env.spec, pieces, states, start, store, listener)
-        if config.progress:
+        if hosts.first():
             tell_skipped(trained.chunks)
         with hosts.together():
             return result_of(config, trained, store.run)
@@ -352,7 +352,7 @@ def train_chunks(
             store.record(states, chunk, first, table)
             chunks.append(chunk)
             show(first + length, chunk)
-            for sign in signs_in(chunk, first + length == total) if config.progress else ():
+            for sign in signs_in(chunk, first + length == total) if hosts.first() else ():
                 note(sign)
     seconds = {
         "compile_seconds": compile_seconds,

@@ -611,3 +611,23 @@ def test_a_sweep_trains_what_hears_no_source_once(monkeypatch, tmp_path, capsys)
     assert "method=ppo hears no source" in capsys.readouterr().err
     main(["train", "method=ppo", "aux=random", "seeds=2"])
     assert len(trained) == 3 and second.is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["train", "method=[ppo,add]"], "method takes one choice, got [ppo,add]; method=ppo,add --multirun runs each"),
+        (["train", "--steps", "2000"], "unknown option --steps; settings are written key=value, as in steps=..."),
+        (["train", "--total-steps=2000"], "as in total_steps=2000"),
+        (["train", "env=river.river"], "one of your own is env=gymnax env.id=my_module.my_function"),
+        (["train", "env=gymnax", "env.id=river", "aux=none"], "one of your own is env=gymnax env.id=my_module"),
+        (["evaluate", "runs/not there"], "runs/not there"),
+    ],
+)
+def test_slips_of_a_first_hour_are_one_line(words, told, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as exit_:
+        main(words)
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert told in line

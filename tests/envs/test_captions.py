@@ -209,3 +209,17 @@ def test_captions_of_a_rollout_are_those_of_its_steps(random_rollout):
     assert with_captions(bare, steps) is steps
     own = bare._replace(captioner=CARTPOLE._replace(state_key=None, event=None))  # its step has put them there
     assert with_captions(own, steps) is steps
+
+
+def test_a_captioner_of_other_observations_or_features_is_refused():
+    def side(component, sentence="The boat is {place}."):
+        feature = Feature(component, (0.0,), ("left", "right"))
+        return binned(
+            sentence, {"place": feature}, ("drift",), lambda obs, action, after: jnp.int32(0), "reach the sea"
+        )
+
+    with_captioner(make("cartpole", aux=()), side(3))
+    with pytest.raises(ValueError, match="'place' looks at component 7 of 4"):
+        with_captioner(make("cartpole", aux=()), side(7))
+    with pytest.raises(ValueError, match=r"mentions \{depth\}; the features are \['place'\]"):
+        side(0, "The boat is {place}, {depth}.")

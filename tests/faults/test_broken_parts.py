@@ -140,6 +140,7 @@ ENVIRONMENTS = {
     "obs_scale 0": (spec(obs_scale=(1.0, 0.0)), r"spec.obs_scale is \(1.0, 0.0\); expected finite divisors"),
     "obs_scale NaN": (spec(obs_scale=jnp.nan), "spec.obs_scale is nan; expected finite divisors"),
     "obs_scale too long": (spec(obs_scale=(1.0, 1.0, 1.0)), r"spec.obs_scale has shape \(3,\); expected .*\(2,\)"),
+    "obs_scale too short": (spec(obs_scale=(1.0,)), r"spec.obs_scale has shape \(1,\); expected .*\(2,\)"),
     "obs_scale of words": (spec(obs_scale="large"), "spec.obs_scale is 'large'; expected finite divisors"),
     "a source twice": (spec(aux_names=("a", "a")), r"spec.aux_names is \('a', 'a'\); expected different names"),
     "a source as a text": (spec(aux_names="ab"), "spec.aux_names is 'ab'; expected a tuple of texts"),

@@ -51,7 +51,10 @@ def _oracle(config: LLMConfig, captioner: Captioner) -> Provider:
     if captioner.oracle is not None:
         return oracle(captioner.oracle)
     if "oracle" not in captioner.rules:
-        raise BadValue("this environment has no oracle of its own: give one with llm.function=my_package.hints.is_good")
+        raise BadValue(
+            "llm=oracle needs an oracle, and the captioner has none: give it one (captioner._replace(oracle=is_good)), "
+            "or name a function with llm.function=my_package.hints.is_good"
+        )
     return _by_rule(captioner, "oracle")
 
 
