@@ -35,7 +35,8 @@ def time_step(obs: Any, reward: Any, terminated: Any, truncated: Any, success: A
     """A ``TimeStep`` in the library's own dtypes, without auxiliary sources and without captions.
 
     Args:
-        obs: observation before any reset, [*obs].
+        obs: observation before any reset, [*obs]. An array keeps its dtype, as ``reset`` returns it; Python numbers and
+            float64 become float32.
         reward: the task's own reward, [].
         terminated: ended by the rules, [].
         truncated: ended by the time limit, [].
@@ -45,7 +46,7 @@ def time_step(obs: Any, reward: Any, terminated: Any, truncated: Any, success: A
         The step, with ``aux`` of shape [0] and both captions 0.
     """
     return TimeStep(
-        obs=jnp.asarray(obs, jnp.float32),
+        obs=jnp.asarray(obs, _observation_dtype(obs)),
         reward=jnp.asarray(reward, jnp.float32),
         terminated=jnp.asarray(terminated, jnp.bool_),
         truncated=jnp.asarray(truncated, jnp.bool_),
@@ -54,6 +55,11 @@ def time_step(obs: Any, reward: Any, terminated: Any, truncated: Any, success: A
         state_key=jnp.zeros((), jnp.uint32),
         event=jnp.zeros((), jnp.int32),
     )
+
+
+def _observation_dtype(obs: Any) -> Any:
+    own = getattr(obs, "dtype", jnp.float64)
+    return jnp.float32 if own == jnp.float64 else jax.dtypes.canonicalize_dtype(own)
 
 
 def step_with_reset(

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from llmrl.envs import base
@@ -223,3 +224,9 @@ def test_time_step_has_the_library_dtypes():
     result = base.time_step([1, 2], 1, True, 0)
     dtypes = [leaf.dtype.name for leaf in result]
     assert dtypes == ["float32", "float32", "bool", "bool", "bool", "float32", "uint32", "int32"]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "uint8", "bool", "float64"])
+def test_time_step_keeps_the_dtype_of_an_observation(dtype):
+    obs = np.zeros(2, jnp.dtype(dtype))
+    assert base.time_step(obs, 1, True, 0).obs.dtype.name == ("float32" if dtype == "float64" else dtype)

@@ -262,6 +262,19 @@ def test_what_is_healthy_passes(worlds):
         assert checked_environment(env) is env
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "uint8", "bool"])
+def test_an_observation_may_be_of_any_dtype_of_real_numbers(dtype):
+    def seen(state):
+        return observe(state).astype(dtype)
+
+    def stepping(key, state, action):
+        state, result = step(key, state, action)
+        return state, time_step(seen(state), result.reward, result.terminated, result.truncated)
+
+    env = Environment(SPEC, lambda key: (reset(key)[0], seen(reset(key)[0])), stepping)
+    assert checked_environment(env) is env
+
+
 @pytest.mark.parametrize("name", ["cartpole", "cartpole_continuous", "gridworld", "Pendulum-v1", "DeepSea-bsuite"])
 def test_the_librarys_own_environments_pass(name):
     env = make(name, aux=())
