@@ -303,6 +303,8 @@ class RewardTransform(NamedTuple):
             where a transform has no weight per source. Only ``obs``, ``action`` and ``aux`` of the steps may matter.
         settled: ``state -> state``: what the transform goes by once it is frozen, in place of what it noted last; None
             where that is the same.
+        needs_task: whether these functions get the task's statistics with the state
+            (``llmrl.trust.task_statistics.WithTask``); ``observe`` returns the state alone.
     """
 
     init: Callable[[PRNGKeyArray], tuple[dict[str, PyTree], PyTree]]
@@ -311,6 +313,7 @@ class RewardTransform(NamedTuple):
     report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
     weights: Callable[[PyTree, PyTree, Rollout], SourceWeights] | None = None
     settled: Callable[[PyTree], PyTree] | None = None
+    needs_task: bool = False
 
 
 class Stream(NamedTuple):
@@ -320,14 +323,16 @@ class Stream(NamedTuple):
         transform: the reward's transform.
         weight: share of this stream's advantage in the inner objective; the bare task is always stream 0, and counts
             0 where another stream contains it already.
-        beside: of a stream that is no part of the inner objective, but that the policy follows by steps of their own:
-            ``(phi, state) -> (x, y)``, from 0 to 1, how long those are, and by how much those on the inner objective
-            are shortened meanwhile. None where a stream is part of it.
+        advice: of a stream that is no part of the inner objective, but that the policy follows by additional steps:
+            ``(phi, state) -> (x, y)``, from 0 to 1: the length of those steps, and what the steps on the inner
+            objective lose meanwhile. None where a stream is part of it.
+        of: number of the stream whose state this one goes by; None for its own.
     """
 
     transform: RewardTransform
     weight: float | Scalar
-    beside: Callable[[PyTree, PyTree], tuple[Scalar, Scalar]] | None = None
+    advice: Callable[[PyTree, PyTree], tuple[Scalar, Scalar]] | None = None
+    of: int | None = None
 
 
 class View(NamedTuple):

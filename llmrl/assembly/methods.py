@@ -37,9 +37,9 @@ from llmrl.rewards import (
 from llmrl.rewards import frozen as frozen_transform
 from llmrl.settings.config import Config, NoveltyConfig, OuterConfig, SolverConfig
 from llmrl.settings.errors import BadValue, unknown
-from llmrl.trust.advice import advice, following
+from llmrl.trust.advice import advice_rule, advice_stream
 from llmrl.trust.blend import Weights, make_weights, mixture
-from llmrl.trust.limits import evidence
+from llmrl.trust.limits import weight_limits
 from llmrl.trust.views import beside_weights
 from llmrl.types import EnvSpec, RewardTransform, Scalar, Stream, View
 
@@ -202,7 +202,7 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
 def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
     """The streams of a learned blend, the bare task first."""
     weight, trust = config.method.weight, config.method.trust
-    limits = evidence(
+    limits = weight_limits(
         len(spec.aux_names),
         units=trust.units,
         ceiling=trust.ceiling,
@@ -211,25 +211,25 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
         setback=trust.setback,
         gae_lambda=config.ppo.gae_lambda,
     )
-    followed = None
+    rule = None
     if trust.advice:
-        followed = following(
+        rule = advice_rule(
             len(spec.aux_names),
-            prior=trust.advice,
+            largest=trust.advice,
             patience=trust.advice_patience,
             decay=trust.advice_decay,
             rarity=trust.advice_rarity,
-            enough=trust.advice_events,
+            events=trust.advice_events,
             fade=trust.advice_fade,
             judged=trust.evidence,
         )
-    blend = mixture(spec, _weights(config, spec), limits, followed)
+    blend = mixture(spec, _weights(config, spec), limits, rule)
     # Under a discount of its own the blend is no sum of the task and something else.
     learns_discount = weight.discount
     streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)
-    if followed is None:
+    if rule is None:
         return streams
-    return (*streams, *(advice(followed, m, name) for m, name in enumerate(spec.aux_names)))
+    return (*streams, *(advice_stream(rule, 1, m, name) for m, name in enumerate(spec.aux_names)))
 
 
 def ppo(config: Config, spec: EnvSpec) -> Method:

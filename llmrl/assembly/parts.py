@@ -17,7 +17,7 @@ from llmrl.assembly.sources import LateSource, language_source, late_sources, su
 from llmrl.envs import HOST_ENVIRONMENTS, make_host
 from llmrl.envs import make as make_env
 from llmrl.language import Table
-from llmrl.learner.ppo import Params, make_update, with_steps_beside
+from llmrl.learner.ppo import Params, make_update, with_advice_steps
 from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.optimizers import own_promotion
@@ -88,8 +88,9 @@ def _environment_options(config: Config) -> dict[str, Any]:
         "aux_scale": config.aux.scale,
         "aux_function": config.aux.function,
         "aux_options": config.aux.options,
+        **options,
         "captioner": config.captioner,
-        "params": options | config.env.params,
+        **config.env.params,
     }
 
 
@@ -122,8 +123,8 @@ def length_schedules(config: Config) -> list[str]:
     return [setting for setting, chosen in courses.items() if chosen]
 
 
-def _optimizer(config: Config, beside: bool) -> optax.GradientTransformation:
-    """Of the inner level; ``beside``: whether a stream is followed by steps of their own."""
+def _optimizer(config: Config, advised: bool) -> optax.GradientTransformation:
+    """Of the inner level; ``advised``: whether the policy takes additional steps on advice."""
     ppo = config.ppo
     updates = config.num_iterations * ppo.num_epochs * ppo.num_minibatches
 
@@ -139,9 +140,21 @@ def _optimizer(config: Config, beside: bool) -> optax.GradientTransformation:
     # Each part is clipped by itself: under a joint norm a critic with many heads, surprised by a rare reward, would
     # shrink the actor's step just where there is something to learn.
     optimizer = optax.multi_transform({"actor": steps(1.0), "critic": steps(ppo.critic_rate_ratio)}, part)
-    if not beside:
+    if not advised:
         return own_promotion(optimizer)
-    return with_steps_beside(own_promotion(optimizer), own_promotion(steps(1.0)))
+    return with_advice_steps(own_promotion(optimizer), own_promotion(steps(1.0)))
+
+
+class SourceMemory(NamedTuple):
+    """What the sources that are filled in after a rollout remember.
+
+    Attributes:
+        heard: what the language source has noted; None where there is none.
+        late: memories of the other sources.
+    """
+
+    heard: Heard | None
+    late: tuple[PyTree, ...]
 
 
 class Parts(NamedTuple):
@@ -173,12 +186,6 @@ class Parts(NamedTuple):
     def policy(self, phis: tuple[PyTree, ...]) -> Policy:
         return viewing(self.inner.policy, self.inner.view, phis)
 
-    def told(self, rollout: Rollout, heard: Heard | None, table: Table | None):
-        """A rollout with a language model's scores; beside it what that source has noted and reports."""
-        if self.language is None or heard is None:
-            return rollout, heard, {}
-        return self.language.fill(rollout, heard, *self.answers(table))
-
     def answers(self, table: Table | None) -> Table:
         """The answers at hand; without a table a single row, whose key no state has."""
         if table is None:
@@ -189,23 +196,31 @@ class Parts(NamedTuple):
         """Who suggests goals."""
         return self.suggested or partial(lookup, *self.answers(table))
 
-    def filled(self, rollout: Rollout, late: tuple[PyTree, ...], table: Table | None, asked: Rollout | None = None):
-        """A rollout with the values of the late sources; beside it their memories and what they report.
+    def annotate(
+        self, rollout: Rollout, memory: SourceMemory, table: Table | None, asked: Rollout | None = None
+    ) -> tuple[Rollout, SourceMemory, dict[str, Scalar]]:
+        """Fill in the auxiliary rewards that are known only once a rollout is complete.
 
         Args:
             rollout: what happened.
-            late: the sources' memories before it.
+            memory: of the sources, before it.
             table: a language model's answers.
             asked: steps to fill in, each in place of the rollout's own; None fills in the rollout.
+
+        Returns:
+            The rollout, or ``asked``, filled in; the sources' memory after it; metrics.
         """
-        words, told = self.suggestions(table), rollout if asked is None else asked
-        memories, metrics, aux = [], {}, told.steps.aux
-        for each, memory in zip(self.late, late, strict=True):
-            values, memory, said = each.source.score(memory, rollout, words, asked)
+        filled, heard, metrics = rollout if asked is None else asked, memory.heard, {}
+        if self.language is not None and heard is not None:
+            filled, heard, metrics = self.language.fill(filled, heard, *self.answers(table))
+        happened, asked = (filled, None) if asked is None else (rollout, filled)
+        suggested, late, aux = self.suggestions(table), [], filled.steps.aux
+        for each, before in zip(self.late, memory.late, strict=True):
+            values, after, reported = each.source.score(before, happened, suggested, asked)
             aux = aux.at[..., each.column].set(each.factor * values)
-            memories.append(memory)
-            metrics |= said
-        return told._replace(steps=told.steps._replace(aux=aux)), tuple(memories), metrics
+            late.append(after)
+            metrics = metrics | reported
+        return filled._replace(steps=filled.steps._replace(aux=aux)), SourceMemory(heard, tuple(late)), metrics
 
     def restarted(self, late: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
         """The late sources' memories for fresh episodes: what they have learned stays."""
@@ -230,7 +245,7 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     policy = policy_of(config, spec, method.view)
     critic = make_critic(spec, ppo.hidden, len(method.streams))
     inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy, method.view)
-    optimizer = _optimizer(config, any(stream.beside is not None for stream in method.streams))
+    optimizer = _optimizer(config, any(stream.advice is not None for stream in method.streams))
     update = partial(
         make_update,
         critic=critic,

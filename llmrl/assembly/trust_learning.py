@@ -17,6 +17,7 @@ from llmrl.bilevel.trees import all_finite
 from llmrl.learner.blending import Credit, RewardState, learn_reward, reported
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
+from llmrl.learner.streams import given
 from llmrl.nets import Critic, Policy
 from llmrl.settings.config import Config, MethodConfig, PPOConfig, SolverConfig
 from llmrl.settings.errors import BadType, BadValue
@@ -50,8 +51,8 @@ class Blend(NamedTuple):
         discounts: of each stream, gamma (1 - terminated) unless it has its own, [t, n, k].
         target: what each output of the critic should have said, [t, n, k].
         blended: what the policy follows: the advantage of ``reward``.
-        hints: what the policy follows beside it: the advantage of sources that it takes at their word, as long as the
-            task has said too little. Its ``length`` is 0 where there are none.
+        hints: what the policy follows in addition: the advantage of advice, as long as the task has had too few reward
+            events. Its ``length`` is 0 where there are none.
     """
 
     reward: Float[Array, "t n"]
@@ -253,16 +254,17 @@ def _made_by_caller(key: PRNGKeyArray) -> PyTree:
 def _source_weights(stream: Stream, i: int, reward: RewardState, rollout: Rollout):
     """Weights [t, n, m], and the size of one that means full trust, [m]."""
     assert stream.transform.weights is not None
-    return stream.transform.weights(reward.phis[i], reward.transform_states[i], rollout)
+    states = reward.transform_states
+    return stream.transform.weights(reward.phis[i], given(stream.transform, states[i], states[0]), rollout)
 
 
 def _blend(streams: Sequence[Stream], credit: Credit, weight: Array, unit: Array) -> Blend:
-    paid = [s.weight * signal.reward for s, signal in zip(streams, credit.signals, strict=True) if s.beside is None]
-    main, aside = credit.least_deviations
-    zero, one, beside = jnp.zeros(()), jnp.ones(()), credit.beside
+    paid = [s.weight * signal.reward for s, signal in zip(streams, credit.signals, strict=True) if s.advice is None]
+    main, of_advice = credit.least_deviations
+    zero, one, advice = jnp.zeros(()), jnp.ones(()), credit.advice
     hints = Steps(jnp.zeros_like(credit.advantage), zero, zero)
-    if beside is not None:
-        hints = Steps(beside.advantage, aside, beside.share)
+    if advice is not None:
+        hints = Steps(advice.advantage, of_advice, advice.share)
     return Blend(
         reward=reduce(add, paid),
         weights=weight,
@@ -270,7 +272,7 @@ def _blend(streams: Sequence[Stream], credit: Credit, weight: Array, unit: Array
         rewards=jnp.stack([signal.reward for signal in credit.signals], axis=-1),
         discounts=jnp.stack([signal.discount for signal in credit.signals], axis=-1),
         target=credit.advantages + credit.values.now,
-        blended=Steps(credit.advantage, main, one if beside is None else beside.left),
+        blended=Steps(credit.advantage, main, one if advice is None else advice.left),
         hints=hints,
     )
 

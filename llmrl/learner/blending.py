@@ -12,7 +12,17 @@ from llmrl.learner.influence import Influence, influence, influence_metrics
 from llmrl.learner.meta import Meta
 from llmrl.learner.ppo import Params
 from llmrl.learner.problem import InnerProblem
-from llmrl.learner.streams import Beside, Values, blended, followed_beside, signals, stream_advantages, value_rollout
+from llmrl.learner.streams import (
+    AdviceSteps,
+    Values,
+    advice_steps,
+    blended,
+    given,
+    signals,
+    stream_advantages,
+    stream_states,
+    value_rollout,
+)
 from llmrl.ops.moments import running_peak
 from llmrl.rewards.base import task_signal
 from llmrl.types import Rollout, Scalar, Signal, Stream
@@ -25,8 +35,7 @@ class RewardState(NamedTuple):
         phis: parameters of the streams' transforms.
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
-        advantage_peaks: largest deviations so far of the blended advantage and of what is followed beside it, slowly
-            forgotten, [2].
+        advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2].
     """
 
     phis: tuple[PyTree, ...]
@@ -43,15 +52,15 @@ class Credit(NamedTuple):
         values: the critics' answers.
         advantages: of each stream, [t, n, k].
         advantage: of the inner objective, [t, n].
-        beside: what is followed beside it; None where no stream is.
-        least_deviations: what ``advantage`` and ``beside.advantage`` are to be divided by at least, [2].
+        advice: the additional steps on advice; None where no stream is advice.
+        least_deviations: what ``advantage`` and ``advice.advantage`` are to be divided by at least, [2].
     """
 
     signals: Sequence[Signal]
     values: Values
     advantages: Float[Array, "t n k"]
     advantage: Float[Array, "t n"]
-    beside: Beside | None
+    advice: AdviceSteps | None
     least_deviations: Float[Array, " 2"]
 
 
@@ -92,36 +101,41 @@ def learn_reward(
             meta_state, phis, states, params, rollout, key, index, last_kl, least_deviation
         )
 
-    all_signals, values, advantages, beside = _valued(inner, phis, states, params, rollout)
+    all_signals, values, advantages, advice = _valued(inner, phis, states, params, rollout)
     advantage = blended(advantages, inner.streams)
-    spreads = [jnp.std(advantage), jnp.zeros(()) if beside is None else jnp.std(beside.advantage)]
+    spreads = [jnp.std(advantage), jnp.zeros(()) if advice is None else jnp.std(advice.advantage)]
     peaks = running_peak(reward.advantage_peaks, jnp.stack(spreads), decay)
-    credit = Credit(all_signals, values, advantages, advantage, beside, floor * peaks)
+    credit = Credit(all_signals, values, advantages, advantage, advice, floor * peaks)
     return credit, RewardState(phis, states, meta_state, peaks), metrics
 
 
 def noted_of(inner: InnerProblem, phis, states, rollout: Rollout) -> tuple[PyTree, ...]:
     """What the transforms have noted once they have seen a rollout."""
     bare = task_signal(rollout, inner.discount)
-    return tuple(
-        stream.transform.observe(noted, phi, bare, rollout)
-        for stream, noted, phi in zip(inner.streams, states, phis, strict=True)
-    )
+    task = inner.streams[0].transform.observe(states[0], phis[0], bare, rollout)
+
+    def noted(stream: Stream, own: PyTree, phi: PyTree) -> PyTree:
+        if stream.of is not None:
+            return own
+        transform = stream.transform
+        return transform.observe(given(transform, own, task), phi, bare, rollout)
+
+    return task, *(noted(*of) for of in list(zip(inner.streams, states, phis, strict=True))[1:])
 
 
 def _valued(inner: InnerProblem, phis, states, params: Params, rollout: Rollout):
-    """Signals, values and advantages of every stream, and what is followed beside."""
+    """Signals, values and advantages of every stream, and the steps on advice."""
     all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
     values = value_rollout(inner.critic, params.critic, rollout)
     advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
-    return all_signals, values, advantages, followed_beside(advantages, inner.streams, phis, states)
+    return all_signals, values, advantages, advice_steps(advantages, inner.streams, phis, states)
 
 
 def influence_on(inner: InnerProblem, phis, states, params: Params, rollout: Rollout) -> Influence | None:
     """How far each source would move the policy if it were updated on a rollout that the states have noted; None where
     no source has weights."""
-    all_signals, _, advantages, beside = _valued(inner, phis, states, params, rollout)
-    return influence(inner.streams, phis, states, all_signals, advantages, beside, rollout)
+    all_signals, _, advantages, advice = _valued(inner, phis, states, params, rollout)
+    return influence(inner.streams, phis, states, all_signals, advantages, advice, rollout)
 
 
 def reported(
@@ -129,9 +143,9 @@ def reported(
 ) -> dict[str, Scalar]:
     """What every stream's transform has to say of a rollout, and how far each source moves the policy."""
     metrics: dict[str, Scalar] = {}
-    for stream, phi, noted in zip(streams, reward.phis, reward.transform_states, strict=True):
+    for stream, phi, noted in stream_states(streams, reward.phis, reward.transform_states):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     moved = influence(
-        streams, reward.phis, reward.transform_states, credit.signals, credit.advantages, credit.beside, rollout
+        streams, reward.phis, reward.transform_states, credit.signals, credit.advantages, credit.advice, rollout
     )
     return metrics if moved is None else metrics | influence_metrics(moved, rollout, aux_names)

@@ -1,4 +1,4 @@
-"""How far each auxiliary source moves the policy: by its weight in the blend, by steps of their own, or by both."""
+"""How far each auxiliary source moves the policy: by its weight in the blend, as advice, or both."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from llmrl.learner.streams import Beside
+from llmrl.learner.streams import AdviceSteps, stream_states
 from llmrl.ops.moments import active_mean
 from llmrl.trust.blend import TRUSTED_FROM
 from llmrl.types import Rollout, Scalar, Signal, SourceWeights, Stream
@@ -16,13 +16,13 @@ from llmrl.types import Rollout, Scalar, Signal, SourceWeights, Stream
 METRICS = ("influence", "trust_used", "trust_ignored", "trust_turned")
 """What is logged of every source."""
 
-LEAST_WORD = 1e-6
-"""Added to the size of every word, so that a source that is silent in a rollout has its share of what its critic still
-expects."""
+LEAST_SIZE = 1e-6
+"""Added to the size of a source's values, so that a source without reward events in a rollout has its share of what its
+critic still expects."""
 
 
 class Influence(NamedTuple):
-    """The share of the policy's step that comes from each source: ``per_weight * weight + followed``.
+    """The share of the policy's step that comes from each source: ``per_weight * weight + advice``.
 
     Above 0 the policy follows the source, below 0 it does the opposite, at 0 it ignores it. The means of all sources
     have sizes that sum up to 1 at most; the rest comes from the task.
@@ -30,16 +30,16 @@ class Influence(NamedTuple):
     Attributes:
         weight: factor that a source is multiplied with in the blend, all limits and units included, [t, n, m].
         per_weight: share of the policy's step that a weight of 1 there would be, [m].
-        followed: share of the policy's step that follows the source by steps of their own, [m].
+        advice: share of the policy's step that follows the source as advice, [m].
     """
 
     weight: Float[Array, "t n m"]
     per_weight: Float[Array, " m"]
-    followed: Float[Array, " m"]
+    advice: Float[Array, " m"]
 
     def at(self, weight: Float[Array, "*steps m"]) -> Float[Array, "*steps m"]:
         """Where the source has this weight."""
-        return self.per_weight * weight + self.followed
+        return self.per_weight * weight + self.advice
 
 
 def influence(
@@ -48,14 +48,14 @@ def influence(
     states: Sequence[PyTree],
     signals: Sequence[Signal],
     advantages: Float[Array, "t n k"],
-    beside: Beside | None,
+    advice: AdviceSteps | None,
     rollout: Rollout,
 ) -> Influence | None:
     """What an update of the policy on these advantages owes to each source.
 
-    The policy takes steps of length ``left`` on the blend and of length ``share`` on what it follows beside
-    (``streams.Beside``). In either, a stream counts by the deviation of its advantage, which is what PPO divides by,
-    and within a stream a source counts by |w_m r_m|, on average over the rollout:
+    The policy takes steps of length ``left`` on the blend and of length ``share`` on advice
+    (``streams.AdviceSteps``). In either, a stream counts by the deviation of its advantage, which is what PPO divides
+    by, and within a stream a source counts by |w_m r_m|, on average over the rollout:
 
         i_m = (left b_m + share f_m) / (left + share)
 
@@ -67,7 +67,7 @@ def influence(
         phis, states: the parameters and memories that their transforms use in this update.
         signals: what they make of the task's signal.
         advantages: of all streams.
-        beside: as ``followed_beside`` makes it of them.
+        advice: as ``advice_steps`` makes it of them.
         rollout: the experience.
 
     Returns:
@@ -75,17 +75,17 @@ def influence(
     """
     trusted = [
         None if stream.transform.weights is None else stream.transform.weights(phi, state, rollout)
-        for stream, phi, state in zip(streams, phis, states, strict=True)
+        for stream, phi, state in stream_states(streams, phis, states)
     ]
     if all(weights is None for weights in trusted):
         return None
     deviation = jnp.std(advantages, axis=(0, 1))
     size = jnp.stack([jnp.abs(jnp.asarray(stream.weight, jnp.float32)) for stream in streams]) * deviation
-    left, share = (1.0, 0.0) if beside is None else (beside.left, beside.share)
+    left, share = (1.0, 0.0) if advice is None else (advice.left, advice.share)
     nothing = jnp.zeros(rollout.steps.aux.shape[-1])
-    weight, per_weight, followed = jnp.zeros_like(rollout.steps.aux), nothing, nothing
+    weight, per_weight, advised = jnp.zeros_like(rollout.steps.aux), nothing, nothing
     for of_blend, length in ((True, left), (False, share)):
-        chosen = [i for i, stream in enumerate(streams) if (stream.beside is None) == of_blend]
+        chosen = [i for i, stream in enumerate(streams) if (stream.advice is None) == of_blend]
         whole = sum((size[i] for i in chosen), jnp.zeros(()))
         for i in chosen:
             weights = trusted[i]
@@ -96,31 +96,31 @@ def influence(
             if of_blend:
                 weight, per_weight = weight + weights.weight, per_weight + of_one
             else:
-                followed = followed + of_one * jnp.mean(weights.weight, axis=(0, 1))
-    return Influence(weight, per_weight, followed)
+                advised = advised + of_one * jnp.mean(weights.weight, axis=(0, 1))
+    return Influence(weight, per_weight, advised)
 
 
-def _words(rollout: Rollout) -> Float[Array, "t n m"]:
-    return jnp.abs(rollout.steps.aux) + LEAST_WORD
+def _sizes(rollout: Rollout) -> Float[Array, "t n m"]:
+    return jnp.abs(rollout.steps.aux) + LEAST_SIZE
 
 
 def _per_weight(trusted: SourceWeights, signal: Signal, rollout: Rollout) -> Float[Array, " m"]:
     """Share of what a stream pays that each source has for a weight of 1."""
     rest = jnp.mean(jnp.abs(signal.reward - jnp.sum(trusted.weight * rollout.steps.aux, axis=-1)))
-    paid = rest + jnp.sum(jnp.mean(jnp.abs(trusted.weight) * _words(rollout), axis=(0, 1)))
-    return jnp.where(paid > 1e-12, jnp.mean(_words(rollout), axis=(0, 1)) / jnp.maximum(paid, 1e-12), 0.0)
+    paid = rest + jnp.sum(jnp.mean(jnp.abs(trusted.weight) * _sizes(rollout), axis=(0, 1)))
+    return jnp.where(paid > 1e-12, jnp.mean(_sizes(rollout), axis=(0, 1)) / jnp.maximum(paid, 1e-12), 0.0)
 
 
 def influence_metrics(found: Influence, rollout: Rollout, names: Sequence[str]) -> dict[str, Scalar]:
     """What is logged of it, for each source.
 
-    ``influence`` is the mean over the rollout, in which a step counts by the size of the source's word. Of the steps on
-    which the source speaks, ``trust_used``, ``trust_ignored`` and ``trust_turned`` are the shares by what is made of it
+    ``influence`` is the mean over the rollout, in which a step counts by the size of the source's value.
+    ``trust_used``, ``trust_ignored`` and ``trust_turned`` are shares of the source's reward events, by the influence
     there.
     """
-    words, each = _words(rollout), found.at(found.weight)
-    mean = jnp.mean(words * each, axis=(0, 1)) / jnp.mean(words, axis=(0, 1))
-    kinds = each >= TRUSTED_FROM, jnp.abs(each) < TRUSTED_FROM, each <= -TRUSTED_FROM
-    shares = [active_mean(kind.astype(each.dtype), rollout.steps.aux) for kind in kinds]
-    told = zip(METRICS, (mean, *shares), strict=True)
-    return {f"{kind}/{name}": of[i] for kind, of in told for i, name in enumerate(names)}
+    sizes, moved = _sizes(rollout), found.at(found.weight)
+    mean = jnp.mean(sizes * moved, axis=(0, 1)) / jnp.mean(sizes, axis=(0, 1))
+    kinds = moved >= TRUSTED_FROM, jnp.abs(moved) < TRUSTED_FROM, moved <= -TRUSTED_FROM
+    shares = [active_mean(kind.astype(moved.dtype), rollout.steps.aux) for kind in kinds]
+    found_shares = zip(METRICS, (mean, *shares), strict=True)
+    return {f"{kind}/{name}": of[i] for kind, of in found_shares for i, name in enumerate(names)}

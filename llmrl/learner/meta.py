@@ -19,8 +19,8 @@ from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, deviat
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.settings.errors import BadValue
-from llmrl.trust.evidence import Record, gains_of, gated_steps, learned_alone, recorded, with_evidence, words_worth
-from llmrl.trust.task_voice import speaks, spoken_to
+from llmrl.trust.evidence import Record, event_gains, gains_of, gated_steps, learned_alone, recorded, with_evidence
+from llmrl.trust.task_statistics import TaskStatistics, rollout_event_share
 from llmrl.types import Rollout, Scalar
 
 
@@ -33,7 +33,6 @@ class MetaState(NamedTuple):
         outer_scale: running largest deviation of the task's advantage.
         since: inner updates since the last outer step.
         record: per stream and group, what the learned weights have been worth since they were learned.
-        told: 0 while the task has only ever paid one constant, else 1.
     """
 
     opt_state: PyTree
@@ -41,7 +40,6 @@ class MetaState(NamedTuple):
     outer_scale: Scalar
     since: Scalar
     record: PyTree
-    told: Scalar
 
 
 METRICS = (
@@ -195,7 +193,7 @@ def first_state(outer: OuterLevel, phis, states, params, rollout: Rollout | None
         }
         for phi in phis
     )
-    return MetaState(outer.optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record, jnp.zeros(()))
+    return MetaState(outer.optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record)
 
 
 def update(
@@ -243,13 +241,14 @@ def is_due(settings: MetaSettings, state: MetaState, iteration: Array, last_kl: 
 def step(outer: OuterLevel, state: MetaState, phis, states, params, fresh: RolloutData, key: PRNGKeyArray) -> OuterStep:
     """One outer step.
 
-    A seed whose estimate is not finite takes no step; the others do not notice. Nor is there anything to learn before
-    the task has spoken: its advantage is the critic's own error then, on which both halves agree.
+    A seed whose estimate is not finite takes no step; the others do not notice. Before the task's first
+    reward event there is nothing to learn either: its advantage is the critic's error then, on which both halves agree.
     """
     estimates, info = _estimates(outer, state, phis, states, params, fresh, key)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
     finite = jnp.isfinite(optax.tree.norm(mean))
-    usable = finite & (state.told > 0)
+    task: TaskStatistics = states[0]
+    usable = finite & (task.event_count > 0)
     mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
     record = _recorded(outer, state.record, mean, fresh, usable)
     mean, estimates = learned_alone(mean), learned_alone(estimates)
@@ -293,14 +292,13 @@ def _noted(outer: OuterLevel, state: MetaState, fresh: RolloutData) -> MetaState
             state.outer_scale, deviation(task_advantage(outer.inner, fresh)), outer.settings.scale_decay
         ),
         since=state.since + 1.0,
-        told=jnp.maximum(state.told, speaks(fresh.rollout)),
     )
 
 
 def _recorded(outer: OuterLevel, record: PyTree, gradients: PyTree, fresh: RolloutData, usable: Array) -> PyTree:
     """The record with one more rollout's gains, where its gradients are usable."""
-    worth = words_worth(fresh.rollout.steps.aux, task_advantage(outer.inner, fresh))
-    gains = gains_of(gradients, worth, 1.0 - spoken_to(fresh.rollout))
+    worth = event_gains(fresh.rollout.steps.aux, task_advantage(outer.inner, fresh))
+    gains = gains_of(gradients, worth, 1.0 - rollout_event_share(fresh.rollout))
     after = tuple(
         {group: recorded(kept[group], gain[group], outer.settings.evidence_memory) for group in kept}
         for kept, gain in zip(record, gains, strict=True)

@@ -30,7 +30,7 @@ class Batch(NamedTuple):
         log_prob: under the policy that acted, [b].
         advantage: blended, [b].
         target: value targets per head, [b, k].
-        beside: advantage that the policy follows by steps of its own, [b]; None where there is none.
+        advice: advantage of advice, which the policy follows by additional steps, [b]; None where there is none.
     """
 
     obs: Shaped[Array, "b *obs"]
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     log_prob: Float[Array, " b"]
     advantage: Float[Array, " b"]
     target: Float[Array, "b k"]
-    beside: Float[Array, " b"] | None = None
+    advice: Float[Array, " b"] | None = None
 
 
 class UpdateInfo(NamedTuple):
@@ -55,18 +55,18 @@ class UpdateInfo(NamedTuple):
 def shuffled_indices(key: PRNGKeyArray, num_epochs: int, size: int) -> Array:
     """A uniform permutation of 0 .. size - 1 for every epoch, [num_epochs, size].
 
-    One sort of words whose upper bits are random and whose lower ones are the index: to sort numbers that carry
+    One sort of integers whose upper bits are random and whose lower ones are the index: to sort numbers that carry
     nothing along is four times as cheap. Ties of the random bits, of which 21 are left for 2048 samples and 16 for
     65,536, keep their order.
     """
     index_bits = max(1, (size - 1).bit_length())
     random = jax.random.bits(key, (num_epochs, size)) >> index_bits << index_bits
-    words = jax.lax.sort(random | jnp.arange(size, dtype=jnp.uint32), is_stable=False)
-    return (words & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)
+    integers = jax.lax.sort(random | jnp.arange(size, dtype=jnp.uint32), is_stable=False)
+    return (integers & jnp.uint32((1 << index_bits) - 1)).astype(jnp.int32)
 
 
-def with_steps_beside(
-    optimizer: optax.GradientTransformation, aside: optax.GradientTransformation
+def with_advice_steps(
+    optimizer: optax.GradientTransformation, advised: optax.GradientTransformation
 ) -> optax.GradientTransformationExtraArgs:
     """An optimiser of ``Params`` whose actor also takes steps on another gradient.
 
@@ -75,19 +75,19 @@ def with_steps_beside(
 
     Args:
         optimizer: of ``Params``.
-        aside: of the actor's other gradient.
+        advised: of the actor's gradient on advice.
 
     Returns:
-        An optimiser whose ``update`` also takes that gradient, ``beside``, and ``lengths``: factors on the actor's
+        An optimiser whose ``update`` also takes that gradient, ``advice``, and ``lengths``: factors on the actor's
         steps on either.
     """
 
     def init(params: Any):
-        return optimizer.init(params), aside.init(params.actor)
+        return optimizer.init(params), advised.init(params.actor)
 
     def update(updates: Any, state: Any, params: Any = None, **extra: Any):
         steps, main = optimizer.update(updates, state[0], params)
-        others, own = aside.update(extra["beside"], state[1], params.actor)
+        others, own = advised.update(extra["advice"], state[1], params.actor)
         steps = cast(Params, steps)
         left, share = extra["lengths"]
         both = jax.tree.map(lambda x, y: left * x + share * y, steps.actor, others)
@@ -112,7 +112,7 @@ def make_update(
     Args:
         policy: the policy.
         critic: the critic, one head per stream.
-        optimizer: steps on the joint gradient of ``Params``; see ``with_steps_beside`` for batches that ask for them.
+        optimizer: steps on the joint gradient of ``Params``; see ``with_advice_steps`` for batches that ask for them.
         clip: range of the importance ratio.
         entropy: c_H.
         value_coefficient: weight of the value loss.
@@ -122,8 +122,8 @@ def make_update(
     Returns:
         ``(params, opt_state, batch, key, least_deviations=(0, 0), lengths=(1, 0)) -> (params, opt_state, UpdateInfo)``.
         Advantages are divided by their deviation in a minibatch, or by their ``least_deviations`` (of ``advantage``, of
-        ``beside``) where those are larger: once a task is solved, what is left of them is noise, and should stay small.
-        ``lengths``, from 0 to 1, are those of the actor's steps on either, where there is something beside.
+        ``advice``) where those are larger: once a task is solved, what is left of them is noise, and should stay small.
+        ``lengths``, from 0 to 1, are those of the actor's steps on either, where there is advice.
     """
 
     distribution_of = policy.in_updates or policy.distribution
@@ -147,9 +147,9 @@ def make_update(
         )
         return policy_term + value_coefficient * value_term - entropy * entropy_term, info
 
-    def loss_beside(actor: PyTree, minibatch: Batch, least_deviation: float | Scalar) -> Scalar:
+    def advice_loss(actor: PyTree, minibatch: Batch, least_deviation: float | Scalar) -> Scalar:
         log_prob = distribution_of(actor, minibatch.obs).log_prob(minibatch.action)
-        advantage = normalized(cast(Array, minibatch.beside), least_deviation)
+        advantage = normalized(cast(Array, minibatch.advice), least_deviation)
         return clipped_policy_loss(log_prob, minibatch.log_prob, advantage, clip)
 
     def update(
@@ -168,9 +168,9 @@ def make_update(
             minibatch = jax.tree.map(lambda x: x[indices], batch)
             gradient, info = jax.grad(loss, has_aux=True)(params, minibatch, least_deviations[0])
             extra = {}
-            if batch.beside is not None:
-                beside = jax.grad(loss_beside)(params.actor, minibatch, least_deviations[1])
-                extra = {"beside": beside, "lengths": lengths}
+            if batch.advice is not None:
+                advice = jax.grad(advice_loss)(params.actor, minibatch, least_deviations[1])
+                extra = {"advice": advice, "lengths": lengths}
             updates, opt_state = optimizer.update(gradient, opt_state, params, **extra)
             params = cast(Params, optax.apply_updates(params, updates))
             return (params, opt_state), info._replace(gradient_norm=optax.tree.norm(gradient))

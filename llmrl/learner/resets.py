@@ -109,7 +109,7 @@ def refilled(env: Environment, worlds: Worlds, taken: Int[Array, ""], key: PRNGK
         def several(i, worlds):
             places = i * at_once + jnp.arange(at_once)
             fresh = jax.vmap(env.reset)(jax.vmap(lambda place: jax.random.fold_in(key, place))(places))
-            places = jnp.where(places < taken, places, size)  # beyond that, nobody's
+            places = jnp.where(places < taken, places, size)  # beyond that, unused
             return jax.tree.map(lambda x, y: x.at[places].set(y, mode="drop"), worlds, fresh)
 
         make = one if at_once == 1 else several

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from operator import add
 from typing import NamedTuple, cast
@@ -14,11 +14,12 @@ from llmrl.nets import Critic
 from llmrl.ops.losses import held_constant
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards.base import task_signal
-from llmrl.types import Rollout, Scalar, Signal, Stream
+from llmrl.trust.task_statistics import WithTask
+from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Stream
 
 
 class Values(NamedTuple):
-    """Critic heads on a rollout; nobody differentiates them.
+    """Critic heads on a rollout, held constant.
 
     Attributes:
         now: of the observations acted on, [t, n, k].
@@ -44,8 +45,23 @@ def signals(
 ) -> list[Signal]:
     """What each stream makes of the task's signal."""
     bare = task_signal(rollout, discount)
-    each = zip(streams, phis, states, strict=True)
-    return [stream.transform.apply(bare, phi, state, rollout) for stream, phi, state in each]
+    return [
+        stream.transform.apply(bare, phi, state, rollout) for stream, phi, state in stream_states(streams, phis, states)
+    ]
+
+
+def stream_states(
+    streams: Sequence[Stream], phis: Sequence[PyTree], states: Sequence[PyTree]
+) -> Iterator[tuple[Stream, PyTree, PyTree]]:
+    """Every stream with its phi and the state that it goes by, as its transform takes it."""
+    for i, stream in enumerate(streams):
+        own = i if stream.of is None else stream.of
+        yield stream, phis[i], given(stream.transform, states[own], states[0])
+
+
+def given(transform: RewardTransform, own: PyTree, task: PyTree) -> PyTree:
+    """A state as the transform takes it: with the task's statistics, where it needs them."""
+    return WithTask(own, task) if transform.needs_task else own
 
 
 def stream_advantage(signal: Signal, values: Values, head: int, rollout: Rollout, gae_lambda) -> Float[Array, "t n"]:
@@ -80,17 +96,17 @@ def stream_advantages(
 
 def blended(advantages: Float[Array, "t n k"], streams: Sequence[Stream]) -> Float[Array, "t n"]:
     """The advantage of the inner objective: the weighted sum of the streams that are part of it."""
-    parts = [stream.weight * advantages[..., i] for i, stream in enumerate(streams) if stream.beside is None]
+    parts = [stream.weight * advantages[..., i] for i, stream in enumerate(streams) if stream.advice is None]
     return reduce(add, parts)
 
 
-class Beside(NamedTuple):
-    """What the policy follows by steps of its own, beside those on the inner objective.
+class AdviceSteps(NamedTuple):
+    """What the policy follows by additional steps.
 
     Attributes:
-        advantage: as if it were followed in full, [t, n].
-        share: how long those steps are, from 0 to 1.
-        left: how long those on the inner objective are meanwhile, from 0 to 1.
+        advantage: as if the sources were followed in full, [t, n].
+        share: length of those steps, from 0 to 1.
+        left: length of the steps on the inner objective meanwhile, from 0 to 1.
     """
 
     advantage: Float[Array, "t n"]
@@ -98,22 +114,23 @@ class Beside(NamedTuple):
     left: Scalar
 
 
-def followed_beside(
+def advice_steps(
     advantages: Float[Array, "t n k"], streams: Sequence[Stream], phis: Sequence[PyTree], states: Sequence[PyTree]
-) -> Beside | None:
-    """The streams that are followed beside the inner objective, as one; None where there are none.
+) -> AdviceSteps | None:
+    """The streams of advice as one; None where there are none.
 
-    Of several, that which is followed most sets the share. One that is not followed any more counts for nothing: what
-    is left of it is what its critic, which is late, still expects.
+    Of several, the one with the largest share sets the length. A stream with share 0 counts for nothing: what is left
+    of its advantage is what its critic, which is late, still expects.
     """
-    chosen = [i for i, stream in enumerate(streams) if stream.beside is not None]
+    chosen = [(i, *of) for i, of in enumerate(stream_states(streams, phis, states)) if of[0].advice is not None]
     if not chosen:
         return None
-    shares, taken = zip(*(cast(Callable, streams[i].beside)(phis[i], states[i]) for i in chosen), strict=True)
+    shares, taken = zip(*(cast(Callable, stream.advice)(phi, state) for _, stream, phi, state in chosen), strict=True)
     share = reduce(jnp.maximum, shares)
-    parts = [jnp.where(x > 0, streams[i].weight, 0.0) * advantages[..., i] for i, x in zip(chosen, shares, strict=True)]
-    return Beside(reduce(add, parts) / jnp.maximum(share, LEAST_SHARE), share, 1.0 - reduce(jnp.maximum, taken))
+    weighted = zip(chosen, shares, strict=True)
+    parts = [jnp.where(x > 0, stream.weight, 0.0) * advantages[..., i] for (i, stream, _, _), x in weighted]
+    return AdviceSteps(reduce(add, parts) / jnp.maximum(share, LEAST_SHARE), share, 1.0 - reduce(jnp.maximum, taken))
 
 
 LEAST_SHARE = 1e-3
-"""By which an advantage that was paid a smaller share is divided."""
+"""Smallest share that an advantage is divided by."""

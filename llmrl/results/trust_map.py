@@ -13,11 +13,12 @@ from jaxtyping import Array, PyTree, Shaped
 
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
-from llmrl.assembly.parts import build_to_play, make_environment
+from llmrl.assembly.parts import SourceMemory, build_to_play, make_environment
 from llmrl.envs import LANGUAGE
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.blending import influence_on, noted_of
 from llmrl.learner.rollout import collect, reset_all, with_captions
+from llmrl.learner.streams import given, stream_states
 from llmrl.rewards import frozen
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
@@ -76,17 +77,16 @@ def trust_map(
         reset_key, collect_key = jax.random.split(key)
         acting, policy = reset_all(probing, reset_key, num_envs, num_steps), parts.policy(trained.phis)
         _, rollout = collect(probing, policy, trained.params.actor, acting, collect_key, num_steps)
-        told = [
-            parts.told(each, trained.heard, known)[0] for each in _one_per_probe(env, rollout, list(probes.values()))
-        ]
-        late = parts.restarted(trained.late)
-        asked = [parts.filled(told[0], late, known, each)[0] for each in told]
+        memory = SourceMemory(trained.heard, parts.restarted(trained.late))
+        probed = _one_per_probe(env, rollout, list(probes.values()))
+        asked = [parts.annotate(probed[0], memory, known, each)[0] for each in probed]
         # Units are those of the rollout that an update is made on, here as in training.
         fresh = noted_of(parts.inner, trained.phis, trained.transform_states, asked[0])
         moved = influence_on(parts.inner, trained.phis, fresh, trained.params, asked[0])
         assert moved is not None
-        phi, noted = trained.phis[trusting[0]], trained.transform_states[trusting[0]]
-        weight = jnp.stack([in_effect(phi, fresh[trusting[0]], each).weight for each in asked], axis=2)
+        _, phi, noted = list(stream_states(streams, trained.phis, trained.transform_states))[trusting[0]]
+        at_work = given(transform, fresh[trusting[0]], fresh[0])
+        weight = jnp.stack([in_effect(phi, at_work, each).weight for each in asked], axis=2)
         lasting = jnp.stack([settled(phi, noted, each).weight for each in asked], axis=2)
         aux, event = (jnp.stack([getattr(each.steps, name) for each in asked], axis=2) for name in ("aux", "event"))
         visited = rollout.steps.obs, rollout.steps.state_key, event, aux, moved.at(weight), weight, lasting

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from PIL import Image, ImageDraw, ImageFont
 
-from llmrl.assembly.parts import Parts, acting_policy, any_environment, build_to_play
+from llmrl.assembly.parts import Parts, SourceMemory, acting_policy, any_environment, build_to_play
 from llmrl.envs import GOALS
 from llmrl.language import Table
 from llmrl.learner.rollout import with_captions
+from llmrl.learner.streams import stream_states
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.results.evaluate import same_task, trained_states
@@ -45,7 +46,7 @@ class Shown(NamedTuple):
         rollout: the episode as a rollout of one environment, sources filled in.
         names: the sources' names.
         weight: how far each source was trusted; None where that is not learned.
-        followed: how far each is followed as advice, from 0 to 1; 0 where advice is off.
+        advice: share of advice of each source, from 0 to 1; 0 where advice is off.
         captions, events: the state acted in and what was done, in words; "" where there are none.
         goals: what was suggested in the state and not done yet in this episode, in words.
     """
@@ -53,7 +54,7 @@ class Shown(NamedTuple):
     rollout: Rollout
     names: tuple[str, ...]
     weight: Float[np.ndarray, "t m"] | None
-    followed: Float[np.ndarray, " m"]
+    advice: Float[np.ndarray, " m"]
     captions: Sequence[str]
     events: Sequence[str]
     goals: Sequence[Sequence[str]]
@@ -144,29 +145,29 @@ def told(
     """What a trained run makes of an episode: its sources filled in, its weights, and the words."""
     steps = with_captions(place, steps)
     parts = build_to_play(config, place, num_envs=1)
-    rollout, _, _ = parts.told(Rollout(steps, steps.action[-1]), state.heard, table)
-    rollout, _, _ = parts.filled(rollout, parts.restarted(state.late), table)
+    memory = SourceMemory(state.heard, parts.restarted(state.late))
+    rollout, _, _ = parts.annotate(Rollout(steps, steps.action[-1]), memory, table)
     names, weight = place.spec.aux_names, _weights(parts, state, rollout)
-    followed = _followed_share(parts, state, rollout, names)
+    advice = _advice_share(parts, state, rollout, names)
     keys, happened = rollout.steps.state_key[:, 0].tolist(), rollout.steps.event[:, 0].tolist()
     words = place.captioner
     if words is None:
-        return Shown(rollout, names, weight, followed, [""] * len(keys), [""] * len(keys), [()] * len(keys))
+        return Shown(rollout, names, weight, advice, [""] * len(keys), [""] * len(keys), [()] * len(keys))
     goals = list(_goals(config, parts, words.events, keys, happened, table))
     captions = [words.describe(key) for key in keys]
-    return Shown(rollout, names, weight, followed, captions, [words.events[event] for event in happened], goals)
+    return Shown(rollout, names, weight, advice, captions, [words.events[event] for event in happened], goals)
 
 
 def _weights(parts: Parts, state: TrainState, rollout: Rollout) -> Float[np.ndarray, "t m"] | None:
-    for stream, phi, noted in zip(parts.inner.streams, state.phis, state.transform_states, strict=True):
+    for stream, phi, noted in stream_states(parts.inner.streams, state.phis, state.transform_states):
         weights = frozen(stream.transform).weights  # a solved task's own units would leave nothing to see
         if weights is not None:
             return np.asarray(weights(phi, noted, rollout).weight)[:, 0]
     return None
 
 
-def _followed_share(parts: Parts, state: TrainState, rollout: Rollout, names: Sequence[str]) -> Float[np.ndarray, " m"]:
-    streams = zip(parts.inner.streams, state.phis, state.transform_states, strict=True)
+def _advice_share(parts: Parts, state: TrainState, rollout: Rollout, names: Sequence[str]) -> Float[np.ndarray, " m"]:
+    streams = stream_states(parts.inner.streams, state.phis, state.transform_states)
     reports = [stream.transform.report(phi, noted, rollout) for stream, phi, noted in streams]
     of = {name: value for report in reports for name, value in report.items()}
     return np.array([float(of.get(f"advice_share/{name}", 0.0)) for name in names])
@@ -220,7 +221,7 @@ def _lines(shown: Shown, steps: Any, paid: np.ndarray, t: int) -> list[tuple[str
     said.append(("task reward", f"{steps.reward[t]:g}   (sum {paid[t]:g})"))
     for m, name in enumerate(shown.names):
         weight = "" if shown.weight is None else f"   x weight {shown.weight[t, m]:.3f}"
-        advice = f", as advice x {shown.followed[m]:.3f}" if shown.followed[m] else ""
+        advice = f", as advice x {shown.advice[m]:.3f}" if shown.advice[m] else ""
         said.append((f"auxiliary reward: {name}", f"{steps.aux[t, m]:.3g}{weight}{advice}"))
     return said
 

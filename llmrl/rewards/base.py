@@ -38,9 +38,10 @@ def beyond_task(transform: RewardTransform) -> RewardTransform:
 def frozen(transform: RewardTransform) -> RewardTransform:
     """The same transform, noting nothing any more: what it makes of a signal no longer changes by itself."""
     settled, weights = transform.settled or (lambda state: state), transform.weights
+    own = (lambda state: state.own) if transform.needs_task else (lambda state: state)
     return transform._replace(
         apply=lambda signal, phi, state, rollout: transform.apply(signal, phi, settled(state), rollout),
-        observe=lambda state, phi, signal, rollout: state,
+        observe=lambda state, phi, signal, rollout: own(state),
         report=lambda phi, state, rollout: transform.report(phi, settled(state), rollout),
         weights=weights and (lambda phi, state, rollout: weights(phi, settled(state), rollout)),
     )

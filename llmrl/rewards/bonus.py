@@ -60,7 +60,7 @@ def bonus_source(bonus: Bonus, name: str, num_envs: int) -> Late:
     def score(memory: PyTree, rollout: Rollout, words: Any, asked: Rollout | None = None):
         scored, after = bonus.score(memory, rollout)
         values = scored if asked is None else bonus.score(memory, asked)[0]
-        # The memory is nobody's to learn: to whoever learns from the reward it is a number.
+        # The outer level does not learn the memory: to it, the reward is a number.
         return held_constant(values), after, {f"{name}_paid": jnp.mean(scored), **bonus.report(after)}
 
     def restarted(memory: PyTree) -> PyTree:
@@ -107,7 +107,7 @@ def paid(
 
     def observe(state: BonusState, phi, signal, rollout):
         scored, memory = bonus.score(state.memory, rollout)
-        # The memory is ``observe``'s alone: to whoever learns from the reward it is a number.
+        # Only ``observe`` writes the memory: to the outer level, the reward is a number.
         return BonusState(memory, held_constant(scored), state.age + 1.0)
 
     def apply(signal: Signal, phi, state: BonusState, rollout):

@@ -50,7 +50,7 @@ class Language(NamedTuple):
 
 
 def language(column: int | None, factor: float | Scalar = 1.0, center: Any = 0.5, size: int = MISSES) -> Language:
-    """r_m = factor (score(state, event) - center), and 0 where nobody has answered yet.
+    """r_m = factor (score(state, event) - center), and 0 where there is no answer yet.
 
     In [0, 1] every score, right or wrong, is also a bonus for staying alive, which hides both its help and its harm;
     hence the centre.

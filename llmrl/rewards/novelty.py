@@ -21,7 +21,7 @@ class NoveltyState(NamedTuple):
     """What has been seen, and how well it is known.
 
     Attributes:
-        target: parameters of the random network; nobody writes them.
+        target: parameters of the random network; they never change.
         predictor: parameters of the network that imitates it.
         opt_state: of the predictor's optimiser.
         moments: of what was seen, per feature of an observation.

@@ -112,8 +112,8 @@ def dpba(spec: EnvSpec, **settings) -> RewardTransform:
     looks the same on paper and is not: it pays every step for how far a whole iteration has moved Phi, on CartPole ten
     times the hint.)
 
-    A truncated step has no next action. It teaches Phi nothing, since the action of its target would be one that nobody
-    chose, and its shaping takes the potential that the last action would have in the state reached: a zero would pay
+    A truncated step has no next action. It teaches Phi nothing, since the action of its target was never chosen. Its
+    shaping takes the potential that the last action would have in the state reached: a zero would pay
     -Phi at every time limit.
 
     Args:
@@ -190,7 +190,7 @@ def dynamic_advice(
         # The next rollout will take back what its own Phi says of where it begins.
         then = then.at[-1].set(potential(state.params, pairs.next_obs[-1], pairs.next_action[-1]))
         now = potential(state.previous, pairs.obs, pairs.action)
-        # Phi is ``observe``'s alone: to whoever learns from the reward it is a number.
+        # Only ``observe`` writes Phi: to the outer level, the reward is a number.
         return held_constant(pairs.discount * then - now)
 
     def init(key: PRNGKeyArray):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from llmrl.rewards.base import stateless
+from llmrl.trust.task_statistics import no_task_statistics, observed
 from llmrl.types import RewardTransform
 
 
 def task() -> RewardTransform:
-    """r_p, as the environment gave it."""
-    return stateless(lambda signal, rollout: signal)
+    """r_p, as the environment gave it; its state holds the task's statistics, for every stream that needs them."""
+    return RewardTransform(
+        init=lambda key: ({}, no_task_statistics()),
+        apply=lambda signal, phi, state, rollout: signal,
+        observe=lambda state, phi, signal, rollout: observed(state, rollout),
+        report=lambda phi, state, rollout: {},
+    )

@@ -15,7 +15,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, Key, PyTree
 
-from llmrl.assembly.parts import build, with_numbers
+from llmrl.assembly.parts import SourceMemory, build, with_numbers
 from llmrl.language import Table
 from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
 from llmrl.learner.rollout_host import collect_host, restarted
@@ -273,8 +273,7 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
     @jax.jit
     def remembered(states, rollouts, table):
         def one(state, rollout):
-            rollout, _, _ = parts.told(rollout, state.heard, table)
-            rollout, _, _ = parts.filled(rollout, state.late, table)
+            rollout, _, _ = parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
             return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
 
         return jax.vmap(one)(states, rollouts)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from llmrl.assembly.parts import Parts, build
+from llmrl.assembly.parts import Parts, SourceMemory, build
 from llmrl.bilevel.trees import all_finite
 from llmrl.language import Table
 from llmrl.learner.blending import RewardState, learn_reward, reported
@@ -37,8 +37,7 @@ class TrainState(NamedTuple):
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
         last_kl: how far the last inner update moved the policy.
-        advantage_peaks: largest deviations so far of the blended advantage and of what is followed beside it, slowly
-            forgotten, [2].
+        advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2].
         iteration: iterations done.
         heard: what the language source has noted; None where there is none.
         late: memories of the other sources that are filled in once a rollout is complete.
@@ -145,8 +144,7 @@ def first_state(
         if parts.meta.needs_rollout:
             # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
             rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, keys.rollout)
-            rollout, _, _ = parts.told(rollout, heard, table)
-            rollout, _, _ = parts.filled(rollout, late, table)
+            rollout, _, _ = parts.annotate(rollout, SourceMemory(heard, late), table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=keys.next,
@@ -202,33 +200,32 @@ def learn_from(
     """
     inner = parts.inner
     keys = iteration_keys(state.key)
-    rollout, heard, told = parts.told(rollout, state.heard, table)
-    rollout, late, filled = parts.filled(rollout, state.late, table)
+    rollout, memory, annotated = parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
     floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
     credit, reward, metrics = learn_reward(
         inner, parts.meta, before, state.params, rollout, keys.meta, index, state.last_kl, floor, decay
     )
-    beside = credit.beside
+    advice = credit.advice
     batch = Batch(
         obs=rollout.steps.obs,
         action=rollout.steps.action,
         log_prob=rollout.steps.log_prob,
         advantage=credit.advantage,
         target=credit.advantages + credit.values.now,
-        beside=None if beside is None else beside.advantage,
+        advice=None if advice is None else advice.advantage,
     )
     batch = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), batch)
     # The policy that is to act next: where it sees what is learned, it sees what has just been learned.
     update = parts.update(parts.policy(reward.phis))
-    lengths = (1.0, 0.0) if beside is None else (beside.left, beside.share)
+    lengths = (1.0, 0.0) if advice is None else (advice.left, advice.share)
     params, opt_state, info = update(
         state.params, state.opt_state, batch, keys.update, credit.least_deviations, lengths
     )
 
     metrics = metrics | reported(inner.streams, reward, credit, rollout, parts.aux_names)
     pool = {} if acting.pool is None else acting.pool._asdict()
-    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | told | filled
+    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | annotated
     new_state = TrainState(
         keys.next,
         params,
@@ -240,8 +237,7 @@ def learn_from(
         info.approx_kl,
         reward.advantage_peaks,
         state.iteration + 1,
-        heard,
-        late,
+        *memory,
     )
     new_state, skipped = _without_harm(state, new_state, rollout)
     return new_state, metrics | {"skipped_update": skipped}

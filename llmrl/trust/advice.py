@@ -1,4 +1,4 @@
-"""Advice for a task that hardly speaks: a source's word on what to do next, while the task has said too little."""
+"""Advice in a sparse task: following a source directly, while the task has had too few reward events to judge it."""
 
 from __future__ import annotations
 
@@ -11,200 +11,193 @@ from jaxtyping import Array, Float, PyTree
 
 from llmrl.ops.losses import held_constant
 from llmrl.ops.moments import running_peak
-from llmrl.trust.task_voice import spoken_to, words
+from llmrl.trust.task_statistics import TaskStatistics, WithTask
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal, SourceWeights, Stream
+
+GOOD_BALANCE = 0.5
+"""Balance from which on a source counts as good: its advice does not fade."""
+VERY_GOOD_SHARE = 0.8
+"""Share of ``GOOD_BALANCE`` from which on a source counts as very good, fully at 1."""
+FREQUENT_SHARE, SHARE_MEMORY = 0.2, 0.99
+"""Share of steps with reward events from which on a source counts as frequent; what the largest share keeps per
+rollout."""
+KEPT_DISCOUNT = 0.3
+"""Smallest factor on the discount where a source that is not frequent has a reward event."""
 
 
 class AdviceState(NamedTuple):
-    """What has been heard so far; written only by ``observe``.
+    """What has been seen so far; written only by ``observe``.
 
     Attributes:
-        heard: how often the task has spoken.
-        seen: steps seen.
-        age: rollouts seen.
-        sparse: 1 where the task hardly spoke at first, else 0.
-        talk: share of a rollout's steps on which each source speaks, the largest so far, slowly forgotten, [m].
-        voiced: share of episodes in which the task spoke, of late.
+        sparse: 1 where the task counts as sparse, else 0.
+        event_share: share of a rollout's steps on which each source has a reward event, the largest so far, slowly
+            forgotten, [m].
     """
 
-    heard: Scalar
-    seen: Scalar
-    age: Scalar
     sparse: Scalar
-    talk: Float[Array, " m"]
-    voiced: Scalar
+    event_share: Float[Array, " m"]
 
 
-class Following(NamedTuple):
-    """How far a source's word is followed: ``observe(state, rollout) -> state``, ``share(phi, state) -> f``, [m],
-    ``needed(phi, state)``, from 0 to 1, how much of it the task still needs, [m], and ``flawless(phi)``, from 0 to 1,
-    whether hardly anything but good followed its words, [m]."""
+class Advice(NamedTuple):
+    """How far each source is followed, as functions; see ``advice_rule``.
 
-    observe: Callable[..., AdviceState]
+    Attributes:
+        observe: ``(state, task, rollout) -> AdviceState``.
+        share: ``(phi, state, task) -> f``, before it fades, [m].
+        fading: ``(phi, task) -> [m]``: the factor on f, from 0 to 1.
+        very_good: ``phi -> [m]``, from 0 to 1: whether hardly anything bad followed the source's reward events.
+        num_aux: number of sources, m.
+        judged: whether phi holds evidence.
+    """
+
+    observe: Callable[[AdviceState, TaskStatistics, Rollout], AdviceState]
     share: Callable[..., Float[Array, " m"]]
-    needed: Callable[..., Float[Array, " m"]]
-    flawless: Callable[..., Float[Array, " m"]]
+    fading: Callable[..., Float[Array, " m"]]
+    very_good: Callable[..., Float[Array, " m"]]
     num_aux: int
     judged: bool
 
     def init(self) -> AdviceState:
         """Before the first rollout."""
-        nothing = jnp.zeros(())
-        return AdviceState(nothing, nothing, nothing, jnp.ones(()), jnp.zeros(self.num_aux), nothing)
+        return AdviceState(jnp.ones(()), jnp.zeros(self.num_aux))
 
     def evidence(self) -> dict[str, PyTree]:
-        """What phi holds for it, for the outer level to write; see ``learner.confirmation.confirmed``."""
+        """What phi holds for it, for the outer level to write."""
         return {group: jnp.zeros(self.num_aux) for group in ("advice", "balance")} if self.judged else {}
 
 
-def following(
+def advice_rule(
     num_aux: int,
     *,
-    prior: float | Scalar = 1.0,
-    patience: float | Scalar = 40960.0,
-    decay: float | Scalar = 0.02,
-    rarity: float | Scalar = 0.005,
-    enough: float | Scalar = 8.0,
-    fade: float | Scalar = 4.0,
-    judged: bool = True,
-) -> Following:
-    """f, from 0 to ``prior``, for each source.
+    largest: float | Scalar,
+    patience: float | Scalar,
+    decay: float | Scalar,
+    rarity: float | Scalar,
+    events: float | Scalar,
+    fade: float | Scalar,
+    judged: bool,
+) -> Advice:
+    """f, from 0 to ``largest``, for each source: the largest of three numbers, 0 in a dense task.
 
-    In a sparse task nothing can be learned about a source before the first success, and without a source there may
-    never be one. While the task is silent, exploring alone comes first, for ``patience`` steps; then f = prior (1 -
-    decay)^k after k rollouts more, so that a misleading source is followed ever less. Once the task has spoken
-    ``enough`` times, f = prior e, where e, from 0 to 1, is how far the task's words have borne out the source's. Its
-    first words may be luck, and bear out nobody: up to then f is the larger of prior e and of what silence would give,
-    less an ``enough``-th with every word. But where hardly anything but good has followed a source's words, e, which
-    asks for many, need not be waited for, nor the end of exploring alone: after n words of the task f is at least n /
-    (n + 1) of what it may be. A task that speaks on at least ``rarity`` of the steps in that time, or up to its
-    ``enough``-th word, can judge learned weights, and is left to them: f = 0.
+    * max(0, 1 - n / ``events``) (1 - ``decay``)^k after n reward events of the task, in the k-th rollout after
+      ``patience`` steps. Before the first success nothing can be learned about a source, and without a source there
+      may be no success. So sources are followed, but ever less, as one may mislead. The task's first reward events may
+      be luck, so each takes only a part of this away.
+    * e, the significance of the source's gains, from the task's first reward event on.
+    * g n / (n + 1), where g, from 0 to 1, is ``very_good``: e needs many events, and a source after whose events hardly
+      anything bad happened need not wait for them.
 
-    Where the task speaks in an episode it judges what was done in it, and what a source says is seldom the shortest
-    way. So (1 - s)^p of f is followed, s the share of episodes in which the task spoke of late, and p from ``fade``,
-    for a source whose words brought as much bad as good, to 0, for one of whose words three in four brought good. On a
-    sword in Crafter, with what a language model typically suggests, an agent that follows it to the end makes one in 44
-    % of the episodes, and one that outgrows it in 80 %; with goals that are all right it is the other way round.
+    A task with reward events on at least ``rarity`` of the steps is dense, counted over the first ``patience`` steps or
+    up to ``events`` reward events. It can judge learned weights, so it needs no advice.
+
+    Where the task has a reward event in an episode, it judges what was done there, and a source seldom suggests the
+    shortest way. So the policy follows (1 - s)^p f: s is the share of the last episodes with a reward event of the
+    task, and p falls from ``fade``, for a source whose events brought as much bad as good, to 0, for one with a balance
+    of ``GOOD_BALANCE``. On a sword in Crafter, with what a language model typically suggests, an agent without fading
+    makes one in 44 % of the episodes, and an agent with fading in 80 %; with goals that are all right it is the other
+    way round.
 
     Args:
         num_aux: number of sources, m.
-        prior: largest f.
-        patience: silent steps before a source is followed.
-        decay: share of f lost per silent rollout from then on.
-        rarity: share of steps on which a task may speak to count as sparse.
-        enough: words of the task from which on it alone judges a source; above 0.
-        fade: how fast a task that succeeds outgrows advice; 0 never.
-        judged: whether the outer level writes e into phi; if not, e is 0.
+        largest: largest f.
+        patience: number of environment steps before a source is followed.
+        decay: share of f lost per rollout from then on.
+        rarity: share of steps with reward events below which a task is sparse.
+        events: number of the task's reward events from which on the evidence alone decides; above 0.
+        fade: largest p; 0 never fades.
+        judged: whether the outer level writes e and the balance into phi; if not, both are 0.
     """
 
-    def observe(state: AdviceState, rollout: Rollout) -> AdviceState:
-        said = words(rollout)
-        heard, age = state.heard + said, state.age + 1.0
-        seen = state.seen + rollout.steps.reward.size
-        # Whoever is followed makes the task speak more often, which would be no sign of a task that is not sparse.
-        alone = (seen <= patience) & (state.heard < enough)
-        sparse = jnp.where(alone, (heard < rarity * seen).astype(jnp.float32), state.sparse)
-        speaking = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
-        talk = running_peak(state.talk, speaking, TALK_DECAY)
-        return AdviceState(heard, seen, age, sparse, talk, _voiced(state.voiced, rollout))
+    def observe(state: AdviceState, task: TaskStatistics, rollout: Rollout) -> AdviceState:
+        # A source that is followed brings reward events, which would be no sign of a dense task.
+        events_before = task.event_count - task.last_event_count
+        undecided = (task.steps <= patience) & (events_before < events)
+        rare = (task.event_count < rarity * task.steps).astype(jnp.float32)
+        share = jnp.mean((rollout.steps.aux != 0).astype(jnp.float32), axis=(0, 1))
+        return AdviceState(
+            sparse=jnp.where(undecided, rare, state.sparse),
+            event_share=running_peak(state.event_share, share, SHARE_MEMORY),
+        )
 
-    def share(phi, state: AdviceState) -> Float[Array, " m"]:
-        waited = state.age - patience * state.age / jnp.maximum(state.seen, 1.0)  # in rollouts
-        silent = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
-        borne_out = held_constant(phi["evidence"]["advice"]) if judged else jnp.zeros(num_aux)
-        borne_out = jnp.where(state.heard > 0, borne_out, 0.0)
-        likely = state.heard / (state.heard + 1.0) * flawless(phi)
-        undecided = jnp.maximum(0.0, 1.0 - state.heard / enough)
-        return prior * state.sparse * reduce(jnp.maximum, [undecided * silent, borne_out, likely])
+    def known(phi, group: str) -> Float[Array, " m"]:
+        return held_constant(phi["evidence"][group]) if judged else jnp.zeros(num_aux)
+
+    def share(phi, state: AdviceState, task: TaskStatistics) -> Float[Array, " m"]:
+        count = task.event_count
+        waited = task.rollouts - patience * task.rollouts / jnp.maximum(task.steps, 1.0)  # in rollouts
+        after_patience = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
+        significance = jnp.where(count > 0, known(phi, "advice"), 0.0)
+        at_once = count / (count + 1.0) * very_good(phi)
+        few_events = jnp.maximum(0.0, 1.0 - count / events)
+        return largest * state.sparse * reduce(jnp.maximum, [few_events * after_patience, significance, at_once])
 
     def good(phi) -> Float[Array, " m"]:
-        balance = held_constant(phi["evidence"]["balance"]) if judged else jnp.zeros(num_aux)
-        return jnp.minimum(1.0, balance / WELL_BALANCED)
+        return jnp.minimum(1.0, known(phi, "balance") / GOOD_BALANCE)
 
-    def flawless(phi) -> Float[Array, " m"]:
-        return jnp.maximum(0.0, (good(phi) - HARDLY_BAD) / (1.0 - HARDLY_BAD))
+    def very_good(phi) -> Float[Array, " m"]:
+        return jnp.maximum(0.0, (good(phi) - VERY_GOOD_SHARE) / (1.0 - VERY_GOOD_SHARE))
 
-    def needed(phi, state: AdviceState) -> Float[Array, " m"]:
-        silent = jnp.maximum(0.0, 1.0 - state.voiced)
-        return silent ** (fade * (1.0 - good(phi)))
+    def fading(phi, task: TaskStatistics) -> Float[Array, " m"]:
+        without_event = jnp.maximum(0.0, 1.0 - task.event_share)
+        return without_event ** (fade * (1.0 - good(phi)))
 
-    return Following(observe, share, needed, flawless, num_aux, judged)
-
-
-WELL_BALANCED = 0.5
-"""Good less bad over both, from which on a source is not outgrown."""
-HARDLY_BAD = 0.8
-"""Share of that from which on a source counts as one whose words hardly anything but good follows, fully at 1."""
-VOICE_MEMORY = 0.9
-"""What of ``AdviceState.voiced`` is remembered after a rollout in which episodes ended."""
+    return Advice(observe, share, fading, very_good, num_aux, judged)
 
 
-def _voiced(before: Scalar, rollout: Rollout) -> Scalar:
-    ended = jnp.any(rollout.steps.terminated | rollout.steps.truncated)
-    return jnp.where(ended, VOICE_MEMORY * before + (1.0 - VOICE_MEMORY) * spoken_to(rollout), before)
+def advice_stream(rule: Advice, blend: int, source: int = 0, name: str = "") -> Stream:
+    """A stream that pays f r_m, credited above all to the steps since the source's last reward event.
 
+    A source's single reward is not dangerous, but the sum of its rewards is: an agent can collect for ever what is
+    paid each time. So a frequent source, with reward events on more than a fifth of the steps, has the discount 0 on
+    them: an event counts for what led to it, and nothing can be collected. In a grid, an agent that is paid for every
+    step towards the goal walks into the goal; an agent that adds the same numbers up hovers before it.
 
-TALKATIVE, TALK_DECAY = 0.2, 0.99
-"""Share of steps from which on a source is talkative, and what of the largest is remembered after a rollout."""
-KEPT = 0.3
-"""Of what comes after the word of one that is not, at least."""
+    A source with rare reward events, for what is reached once in an episode, leaves little to collect, and its first
+    events are often worth what they make possible: wood the table, the table the sword. There the discount keeps the
+    factor ``KEPT_DISCOUNT``. Sums of all events are learned more slowly where a source pays steps on the way only, no
+    sums where it pays the goal too; this factor lies between them in both cases. For a very good source the factor is
+    larger, up to 1.
 
-
-def advice(followed: Following, source: int = 0, name: str = "") -> Stream:
-    """A stream that pays f r_m, credited above all to the steps since the source's last word.
-
-    What makes following dangerous is not the source's word on a step but the sum of its words: whatever pays each time
-    can be collected for ever. So where a source speaks on more than a fifth of the steps, the stream's discount is 0
-    wherever it speaks: a word counts for what led to it, and nothing can be collected. In a grid, an agent that is
-    paid for every step towards the goal walks into the goal, where one that adds the same numbers up hovers before it.
-
-    A source that speaks rarely, of what is reached once in an episode, leaves little to collect, and what it says first
-    is often worth what it makes possible: wood the table, the table the sword. There the discount keeps a part: each
-    word counts 0.3 for what led to the one before. Sums of all words are learned more slowly where a source names but
-    steps on the way, no sums where it names the goal too; this lies between them in both. Where hardly anything but
-    good followed a source's words, the discount keeps more, up to all.
-
-    The policy follows it by steps of their own, f times as long as those on the task, which stay what they are: in one
-    gradient the source, which says so much more, would leave the task's next to nothing, as an optimiser that divides
-    by the gradient's size makes no longer steps of a longer one, and remembers that size after the source is given up.
-    As long as the task has said nothing, though, its own steps are noise of full size, and 1 - f times as long. On a
-    15 x 15 grid 12 of 30 seeds found the goal with noise of full size, and all do without.
+    The policy takes additional steps along this stream's advantage, f times as long as those on the task, which stay
+    what they are. In one gradient the source, which has more reward events, would leave the task's next to nothing: an
+    optimiser divides by the gradient's size, and remembers that size after the source is given up. Before the task's
+    first reward event its own steps are noise of full size, and therefore 1 - f times as long. On a 15 x 15 grid 12 of
+    30 seeds found the goal with noise of full size, and all of them without.
 
     Args:
-        followed: decides f.
+        rule: decides f.
+        blend: number of the stream of the blend, whose state this stream goes by.
         source: m.
         name: of the source, for reports.
-
-    Returns:
-        A stream whose transform's phi holds e as ``evidence``.
     """
 
-    def share(phi, state: AdviceState) -> Scalar:
-        return (followed.needed(phi, state) * followed.share(phi, state))[source]
+    def share(phi, state: WithTask) -> Scalar:
+        return (rule.fading(phi, state.task) * rule.share(phi, state.own.advice, state.task))[source]
 
-    def kept(phi, state: AdviceState) -> Scalar:
-        """Of what comes after the source's word."""
-        quiet = jnp.maximum(KEPT, followed.flawless(phi)[source])
-        return jnp.where(state.talk[source] > TALKATIVE, 0.0, quiet)
+    def discount_factor(phi, state: WithTask) -> Scalar:
+        kept = jnp.maximum(KEPT_DISCOUNT, rule.very_good(phi)[source])
+        return jnp.where(state.own.advice.event_share[source] > FREQUENT_SHARE, 0.0, kept)
 
-    def apply(signal: Signal, phi, state: AdviceState, rollout: Rollout) -> Signal:
-        word = rollout.steps.aux[..., source]
-        return Signal(share(phi, state) * word, jnp.where(word != 0, kept(phi, state), 1.0) * signal.discount)
+    def apply(signal: Signal, phi, state: WithTask, rollout: Rollout) -> Signal:
+        paid = rollout.steps.aux[..., source]
+        kept = jnp.where(paid != 0, discount_factor(phi, state), 1.0)
+        return Signal(share(phi, state) * paid, kept * signal.discount)
 
-    def weights(phi, state: AdviceState, rollout: Rollout) -> SourceWeights:
-        alone = jnp.zeros(followed.num_aux).at[source].set(1.0)
+    def weights(phi, state: WithTask, rollout: Rollout) -> SourceWeights:
+        alone = jnp.zeros(rule.num_aux).at[source].set(1.0)
         return SourceWeights(jnp.broadcast_to(share(phi, state) * alone, rollout.steps.aux.shape), alone)
 
     transform = RewardTransform(
-        init=lambda key: ({"evidence": followed.evidence()} if followed.judged else {}, followed.init()),
+        init=lambda key: ({"evidence": rule.evidence()} if rule.judged else {}, ()),
         apply=apply,
-        observe=lambda state, phi, signal, rollout: followed.observe(state, rollout),
+        observe=lambda state, phi, signal, rollout: state,
         report=lambda phi, state, rollout: {f"advice_share/{name}": share(phi, state)},
         weights=weights,
+        needs_task=True,
     )
 
-    def beside(phi, state: AdviceState) -> tuple[Scalar, Scalar]:
+    def lengths(phi, state: WithTask) -> tuple[Scalar, Scalar]:
         length = share(phi, state)
-        return length, jnp.where(state.heard > 0, 0.0, length)
+        return length, jnp.where(state.task.event_count > 0, 0.0, length)
 
-    return Stream(transform, 1.0, beside)
+    return Stream(transform, 1.0, lengths, blend)

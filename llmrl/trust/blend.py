@@ -12,15 +12,16 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from llmrl.nets import make_features, make_reward_net
 from llmrl.ops.losses import held_constant, with_clipped_cotangent, with_cotangent_beside
 from llmrl.ops.moments import Moments, active_mean, no_moments, observed
-from llmrl.trust.advice import AdviceState, Following
-from llmrl.trust.limits import Trust, TrustState, no_trust
+from llmrl.trust.advice import Advice, AdviceState
+from llmrl.trust.limits import LimitsState, WeightLimits, no_limits
+from llmrl.trust.task_statistics import WithTask
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights
 
 INITIAL_ETA = 4.6
 """sigmoid(4.6) = 0.990."""
 
 LEAST_SHARE = 0.1
-"""Of a learned weight, what is applied without any evidence: a source that nobody uses shows nothing for itself."""
+"""Share of a learned weight that is applied without any evidence: a source without weight could earn none."""
 TRUSTED_FROM = 0.05
 """From which share on, of the policy's step or of full trust, a source counts as used or as turned around; below it, as
 ignored."""
@@ -52,12 +53,12 @@ class MixtureState(NamedTuple):
     """What a blend has noted; written only by ``observe``.
 
     Attributes:
-        trust: what limits the weights.
-        seen: moments of the observations' features; None where nobody asks for them.
+        limits: what limits the weights.
+        seen: moments of the observations' features; None where no network needs them.
         advice: how the task's advice stands; None where none is given.
     """
 
-    trust: TrustState
+    limits: LimitsState
     seen: Moments | None = None
     advice: AdviceState | None = None
 
@@ -83,7 +84,7 @@ def make_weights(
     """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
 
     e is how far what a group has learned can be trusted (``learner.confirmation.confirmed``), for each source, from
-    ``LEAST_SHARE`` to 1; 1 where nobody keeps that record.
+    ``LEAST_SHARE`` to 1; 1 where that is not recorded.
 
     Args:
         spec: the environment, for shapes.
@@ -105,7 +106,7 @@ def make_weights(
             side. With few of them each step has about one vote. A source's own number and all evidence go by what steps
             are worth.
         residual: share of what w already says, before its bound, that is left out of what the network learns next, on
-            the steps on which the source speaks; None learns all. The return is linear in small weights, and along its
+            the source's reward events; None learns all. The return is linear in small weights, and along its
             gradient the network grows most where it is right already; what is at right angles to it changes its shape.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
@@ -138,7 +139,7 @@ def make_weights(
         return phi
 
     def shrunk(phi, group, x):
-        """x times its evidence, differentiated as if that were 1: what nobody trusts yet must be able to earn it.
+        """x times its evidence, differentiated as if that were 1: a weight without evidence must be able to earn it.
 
         The derivative in the evidence itself is that in the size of x, in units of its present one: what more of it
         would be worth, however much there is by now.
@@ -150,21 +151,21 @@ def make_weights(
         direction = held_constant(x / jnp.maximum(_size(x), 1e-8))
         return x + held_constant(share * x - x) + direction * (known - held_constant(known))
 
-    def bounded(phi, raw, *seen, speaks=None):
+    def bounded(phi, raw, *seen, events=None):
         raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
         if network:
-            told = weight_net.apply(phi["network"], *seen)
+            learned = weight_net.apply(phi["network"], *seen)
             if clip_steps is not None:
-                told = with_clipped_cotangent(told, clip_steps)
-            if residual is not None and speaks is not None:
-                told = with_cotangent_beside(told, speaks * (raw + shrunk(phi, "network", told)), residual)
-            raw = raw + shrunk(phi, "network", told)
+                learned = with_clipped_cotangent(learned, clip_steps)
+            if residual is not None and events is not None:
+                learned = with_cotangent_beside(learned, events * (raw + shrunk(phi, "network", learned)), residual)
+            raw = raw + shrunk(phi, "network", learned)
         return raw if bound is None else bound * jnp.tanh(raw)
 
     def weight(phi, rollout, seen=None):
         steps = rollout.steps
-        speaks = (steps.aux != 0).astype(steps.aux.dtype)
-        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen, speaks=speaks)
+        events = (steps.aux != 0).astype(steps.aux.dtype)
+        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen, events=events)
 
     def look(seen, rollout):
         return observed(seen, features.of(rollout.steps.obs).reshape(-1, features.num))
@@ -191,40 +192,40 @@ def _size(x: Float[Array, "*t m"]) -> Float[Array, " m"]:
 
 
 def mixture(
-    spec: EnvSpec, weights: Weights, trust: Trust | None = None, followed: Following | None = None
+    spec: EnvSpec, weights: Weights, limits: WeightLimits | None = None, advice: Advice | None = None
 ) -> RewardTransform:
-    """The blend with weights that are learned by somebody else's outer step.
+    """The blend with weights that an outer level learns.
 
     Args:
         spec: the environment; it must have at least one auxiliary source or the weights an offset.
         weights: the learned part.
-        trust: what limits them (design: trust that asks for evidence); None applies them as they are.
-        followed: how far each source is followed beside, as advice: both together never give it more weight than its
-            author asked.
+        limits: what limits them; None applies them as they are.
+        advice: how far each source is followed in addition: weight and advice together are at most 1.
 
     Returns:
         A transform; its phi is the weights' and, beside it, the evidence for advice.
 
     Reference: Place 2023, eq. 5.
     """
-    limits = trust if trust is not None else no_trust(len(spec.aux_names))
+    limits = limits if limits is not None else no_limits(len(spec.aux_names))
 
     def init(key):
         phi, state = weights.init(key), MixtureState(limits.init(), weights.nothing_seen)
-        if followed is None:
+        if advice is None:
             return phi, state
-        if followed.judged:
-            phi = phi | {"evidence": phi.get("evidence", {}) | followed.evidence()}
-        return phi, state._replace(advice=followed.init())
+        if advice.judged:
+            phi = phi | {"evidence": phi.get("evidence", {}) | advice.evidence()}
+        return phi, state._replace(advice=advice.init())
 
     def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:
-        return limits.limit(state.trust, weights.weight(phi, rollout, state.seen))
+        return limits.limit(state.limits, weights.weight(phi, rollout, state.seen))
 
-    def trusted(phi, state: MixtureState, rollout: Rollout) -> SourceWeights:
-        factors = limits.scale(state.trust)
-        weight = effective(phi, state, rollout) * factors
-        if followed is not None:
-            weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - followed.share(phi, state.advice)))
+    def trusted(phi, state: WithTask, rollout: Rollout) -> SourceWeights:
+        own, task = state
+        factors = limits.scale(own.limits, task)
+        weight = effective(phi, own, rollout) * factors
+        if advice is not None:
+            weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - advice.share(phi, own.advice, task)))
         return SourceWeights(weight, weights.size * factors)
 
     def apply(signal: Signal, phi, state, rollout):
@@ -234,22 +235,24 @@ def mixture(
             return signal._replace(reward=reward)
         return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
 
-    def observe(state: MixtureState, phi, signal: Signal, rollout: Rollout) -> MixtureState:
-        seen = state.seen if weights.look is None else weights.look(state.seen, rollout)
-        noted = state.advice if followed is None else followed.observe(state.advice, rollout)
-        return MixtureState(limits.observe(state.trust, signal, rollout), seen, noted)
+    def observe(state: WithTask, phi, signal: Signal, rollout: Rollout) -> MixtureState:
+        own, task = state
+        seen = own.seen if weights.look is None else weights.look(own.seen, rollout)
+        advised = own.advice if advice is None else advice.observe(own.advice, task, rollout)
+        return MixtureState(limits.observe(own.limits, task, signal, rollout), seen, advised)
 
-    def report(phi, state, rollout):
+    def report(phi, state: WithTask, rollout):
+        own, task = state
         aux, weight = rollout.steps.aux, trusted(phi, state, rollout).weight
-        active, before_units = active_mean(weight, aux), active_mean(effective(phi, state, rollout), aux)
+        active, before_units = active_mean(weight, aux), active_mean(effective(phi, own, rollout), aux)
         metrics = {
             "weight_mean": jnp.mean(weight),
             "weight_mean_active": jnp.mean(active),
             "weight_size": jnp.mean(jnp.abs(weight)),
-            "trust_scale": jnp.mean(limits.scale(state.trust)),
+            "trust_scale": jnp.mean(limits.scale(own.limits, task)),
             **{f"weight_mean_active/{name}": active[i] for i, name in enumerate(spec.aux_names)},
             **{f"weight_before_units/{name}": before_units[i] for i, name in enumerate(spec.aux_names)},
-            **limits.report(state.trust),
+            **limits.report(own.limits),
         }
         for group, share in phi.get("evidence", {}).items():
             metrics["advice_balance" if group == "balance" else f"evidence_{group}"] = jnp.mean(share)
@@ -263,5 +266,6 @@ def mixture(
         observe=observe,
         report=report,
         weights=trusted,
-        settled=lambda state: state._replace(trust=limits.settled(state.trust)),
+        settled=lambda state: state._replace(own=state.own._replace(limits=limits.settled(state.own.limits))),
+        needs_task=True,
     )

@@ -37,8 +37,8 @@ class Record(NamedTuple):
     spread: Array
 
 
-class Worth(NamedTuple):
-    """What each source's words were worth to the task in a rollout.
+class EventGains(NamedTuple):
+    """What each source's reward events gained for the task in a rollout.
 
     Attributes:
         net: what followed them, good less bad, [m].
@@ -49,8 +49,8 @@ class Worth(NamedTuple):
     total: Float[Array, " m"]
 
 
-def recorded(record: Record, gain: Array | Worth, memory: float | Scalar) -> Record:
-    if isinstance(gain, Worth):  # whose spread is no variance
+def recorded(record: Record, gain: Array | EventGains, memory: float | Scalar) -> Record:
+    if isinstance(gain, EventGains):  # whose spread is no variance
         return Record(memory * record.gain + gain.net, memory * record.spread + gain.total)
     return Record(memory * record.gain + gain, memory**2 * record.spread + jnp.square(gain))
 
@@ -63,8 +63,8 @@ def confirmed(record: Record) -> Array:
 
     Weights were learned from earlier rollouts, so the derivative of the task's return in their size is evidence of its
     own: around 0 if they have learned noise, above 0 again and again if they have learned what is true of the source.
-    It is one number for each source, however many parameters were learned, and its sum outgrows its standard error
-    even where a single rollout says next to nothing.
+    It is one number for each source, however many parameters were learned, and its sum exceeds its standard error in
+    time even where a single rollout says next to nothing.
 
     Reference: Dawid (1984), Statistical theory: the prequential approach, for judging forecasts by what comes next.
     """
@@ -73,13 +73,13 @@ def confirmed(record: Record) -> Array:
 
 
 def balance(record: Record) -> Array:
-    """Good less bad, over both: 1 where only good followed a source's words, 0 where as much bad as good did, as after
-    words that mean nothing. Other than their evidence it does not grow with the number of words."""
+    """Good less bad, over both: 1 where only good followed a source's reward events, 0 where as much bad as good did.
+    Unlike evidence it does not grow with the number of events."""
     return jnp.clip(record.gain / jnp.maximum(record.spread, 1e-20), 0.0, 1.0)
 
 
-def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> Worth:
-    """How far the task's own advantage bears out what each source says of a step: the sum over steps of r_m A.
+def event_gains(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> EventGains:
+    """How far the task's own advantage agrees with each source's values: the sum over steps of r_m A.
 
     In a table of states with an action's probability in each, the natural gradient of one-step rewards r_m moves the
     policy by r_m itself, and sum r_m A is what the task's return gains: the implicit gradient with the Fisher
@@ -91,21 +91,23 @@ def words_worth(aux: Float[Array, "t n m"], advantage: Float[Array, "t n"]) -> W
     """
     surprise = advantage - jnp.mean(advantage)
     each = aux * surprise[..., None]
-    return Worth(jnp.sum(each, axis=(0, 1)), jnp.sum(jnp.abs(each), axis=(0, 1)))
+    return EventGains(jnp.sum(each, axis=(0, 1)), jnp.sum(jnp.abs(each), axis=(0, 1)))
 
 
-def gains_of(gradients: Sequence[PyTree], worth: Worth, silent: float | Scalar = 1.0) -> tuple[dict[str, Any], ...]:
+def gains_of(
+    gradients: Sequence[PyTree], worth: EventGains, silent: float | Scalar = 1.0
+) -> tuple[dict[str, Any], ...]:
     """What more of each group would be worth: losses are minimised.
 
     Args:
         gradients: of every stream's phi.
-        worth: of the sources' words.
-        silent: share of the rollout's episodes in which the task was silent, which is what its words count for in the
+        worth: of the sources' reward events.
+        silent: share of the rollout's episodes without a reward event of the task: what the rollout counts for in the
             balance. A solved task is seldom surprised, least of all by what goes wrong after good advice: what is known
             of a source from before that shall stay.
     """
     slopes = tuple({group: -slope for group, slope in of.get("evidence", {}).items()} for of in gradients)
-    balanced = Worth(silent * worth.net, silent * worth.total)
+    balanced = EventGains(silent * worth.net, silent * worth.total)
     return tuple(of | {"advice": worth.net, "balance": balanced} if "advice" in of else of for of in slopes)
 
 

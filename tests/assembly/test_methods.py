@@ -16,6 +16,7 @@ import pytest
 import llmrl
 from llmrl.assembly.methods import METHODS, make_method
 from llmrl.assembly.parts import build, make_environment
+from llmrl.learner.streams import stream_states
 from llmrl.ops import surrogates
 from llmrl.rewards import task_signal
 from llmrl.rewards.bonus import BonusState
@@ -193,8 +194,9 @@ def test_the_task_counts_once(random_rollout, name):
 
     def followed(signal):
         total = jnp.zeros_like(signal.reward)
-        for stream in make_method(config, spec).streams:
-            phi, state = stream.transform.init(KEYS[0])
+        streams = make_method(config, spec).streams
+        phis, states = zip(*(stream.transform.init(KEYS[0]) for stream in streams), strict=True)
+        for stream, phi, state in stream_states(streams, phis, states):
             if isinstance(state, BonusState):
                 state = state._replace(age=jnp.asarray(100.0))  # after pretraining
             total += stream.weight * stream.transform.apply(signal, phi, state, rollout).reward

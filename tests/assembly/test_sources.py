@@ -7,7 +7,7 @@ import pytest
 
 import llmrl
 from llmrl.assembly.methods import make_method
-from llmrl.assembly.parts import build
+from llmrl.assembly.parts import SourceMemory, build
 from llmrl.envs import captions
 from llmrl.rewards import task_signal
 from llmrl.rewards.goals import goal_bonus
@@ -59,8 +59,8 @@ def test_goals_by_rule_pay_once_an_episode(always_left, random_rollout):
     config = llmrl.compose(*TINY, *chosen)
     env = make_trainer(config).env
     parts, rollout = build(config, env), experience(random_rollout, config, env)
-    memory = tuple(each.source.init(jax.random.key(0)) for each in parts.late)
-    filled, late, metrics = parts.filled(rollout, memory, None)
+    memory = SourceMemory(None, tuple(each.source.init(jax.random.key(0)) for each in parts.late))
+    filled, (_, late), metrics = parts.annotate(rollout, memory, None)
     steps, column = jax.tree.map(np.asarray, filled.steps), env.spec.aux_names.index("goals")
     for n in range(config.ppo.num_envs):
         pushed = False
@@ -77,14 +77,15 @@ def test_goals_from_a_table_are_what_it_says(random_rollout):
     config = llmrl.compose(*TINY, "aux=goals", "llm=oracle", "method=add", "method.goals.threshold=0.6")
     env = make_trainer(config).env
     parts, rollout = build(config, env), experience(random_rollout, config, env)
-    memory = tuple(each.source.init(jax.random.key(0)) for each in parts.late)
+    late = tuple(each.source.init(jax.random.key(0)) for each in parts.late)
+    memory = SourceMemory(parts.language.init(), late)
     with listening(config, env) as listener:
-        filled, *_ = parts.filled(rollout, memory, listener.table)
-        expected, *_ = goal_bonus(rollout, parts.answers(listener.table), memory[0], threshold=0.6, ineffective=False)
+        filled, *_ = parts.annotate(rollout, memory, listener.table)
+        expected, *_ = goal_bonus(rollout, parts.answers(listener.table), late[0], threshold=0.6, ineffective=False)
     np.testing.assert_array_equal(filled.steps.aux[..., 0], expected)
     assert 0 < np.mean(np.asarray(expected) > 0) < 1
-    _, heard, told = parts.told(rollout, parts.language.init(), None)  # nobody has answered yet: all is noted
-    assert told["language_coverage"] == 0.0 and jnp.sum(heard.counts) == config.ppo.batch_size
+    _, (heard, _), metrics = parts.annotate(rollout, memory, None)  # there are no answers yet: all is noted
+    assert metrics["language_coverage"] == 0.0 and jnp.sum(heard.counts) == config.ppo.batch_size
 
 
 def test_novelty_is_remembered_from_chunk_to_chunk(always_left):

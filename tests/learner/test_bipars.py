@@ -17,14 +17,14 @@ from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
 from llmrl.training.loop import make_trainer
 from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.limits import no_trust
+from llmrl.trust.limits import no_limits
 from llmrl.trust.views import beside_weights
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
 T, N = 5, 4
 KEY = jax.random.key(0)
-STATES = ((), MixtureState(no_trust(2).init(), None))
+STATES = ((), MixtureState(no_limits(2).init(), None))
 RATE = 0.3
 SETTINGS = ProblemSettings("ratio", 9.0, "hessian", Part(), RATE, lambda phis: jnp.zeros(()))
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from llmrl.learner.influence import influence, influence_metrics
-from llmrl.learner.streams import Values, followed_beside, signals, stream_advantages
+from llmrl.learner.streams import Values, advice_steps, signals, stream_advantages
 from llmrl.rewards import add, beyond_task, task
-from llmrl.trust.advice import advice, following
+from llmrl.trust.advice import advice_rule, advice_stream
 from llmrl.trust.blend import make_weights, mixture
+from llmrl.trust.limits import no_limits
+from llmrl.trust.task_statistics import no_task_statistics
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))
@@ -27,8 +29,8 @@ def shares(rollout, streams, phis=None, states=None):
     every = signals(streams, phis, states, rollout, 0.9)
     nothing = jnp.zeros((*rollout.steps.reward.shape, len(streams)))
     advantages = stream_advantages(every, Values(nothing, nothing), rollout, 0.7)
-    beside = followed_beside(advantages, streams, phis, states)
-    found = influence(streams, phis, states, every, advantages, beside, rollout)
+    advice = advice_steps(advantages, streams, phis, states)
+    found = influence(streams, phis, states, every, advantages, advice, rollout)
     return None if found is None else influence_metrics(found, rollout, SPEC.aux_names)
 
 
@@ -57,16 +59,18 @@ def silenced(rollout, column=None):
     return rollout._replace(steps=steps._replace(aux=steps.aux.at[..., column].set(0.0)))
 
 
-ADVICE = following(2, prior=0.5, patience=0.0)
+RULE = advice_rule(2, largest=0.5, patience=0.0, decay=0.02, rarity=0.005, events=8.0, fade=4.0, judged=True)
 
 
-def followed(rollout, *words):
-    """With advice of both sources, after so many words of the task."""
-    streams = (TASK, *(Stream(s.transform, s.weight, s.beside) for s in (advice(ADVICE, m) for m in range(2))))
-    phi, state = streams[1].transform.init(jax.random.key(0))
-    phi = phi | {"evidence": phi["evidence"] | {"advice": jnp.asarray(words, jnp.float32)}}
-    state = state._replace(heard=jnp.asarray(1.0 if any(words) else 0.0), age=jnp.ones(()), seen=jnp.ones(()))
-    return shares(rollout, streams, ({}, phi, phi), ((), state, state))
+def followed(rollout, *evidence):
+    """With advice of both sources, after a reward event of the task where it has evidence of any."""
+    blend = mixture(SPEC, make_weights(SPEC, network=False, scalar=False, bound=None, offset=True), no_limits(2), RULE)
+    streams = (TASK, Stream(beyond_task(blend), 1.0), *(advice_stream(RULE, 1, m) for m in range(2)))
+    phi, state = blend.init(jax.random.key(0))
+    phi = phi | {"evidence": phi["evidence"] | {"advice": jnp.asarray(evidence, jnp.float32)}}
+    one, events = jnp.ones(()), jnp.asarray(1.0 if any(evidence) else 0.0)
+    task_seen = no_task_statistics()._replace(event_count=events, rollouts=one, steps=one)
+    return shares(rollout, streams, ({}, phi, phi, phi), (task_seen, state, (), ()))
 
 
 def test_a_source_has_the_share_of_the_advantage_that_it_pays(rollout):
@@ -106,8 +110,8 @@ def test_verdicts_go_by_influence(rollout):
     np.testing.assert_allclose(of(weighted(rollout, 1e-4, 0.0), "trust_ignored"), 1.0)
 
 
-def test_what_is_followed_beside_counts_by_the_length_of_its_steps(rollout):
-    """Adam makes its steps as long as it is told, whatever the advantage: half as long beside the whole is a third."""
+def test_advice_counts_by_the_length_of_its_steps(rollout):
+    """Adam makes its steps as long as it is told, whatever the advantage: half as long is a third of both."""
     told = followed(silenced(rollout, 1), 1.0, 0.0)
     np.testing.assert_allclose(of(told), [0.5 / 1.5, 0.0], rtol=1e-5, atol=1e-6)
     assert of(told, "trust_used")[0] == 1.0
@@ -116,7 +120,7 @@ def test_what_is_followed_beside_counts_by_the_length_of_its_steps(rollout):
 
 
 def test_a_silent_task_shortens_its_own_steps(rollout):
-    """Nothing has been heard: the task's steps are noise and 1 - f long, and f of the policy's step is the sources'."""
+    """Without a reward event the task's steps are noise and 1 - f long, and f of the policy's step is the sources'."""
     f = 0.5 * 0.98  # after a rollout of waiting
     assert of(followed(silenced(rollout), 0.0, 0.0)).sum() == pytest.approx(f, rel=1e-4)
 

@@ -18,8 +18,9 @@ from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
 from llmrl.rewards import task
 from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.evidence import Record, Worth, agreement, balance, confirmed, gains_of, recorded, words_worth
-from llmrl.trust.limits import no_trust
+from llmrl.trust.evidence import EventGains, Record, agreement, balance, confirmed, event_gains, gains_of, recorded
+from llmrl.trust.limits import no_limits
+from llmrl.trust.task_statistics import no_task_statistics, observed
 from llmrl.types import Discrete, EnvSpec, Stream
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
@@ -56,7 +57,7 @@ TELLING_POLICY = Policy(
     lambda theta, obs: Categorical(jax.nn.log_softmax(jnp.stack([0 * obs[..., 0], theta[0] * obs[..., 0]], axis=-1))),
 )
 NO_CRITIC = Critic(lambda key: (), lambda params, obs: jnp.zeros((*obs.shape[:-1], 2)))
-TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
+BLEND_STATE = MixtureState(no_limits(2).init())
 TELLING = InnerProblem(streams(network=False, bound=None), TELLING_POLICY, NO_CRITIC, 0.9, 0.8, 1.0)
 PARAMS = Params(jnp.ones(1), ())
 START = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
@@ -90,13 +91,13 @@ def telling_meta(tell, gains=None, **settings):
     meta = make_meta(OuterLevel(TELLING, gradient, optax.sgd(1.0), SETTINGS._replace(**settings), PROBLEM))
 
     def init(phis, rollout):
-        # The rollouts here pay constants; the task counts as having spoken before.
-        return meta.init(phis, TRANSFORM_STATES, PARAMS, rollout)._replace(told=jnp.ones(()))
+        return meta.init(phis, (no_task_statistics(), BLEND_STATE), PARAMS, rollout)
 
-    def update(state, phis, rollout, index=0, last_kl=1.0):
-        return meta.update(
-            state, phis, TRANSFORM_STATES, PARAMS, rollout, KEY, jnp.asarray(index), jnp.asarray(last_kl, jnp.float32)
-        )
+    def update(state, phis, rollout, index=0, last_kl=1.0, events=1.0):
+        # The rollouts here pay constants; the task has had so many reward events before.
+        task = observed(no_task_statistics(), rollout)._replace(event_count=jnp.asarray(events))
+        last_kl = jnp.asarray(last_kl, jnp.float32)
+        return meta.update(state, phis, (task, BLEND_STATE), PARAMS, rollout, KEY, jnp.asarray(index), last_kl)
 
     return init, jax.jit(update)
 
@@ -231,16 +232,14 @@ def one(problem, theta, phis):
     return jnp.ones(())
 
 
-def test_before_the_task_has_spoken_nothing_moves(rollout_of):
+def test_before_the_tasks_first_reward_event_nothing_moves(rollout_of):
     init, update = telling_meta(one)
     start = ({}, START[1] | {"evidence": {"scalar": jnp.zeros(2)}})
-    silent = init(start, rollout_of(0))._replace(told=jnp.zeros(()))
-    phis, state, _ = update(silent, start, rollout_of(1))
+    silent = init(start, rollout_of(0))
+    phis, state, _ = update(silent, start, rollout_of(1), events=0.0)
     jax.tree.map(np.testing.assert_array_equal, (phis, state.record), (start, silent.record))
-    spoken, state, _ = update(state, phis, rollout_of(1, (0,)))
-    np.testing.assert_allclose(moved(phis, spoken), 1.0)
-    after, _, _ = update(state, spoken, rollout_of(1))
-    np.testing.assert_allclose(moved(spoken, after), 1.0)
+    after, _, _ = update(state, phis, rollout_of(1), events=1.0)
+    np.testing.assert_allclose(moved(phis, after), 1.0)
 
 
 def test_evidence_is_what_later_rollouts_confirm_again_and_again(rollout_of):
@@ -277,13 +276,13 @@ def test_the_worth_of_words_is_what_a_tabular_policy_gains_by_following_them():
     aux = jnp.asarray(np.stack([said, -2 * said], axis=-1), jnp.float32)
     # A critic that is late everywhere by the same amount changes nothing.
     for late in (0.0, 3.0):
-        worth = words_worth(aux, jnp.asarray(surprise + late, jnp.float32))
+        worth = event_gains(aux, jnp.asarray(surprise + late, jnp.float32))
         np.testing.assert_allclose(worth.net / float(played.sum()), [slope, -2 * slope], rtol=1e-4)
         assert np.all(worth.total >= np.abs(worth.net))
 
 
-def test_advice_is_judged_by_the_worth_of_words_and_not_by_a_gradient(rollout_of):
-    """The first environments pay, task and sources alike, so that the task bears both sources out."""
+def test_advice_is_judged_by_the_gains_of_events_and_not_by_a_gradient(rollout_of):
+    """The first environments pay, task and sources alike, so that the task's advantage agrees with both sources."""
     start, rollout = (
         ({}, START[1] | {"evidence": {"advice": jnp.zeros(2), "balance": jnp.zeros(2)}}),
         rollout_of(1, (0, 1)),
@@ -293,7 +292,7 @@ def test_advice_is_judged_by_the_worth_of_words_and_not_by_a_gradient(rollout_of
     for _ in range(5):
         phis, state, _ = update(state, phis, rollout)
     np.testing.assert_allclose(phis[1]["evidence"]["advice"], 1.0)
-    net, total = words_worth(rollout.steps.aux, rollout.steps.reward)
+    net, total = event_gains(rollout.steps.aux, rollout.steps.reward)
     assert np.all(phis[1]["evidence"]["balance"] > 0.0) and np.all(net <= total)
 
 
@@ -304,7 +303,7 @@ def test_balance_is_the_share_of_good_words_however_many_there_were():
     for rollouts in (1, 20):
         record = Record(*jnp.zeros((2, 2)))
         for _ in range(rollouts):
-            record = recorded(record, words_worth(aux, advantage), 0.9)
+            record = recorded(record, event_gains(aux, advantage), 0.9)
         np.testing.assert_allclose(balance(record), [1 / 3, 1 / 3], rtol=1e-5)
         np.testing.assert_allclose(balance(record._replace(gain=-record.gain)), 0.0)
 
@@ -312,7 +311,10 @@ def test_balance_is_the_share_of_good_words_however_many_there_were():
 def test_what_a_solved_task_says_does_not_move_the_balance():
     """Evidence counts all words; the balance those alone of rollouts in which episodes went without success."""
     nothing = {"advice": jnp.zeros(1), "balance": jnp.zeros(1)}
-    worth, other = Worth(jnp.asarray([1.0]), jnp.asarray([4.0])), Worth(jnp.asarray([3.0]), jnp.asarray([3.0]))
+    worth, other = (
+        EventGains(jnp.asarray([1.0]), jnp.asarray([4.0])),
+        EventGains(jnp.asarray([3.0]), jnp.asarray([3.0])),
+    )
     records = {group: Record(*jnp.zeros((2, 1))) for group in nothing}
     for of, silent in [(worth, 0.5)] + [(other, 0.0)] * 30:
         (gain,) = gains_of([{"evidence": nothing}], of, silent)

@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from llmrl.envs.base import time_step
-from llmrl.learner.ppo import Batch, Params, make_update, shuffled_indices, with_steps_beside
+from llmrl.learner.ppo import Batch, Params, make_update, shuffled_indices, with_advice_steps
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import stream_advantages, value_rollout
 from llmrl.nets import make_critic, make_policy
@@ -138,7 +138,7 @@ def test_every_sample_is_used_once_per_epoch():
 @functools.cache
 def advised_update():
     adam, own = own_promotion(optax.adam(1e-2)), own_promotion(optax.adam(3e-2))
-    optimizer = with_steps_beside(adam, own)
+    optimizer = with_advice_steps(adam, own)
     update, plain = (
         make_update(
             POLICY, CRITIC, each, clip=0.2, entropy=ENTROPY, value_coefficient=VALUE, num_epochs=2, num_minibatches=2
@@ -149,33 +149,33 @@ def advised_update():
 
 
 @pytest.mark.parametrize("left", [1.0, 0.4])
-def test_steps_beside_leave_the_others_what_they_are(left):
-    """Steps on the task are plain PPO's, as many as one takes, and what is followed beside it adds its own."""
+def test_advice_steps_leave_the_others_what_they_are(left):
+    """Steps on the task are plain PPO's, as many as one takes, and advice adds its own."""
     adam = own_promotion(optax.adam(1e-2))
-    optimizer = with_steps_beside(adam, optax.sgd(1.0))
+    optimizer = with_advice_steps(adam, optax.sgd(1.0))
     params, unlike = start(), jax.tree.map(jnp.ones_like, start().actor)
     gradient = jax.tree.map(lambda x: jnp.cos(7 * x), params)
     state, alone = optimizer.init(params), adam.init(params)
     for _ in range(3):
-        steps, state = optimizer.update(gradient, state, params, beside=unlike, lengths=(left, 0.3))
+        steps, state = optimizer.update(gradient, state, params, advice=unlike, lengths=(left, 0.3))
         expected, alone = adam.update(gradient, alone, params)
         chex.assert_trees_all_equal(steps.critic, expected.critic)
         chex.assert_trees_all_close(steps.actor, jax.tree.map(lambda x: left * x - 0.3, expected.actor), rtol=1e-5)
 
 
-@pytest.mark.parametrize("beside", [0.0, 1.0])
-def test_an_update_that_follows_nothing_beside_is_plain(beside):
+@pytest.mark.parametrize("advice", [0.0, 1.0])
+def test_an_update_that_follows_no_advice_is_plain(advice):
     """No share, or nothing to follow: the steps of the task alone, whatever else was in the batch."""
     optimizer, update, adam, plain = advised_update()
     data, params, key = batch(), start(), jax.random.key(3)
-    advised = data._replace(beside=beside * batch(seed=1).advantage)
-    found, _, info = update(params, optimizer.init(params), advised, key, lengths=(1.0, 0.0 if beside else 1.0))
+    advised = data._replace(advice=advice * batch(seed=1).advantage)
+    found, _, info = update(params, optimizer.init(params), advised, key, lengths=(1.0, 0.0 if advice else 1.0))
     expected, _, same = plain(params, adam.init(params), data, key)
     chex.assert_trees_all_close(found, expected, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(info.approx_kl, same.approx_kl, rtol=1e-4, atol=1e-7)
 
 
-def test_what_is_followed_beside_makes_what_it_favours_likelier():
+def test_advice_makes_what_it_favours_likelier():
     """Also where the task says the opposite, ten times as loudly: its steps are divided by their own size."""
     optimizer, update, _, _ = advised_update()
     params, data = start(), batch()
@@ -183,7 +183,7 @@ def test_what_is_followed_beside_makes_what_it_favours_likelier():
     favoured = jnp.where(data.action == 2, 1.0, -1.0)
 
     def likelihood(share, task):
-        advised = data._replace(advantage=task * favoured, beside=favoured)
+        advised = data._replace(advantage=task * favoured, advice=favoured)
         after, _, _ = update(params, optimizer.init(params), advised, jax.random.key(3), lengths=(1.0, share))
         return float(jnp.mean(jnp.exp(POLICY.distribution(after.actor, data.obs).log_prob(jnp.full(32, 2)))))
 

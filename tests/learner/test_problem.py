@@ -21,7 +21,7 @@ from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
 from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.limits import no_trust
+from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, EnvSpec, Stream, View
 
 SPEC = EnvSpec("none", (2,), Discrete(2), 10, ("first", "second"))
@@ -37,7 +37,7 @@ LEARNED = InnerProblem(
     streams(offset=True, discount=True), make_policy(SPEC, (4,)), make_critic(SPEC, (4,), 2), 0.9, 0.8, 0.05
 )
 SETTINGS = ProblemSettings("ratio", 2.0, "hessian", Part(), 0.1, lambda phis: jnp.zeros(()))
-TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
+TRANSFORM_STATES = ((), MixtureState(no_limits(2).init(), None))
 THETA = jax.tree.map(lambda x: x + 0.3, LEARNED.policy.init(jax.random.key(1)))
 # A network whose last layer is 0 has no gradient in the layers before it.
 PHIS = jax.tree.map(lambda x: x + 0.1, ({}, LEARNED.streams[1].transform.init(KEY)[0]))

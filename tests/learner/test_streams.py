@@ -7,8 +7,8 @@ import pytest
 
 from llmrl.learner.streams import (
     Values,
+    advice_steps,
     blended,
-    followed_beside,
     signals,
     stream_advantage,
     stream_advantages,
@@ -18,7 +18,7 @@ from llmrl.nets import make_critic
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, task, task_signal
 from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.limits import no_trust
+from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, EnvSpec, Signal, Stream
 
 SPEC = EnvSpec("none", (3,), Discrete(2), 10, ("first", "second"))
@@ -28,7 +28,7 @@ STREAMS = (
     Stream(mixture(SPEC, make_weights(SPEC, network=False, bound=None)), -1.0),
 )
 PHIS = ({}, {}, {"scalar": jnp.asarray([0.3, -0.7], jnp.float32)})
-STATES = ((), (), MixtureState(no_trust(2).init(), None))
+STATES = ((), (), MixtureState(no_limits(2).init(), None))
 CRITIC = make_critic(SPEC, (5,), 3)
 PARAMS = CRITIC.init(jax.random.key(0))
 
@@ -115,12 +115,12 @@ def test_a_signal_that_termination_does_not_end_goes_on_with_the_fresh_episode(r
     assert not np.allclose(found, stream_advantage(ending, values, 1, rollout._replace(steps=steps), 0.7))
 
 
-def test_what_is_followed_beside_is_no_part_of_the_blend():
+def test_advice_is_no_part_of_the_blend():
     first, second = (Stream(add(1.0), 2.0, lambda phi, state: (phi * state, 0.5 * phi)) for _ in range(2))
     advantages = jnp.asarray(np.random.default_rng(0).normal(size=(6, 4, 5)), jnp.float32)
     streams, states = (*STREAMS, first, second), (*STATES, 1.0, 0.5)
     np.testing.assert_array_equal(blended(advantages, streams), blended(advantages[..., :3], STREAMS))
-    assert followed_beside(advantages, STREAMS, PHIS, STATES) is None
+    assert advice_steps(advantages, STREAMS, PHIS, STATES) is None
     for shares, expected in (
         ((0.8, 0.4), (2.0 * advantages[..., 3] + 2.0 * advantages[..., 4]) / 0.8),
         ((0.2, 0.8), (2.0 * advantages[..., 3] + 2.0 * advantages[..., 4]) / 0.4),
@@ -128,7 +128,7 @@ def test_what_is_followed_beside_is_no_part_of_the_blend():
         ((0.8, 0.0), 2.0 * advantages[..., 3] / 0.8),
         ((0.0, 0.0), jnp.zeros((6, 4))),
     ):
-        advantage, share, left = followed_beside(advantages, streams, (*PHIS, *map(jnp.asarray, shares)), states)
+        advantage, share, left = advice_steps(advantages, streams, (*PHIS, *map(jnp.asarray, shares)), states)
         np.testing.assert_allclose(advantage, expected, rtol=1e-5)
         np.testing.assert_allclose(share, max(shares[0], 0.5 * shares[1]), rtol=1e-6)
         np.testing.assert_allclose(left, 1.0 - 0.5 * max(shares), rtol=1e-6)
@@ -147,7 +147,7 @@ def test_how_far_it_is_followed_does_not_change_what_is_followed(rollout, values
             signal._replace(reward=signal.reward - i * rollout.steps.reward)
             for i, signal in enumerate(signals(streams, *both, rollout, 0.9))
         ]
-        return followed_beside(stream_advantages(every, heads, rollout, 0.7), streams, *both)
+        return advice_steps(stream_advantages(every, heads, rollout, 0.7), streams, *both)
 
     np.testing.assert_allclose(found(share).advantage, found(1.0).advantage, rtol=1e-3, atol=1e-4)
     assert found(share).share == np.float32(share)

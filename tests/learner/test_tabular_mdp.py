@@ -28,7 +28,7 @@ from llmrl.ops.distributions import Categorical
 from llmrl.ops.surrogates import SURROGATES
 from llmrl.rewards import task
 from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.limits import no_trust
+from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, Environment, EnvSpec, Stream
 
 STATES, ACTIONS, HORIZON = 3, 2, 3
@@ -162,9 +162,9 @@ CRITIC = Critic(
 ENV = environment()
 STREAMS = (
     Stream(task(), 0.0),
-    Stream(mixture(ENV.spec, make_weights(ENV.spec, network=False, bound=None), no_trust(2)), 1.0),
+    Stream(mixture(ENV.spec, make_weights(ENV.spec, network=False, bound=None), no_limits(2)), 1.0),
 )
-TRANSFORM_STATES = ((), MixtureState(no_trust(2).init(), None))
+TRANSFORM_STATES = ((), MixtureState(no_limits(2).init(), None))
 
 
 def critic_table(theta, phi):

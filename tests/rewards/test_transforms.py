@@ -1,5 +1,7 @@
 """Every reward transform keeps one contract (a new one is one more line in ``TRANSFORMS``), and its own promises."""
 
+from functools import reduce
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from small import with_defaults
 
 from llmrl.language import Table
+from llmrl.learner.streams import given
 from llmrl.rewards import (
     add,
     apt,
@@ -25,7 +28,8 @@ from llmrl.rewards import (
 )
 from llmrl.settings.config import NoveltyConfig
 from llmrl.trust.blend import LEAST_SHARE, make_weights, mixture
-from llmrl.trust.limits import evidence
+from llmrl.trust.limits import weight_limits
+from llmrl.trust.task_statistics import no_task_statistics, observed
 from llmrl.types import Box, Discrete, EnvSpec
 
 T, N, M, GAMMA = 6, 4, 2, 0.9
@@ -56,7 +60,7 @@ TRANSFORMS = {
     "scalar": lambda spec: blend(spec, network=False),
     "network": lambda spec: blend(spec, scalar=False, bound=None),
     "everything": lambda spec: blend(spec, sees_aux=True, offset=True, discount=True, evidence=True),
-    "trusted": lambda spec: blend(spec, evidence(M)),
+    "trusted": lambda spec: blend(spec, weight_limits(M)),
     "pbrs": lambda spec: pbrs(0.5),
     "dpba": lambda spec: dpba(spec, **POTENTIAL),
     "pies": lambda spec: pies(spec, num_iterations=4, decay=0.5, **POTENTIAL),
@@ -87,9 +91,14 @@ def paid(transform, rollout, phi=None, state=None):
     return transform.apply(
         task_signal(rollout, GAMMA),
         started[0] if phi is None else phi,
-        started[1] if state is None else state,
+        after(transform, started[1], ()) if state is None else state,
         rollout,
     )
+
+
+def after(transform, state, rollouts):
+    """A state as the transform takes it, after the task was seen in so many rollouts."""
+    return given(transform, state, reduce(observed, rollouts, no_task_statistics()))
 
 
 def everywhere(tree, value):
@@ -111,11 +120,12 @@ def everything_of(transform, key, phi_shift, rollout):
     bare = task_signal(rollout, GAMMA)
 
     def mean_reward(phi):
-        return jnp.mean(transform.apply(bare, phi, state, rollout).reward)
+        return jnp.mean(transform.apply(bare, phi, after(transform, state, ()), rollout).reward)
 
-    after = transform.observe(state, phi, bare, rollout)
-    signal = transform.apply(bare, phi, after, rollout)
-    return phi, signal, state, after, transform.report(phi, after, rollout), jax.grad(mean_reward)(phi)
+    noted = transform.observe(after(transform, state, [rollout]), phi, bare, rollout)
+    now = after(transform, noted, [rollout])
+    signal = transform.apply(bare, phi, now, rollout)
+    return phi, signal, state, noted, transform.report(phi, now, rollout), jax.grad(mean_reward)(phi)
 
 
 @contract
@@ -188,7 +198,8 @@ def test_a_constant_weight_is_that_weight_added(rollout, bound, network):
 @pytest.mark.parametrize("initial", [-0.9, 0.0, 0.3])
 def test_weights_start_where_asked(rollout, parts, initial):
     transform = blend(DISCRETE, initial=initial, **parts)
-    report = transform.report(*transform.init(KEY), rollout)
+    phi, state = transform.init(KEY)
+    report = transform.report(phi, after(transform, state, ()), rollout)
     for name in ("weight_mean", "weight_mean_active", "weight_mean_active/first", "weight_mean_active/second"):
         np.testing.assert_allclose(report[name], initial, atol=1e-6)
 
@@ -204,10 +215,10 @@ def test_every_source_has_a_weight_of_its_own(rollout):
 def test_bounded_weights_are_bounded(rollout, extreme):
     transform = blend(DISCRETE, bound=1.5)
     phi, state = transform.init(KEY)
-    weight = transform.report(everywhere(phi, extreme), state, rollout)["weight_mean"]
+    weight = transform.report(everywhere(phi, extreme), after(transform, state, ()), rollout)["weight_mean"]
     assert abs(weight) <= 1.5 + 1e-6
     np.testing.assert_allclose(
-        transform.report(phi | {"scalar": jnp.full(M, extreme)}, state, rollout)["weight_mean"],
+        transform.report(phi | {"scalar": jnp.full(M, extreme)}, after(transform, state, ()), rollout)["weight_mean"],
         np.sign(extreme) * 1.5,
         rtol=1e-5,
     )
@@ -230,7 +241,7 @@ def test_where_a_source_is_silent_is_not_averaged(random_rollout):
     transform = mixture(DISCRETE, weights)
     phi, state = transform.init(KEY)
     phi = jax.tree.map(lambda x: x + 0.3, phi)
-    report = transform.report(phi, state, rollout)
+    report = transform.report(phi, after(transform, state, ()), rollout)
     np.testing.assert_allclose(report["weight_mean_active/first"], weights.weight(phi, rollout)[0, 0, 0], rtol=1e-5)
     assert report["weight_mean_active/second"] == 0
 
@@ -242,7 +253,9 @@ def test_the_learned_discount_starts_at_0_99_and_replaces_the_tasks(rollout):
     np.testing.assert_allclose(paid(transform, rollout).discount, alive / (1 + np.exp(-4.6)), rtol=1e-5)
     lower = paid(transform, rollout, phi | {"discount": jnp.zeros(())})
     np.testing.assert_allclose(lower.discount, 0.5 * alive, rtol=1e-6)
-    np.testing.assert_allclose(transform.report(phi, state, rollout)["discount"], 0.990, atol=1e-3)
+    np.testing.assert_allclose(
+        transform.report(phi, after(transform, state, ()), rollout)["discount"], 0.990, atol=1e-3
+    )
 
 
 def test_the_offset_starts_at_0_and_stays_within_1(rollout):
@@ -310,7 +323,7 @@ def test_every_group_of_phi_can_be_learned_from_the_start(rollout, group):
     phi, state = transform.init(KEY)
 
     def total(phi):
-        signal = transform.apply(task_signal(rollout, GAMMA), phi, state, rollout)
+        signal = transform.apply(task_signal(rollout, GAMMA), phi, after(transform, state, ()), rollout)
         return jnp.sum(jnp.square(signal.reward)) + jnp.sum(signal.discount)
 
     assert optax.tree.norm(jax.grad(total)(phi)[group]) > 0
@@ -329,7 +342,8 @@ def test_the_weights_that_are_shown_are_those_that_are_paid(random_rollout):
         if transform.weights is None or "offset" in phi:
             continue
         phi = jax.tree.map(lambda x: x + 0.3, phi)
-        state = transform.observe(state, phi, task_signal(rollout, GAMMA), rollout)
+        state = transform.observe(after(transform, state, [rollout]), phi, task_signal(rollout, GAMMA), rollout)
+        state = after(transform, state, [rollout])
         weight, unit = transform.weights(phi, state, rollout)
         extra = paid(transform, rollout, phi, state).reward - rollout.steps.reward
         np.testing.assert_allclose(jnp.sum(weight * rollout.steps.aux, axis=-1), extra, atol=1e-5)

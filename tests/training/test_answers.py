@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.assembly.parts import build
+from llmrl.assembly.parts import SourceMemory, build
 from llmrl.envs import captions, make
 from llmrl.language import Labeller, Provider, load
 from llmrl.language.providers.recorded import SHIPPED
@@ -66,9 +66,9 @@ def test_the_source_is_what_the_recorded_words_say(name, sources, factor):
 
         def told(table):
             _, rollout = collect(trainer.env, policy, actor, state.acting, key, config.ppo.num_steps)
-            return parts.told(rollout, state.heard, table)
+            return parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
 
-        rollout, heard, metrics = jax.jit(told)(listener.table)
+        rollout, (heard, _), metrics = jax.jit(told)(listener.table)
 
     captioner, scores, steps = captions.cartpole(), recorded(), rollout.steps
     column = trainer.env.spec.aux_names.index("language")

@@ -11,6 +11,7 @@ import pytest
 import llmrl
 from llmrl.assembly.methods import make_method
 from llmrl.assembly.parts import make_environment
+from llmrl.learner.streams import stream_states
 from llmrl.results.evaluate import evaluate
 from llmrl.rewards import frozen as frozen_transform
 from llmrl.rewards import task_signal
@@ -79,8 +80,8 @@ def test_the_reward_is_the_source_runs_to_the_last_number(source, target, random
         phis, states = (
             jax.tree.map(lambda x: x[seed], of) for of in (result.state.phis, result.state.transform_states)
         )
-        settled = [frozen_transform(stream.transform) for stream in streams]
-        return [s.apply(bare, p, n, rollout) for s, p, n in zip(settled, phis, states, strict=True)]
+        settled = [stream._replace(transform=frozen_transform(stream.transform)) for stream in streams]
+        return [s.transform.apply(bare, phi, own, rollout) for s, phi, own in stream_states(settled, phis, states)]
 
     for seed, learned in enumerate((0, 1, 0)):
         equal(signals(target, seed), signals(source, learned))

@@ -1,4 +1,4 @@
-"""Advice for a silent task: when it is followed, for how long, and that it cannot be collected."""
+"""Advice in a sparse task: when a source is followed, for how long, and that its rewards cannot be collected."""
 
 import jax
 import jax.numpy as jnp
@@ -7,10 +7,10 @@ import pytest
 
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, beyond_task, task_signal
-from llmrl.trust.advice import KEPT, TALKATIVE, advice, following
-from llmrl.trust.blend import make_weights, mixture
-from llmrl.trust.limits import no_trust
-from llmrl.trust.task_voice import speaks, words
+from llmrl.trust.advice import FREQUENT_SHARE, KEPT_DISCOUNT, advice_rule, advice_stream
+from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.limits import no_limits
+from llmrl.trust.task_statistics import WithTask, no_task_statistics, observed, reward_events
 from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 8, 2, 2
@@ -36,37 +36,42 @@ def paying(random_rollout):
     return make
 
 
-def followed(rollouts, evidence=None, balance=0.0, **settings):
+def rule_of(**settings):
+    usual = {"largest": 1.0, "patience": PATIENCE, "decay": 0.02, "rarity": 0.005, "events": 8.0, "fade": 0.0}
+    return advice_rule(M, **(usual | {"judged": True} | settings))
+
+
+def followed(rollouts, evidence=0.0, balance=0.0, **settings):
     """How far the first source is followed after each rollout, and the last signal."""
-    stream = advice(following(M, **({"patience": PATIENCE, "fade": 0.0} | settings)), 0, "first")
-    transform = stream.transform
-    phi, state = transform.init(jax.random.key(0))
-    if evidence is not None:
-        phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0]), "balance": jnp.full(M, balance)}}
+    rule = rule_of(**settings)
+    stream = advice_stream(rule, 1, 0, "first")
+    transform, task, advised = stream.transform, no_task_statistics(), rule.init()
+    phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0]), "balance": jnp.full(M, float(balance))}}
     shares, signal = [], None
     for rollout in rollouts:
-        bare = task_signal(rollout, 0.9)
-        state = transform.observe(state, phi, bare, rollout)
+        bare, task = task_signal(rollout, 0.9), observed(task, rollout)
+        advised = rule.observe(advised, task, rollout)
+        state = WithTask(MixtureState(no_limits(M).init(), advice=advised), task)
         signal = transform.apply(bare, phi, state, rollout)
         shares.append(float(transform.report(phi, state, rollout)["advice_share/first"]))
         np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux[..., 0], rtol=1e-5, atol=1e-6)
-        length, taken = stream.beside(phi, state)
+        length, taken = stream.advice(phi, state)
         np.testing.assert_allclose(length, shares[-1], rtol=1e-6)
-        # The task's own steps, which are noise while it has said nothing, are whole from its first word on.
-        np.testing.assert_allclose(taken, shares[-1] if state.heard == 0 else 0.0, rtol=1e-6)
+        # The task's own steps are noise before its first reward event, and whole from then on.
+        np.testing.assert_allclose(taken, shares[-1] if task.event_count == 0 else 0.0, rtol=1e-6)
     return np.array(shares), signal
 
 
 @pytest.mark.parametrize("constant", [0.0, -3.0])
-def test_while_the_task_stays_silent_a_source_is_followed_for_a_time(paying, constant):
-    """A constant is silence; exploring alone comes first, the prior is the most that is ever given, and it fades."""
-    shares, _ = followed([paying(constant)] * 40, prior=0.8)
+def test_while_the_task_has_no_reward_event_a_source_is_followed_for_a_time(paying, constant):
+    """A constant is no event; patience comes first, the setting is the largest share, and it falls."""
+    shares, _ = followed([paying(constant)] * 40, largest=0.8)
     np.testing.assert_array_equal(shares[:SILENT], 0.0)
     assert 0.7 < shares[SILENT] <= 0.8
     assert np.all(np.diff(shares[SILENT:]) < 0) and shares[-1] < 0.5
 
 
-def spoken():
+def one_event():
     said = np.zeros((T, N))
     said[2, 1] = 1.0
     return said
@@ -74,16 +79,16 @@ def spoken():
 
 @pytest.mark.parametrize("when", [0, SILENT + 2])
 @pytest.mark.parametrize("judged", [True, False])
-def test_from_its_first_words_on_a_task_that_bears_nothing_out_ends_it(paying, when, judged):
+def test_without_evidence_the_tasks_reward_events_end_it(paying, when, judged):
     silent = [paying(0.0)] * 12
-    shares, _ = followed([*silent[:when], paying(spoken()), *silent], judged=judged, enough=1.0)
+    shares, _ = followed([*silent[:when], paying(one_event()), *silent], judged=judged, events=1.0)
     np.testing.assert_array_equal(shares[when:], 0.0)
 
 
-def test_first_words_may_be_luck_and_each_ends_a_part_of_it(paying):
+def test_each_of_the_first_reward_events_ends_a_part_of_it(paying):
     silent = [paying(0.0)] * 3
-    told = [rollout for _ in range(5) for rollout in (paying(spoken()), *silent)]
-    shares, _ = followed([*silent, *silent, *told], enough=4.0, decay=0.0)
+    told = [rollout for _ in range(5) for rollout in (paying(one_event()), *silent)]
+    shares, _ = followed([*silent, *silent, *told], events=4.0, decay=0.0)
     np.testing.assert_allclose(shares, np.repeat([0, 1, 0.75, 0.5, 0.25, 0, 0], [3, 3, 4, 4, 4, 4, 4]))
 
 
@@ -100,74 +105,71 @@ def test_patience_is_counted_in_steps_however_they_are_cut_into_rollouts(paying,
 
 
 @pytest.mark.parametrize(("fade", "balance", "power"), [(0, 0, 0), (1, 0, 1), (4, 0, 4), (4, 0.25, 2), (4, 0.6, 0)])
-def test_the_more_episodes_a_task_speaks_in_the_less_advice_it_needs(paying, fade, balance, power):
-    """Two episodes end in each rollout, and the task speaks in one of them; whose words bring good is still heard."""
-    rollout = paying(spoken())
+def test_advice_fades_with_the_share_of_episodes_that_have_a_reward_event(paying, fade, balance, power):
+    """Two episodes end in each rollout, one of them with a reward event; a good source does not fade."""
+    rollout = paying(one_event())
     ended = np.zeros((T, N), bool)
     ended[T - 1] = True
     rollout = rollout._replace(steps=rollout.steps._replace(truncated=jnp.asarray(ended)))
-    shares, _ = followed([rollout] * 60, evidence=1.0, balance=balance, rarity=0.5, enough=1.0, fade=float(fade))
+    shares, _ = followed([rollout] * 60, evidence=1.0, balance=balance, rarity=0.5, events=1.0, fade=float(fade))
     np.testing.assert_allclose(shares[-1], 0.5**power, rtol=0.02)
     assert np.all(np.diff(shares) <= 0)
 
 
 @pytest.mark.parametrize(("fade", "balance", "followed_at_last"), [(4.0, 0.9, 1.0), (4.0, 0.2, 0.0), (0.0, 0.2, 1.0)])
-def test_on_a_solved_task_whoever_brings_good_is_followed_and_nobody_else(paying, fade, balance, followed_at_last):
-    rollout = paying(spoken())
+def test_on_a_solved_task_only_a_good_source_is_followed(paying, fade, balance, followed_at_last):
+    rollout = paying(one_event())
     ended = np.zeros((T, N), bool)
     ended[T - 1, 0] = True
     rollout = rollout._replace(steps=rollout.steps._replace(truncated=jnp.asarray(ended)))
-    shares, _ = followed([rollout] * 80, evidence=1.0, balance=balance, rarity=0.5, enough=1.0, fade=fade)
+    shares, _ = followed([rollout] * 80, evidence=1.0, balance=balance, rarity=0.5, events=1.0, fade=fade)
     np.testing.assert_allclose(shares[-1], followed_at_last, atol=2e-3)
 
 
-def test_in_a_sparse_task_a_source_is_followed_as_far_as_it_is_borne_out(paying):
-    rarely = [paying(spoken()), *[paying(0.0)] * 6]
-    shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5, enough=1.0)
+def test_in_a_sparse_task_a_source_is_followed_as_far_as_its_evidence_goes(paying):
+    rarely = [paying(one_event()), *[paying(0.0)] * 6]
+    shares, _ = followed(rarely, evidence=0.7, largest=0.5, rarity=0.5, events=1.0)
     np.testing.assert_allclose(shares, 0.35)
-    shares, _ = followed(rarely, evidence=0.7, prior=0.5, rarity=0.5, enough=2.0, decay=0.0)
-    np.testing.assert_allclose(shares, 0.35)  # before it could silence say half of it
+    shares, _ = followed(rarely, evidence=0.7, largest=0.5, rarity=0.5, events=2.0, decay=0.0)
+    np.testing.assert_allclose(shares, 0.35)  # before it could be half of what patience gives
 
 
-@pytest.mark.parametrize(("balance", "flawless"), [(0.0, 0.0), (0.4, 0.0), (0.45, 0.5), (0.5, 1.0), (0.9, 1.0)])
-def test_nobody_goes_on_alone_whom_the_task_tells_that_hardly_anything_but_good_follows_a_source(
-    paying, balance, flawless
-):
-    """The more the task has said, the less that may be luck; what silence gives comes after patience, and a task that
-    has not spoken bears out nobody."""
-    told = [paying(0.0), paying(spoken()), paying(spoken()), *[paying(0.0)] * 2]
-    shares, _ = followed(told, evidence=0.0, balance=balance, rarity=0.5, enough=4.0, patience=PATIENCE, decay=0.0)
-    later = max(0.5, flawless * 2 / 3)
-    np.testing.assert_allclose(shares, [0.0, flawless / 2, flawless * 2 / 3, later, later], rtol=1e-5)
+@pytest.mark.parametrize(("balance", "very_good"), [(0.0, 0.0), (0.4, 0.0), (0.45, 0.5), (0.5, 1.0), (0.9, 1.0)])
+def test_a_very_good_source_is_followed_from_the_tasks_first_reward_event_on(paying, balance, very_good):
+    """The more events, the less that may be luck; what patience gives comes later, and no event gives nothing."""
+    told = [paying(0.0), paying(one_event()), paying(one_event()), *[paying(0.0)] * 2]
+    shares, _ = followed(told, evidence=0.0, balance=balance, rarity=0.5, events=4.0, patience=PATIENCE, decay=0.0)
+    later = max(0.5, very_good * 2 / 3)
+    np.testing.assert_allclose(shares, [0.0, very_good / 2, very_good * 2 / 3, later, later], rtol=1e-5)
 
 
-def test_that_a_task_speaks_often_under_a_good_source_does_not_make_it_a_dense_one(paying):
-    """Eight words are heard, and then one on every step, still within the time of patience."""
+def test_many_reward_events_under_a_good_source_do_not_make_a_task_dense(paying):
+    """Eight events come first, and then one on every step, still within the time of patience."""
     often = [paying(np.arange(T * N).reshape(T, N))] * 4
-    sparse, _ = followed([*[paying(spoken())] * 8, *often], evidence=1.0, rarity=0.1, patience=20.0 * T * N)
+    sparse, _ = followed([*[paying(one_event())] * 8, *often], evidence=1.0, rarity=0.1, patience=20.0 * T * N)
     np.testing.assert_array_equal(sparse, 1.0)
-    dense, _ = followed([*[paying(spoken())] * 7, *often], evidence=1.0, rarity=0.1, patience=20.0 * T * N)
+    dense, _ = followed([*[paying(one_event())] * 7, *often], evidence=1.0, rarity=0.1, patience=20.0 * T * N)
     np.testing.assert_array_equal(dense[7:], 0.0)
 
 
 @pytest.mark.parametrize("step", [(0, 0), (3, 1), (T - 1, N - 1)])
 @pytest.mark.parametrize("usual", [0.0, -1.0])
-def test_a_rare_word_is_one_word_wherever_it_falls(paying, step, usual):
+def test_a_rare_event_is_one_event_wherever_it_falls(paying, step, usual):
     said = np.full((T, N), usual)
     said[step] = 1.0
-    assert words(paying(said)) == 1 and speaks(paying(said)) == 1
-    assert words(paying(usual)) == 0 and speaks(paying(usual)) == 0
+    assert reward_events(paying(said)) == 1
+    assert reward_events(paying(usual)) == 0
 
 
-def test_what_kind_of_task_it_is_is_decided_while_the_agent_explores_alone(paying):
-    rare, often = [paying(0.0)] * 2 + [paying(spoken())], [paying(np.arange(T * N).reshape(T, N))] * 20
+def test_whether_a_task_is_sparse_is_decided_during_patience(paying):
+    rare, often = [paying(0.0)] * 2 + [paying(one_event())], [paying(np.arange(T * N).reshape(T, N))] * 20
     dense, _ = followed([*often, *rare * 9], evidence=1.0, rarity=0.5)
     sparse, _ = followed([*rare, *often], evidence=1.0, rarity=0.5)
     np.testing.assert_array_equal(dense, 0.0)
     np.testing.assert_array_equal(sparse[len(rare) - 1 :], 1.0)
 
 
-def test_the_end_of_a_constant_pay_is_a_word_and_the_end_of_none_is_silence(paying):
+def test_the_end_of_a_constant_pay_is_an_event_and_the_end_of_none_is_not(paying):
     ended = np.zeros((T, N), bool)
     ended[4, 0] = True
     told, _ = followed([paying(1.0, ended)] * 8)
@@ -176,7 +178,7 @@ def test_the_end_of_a_constant_pay_is_a_word_and_the_end_of_none_is_silence(payi
 
 
 def gained(paying, said, balance=0.0):
-    """Advantages of the first source's stream on rollouts with these words; the critic knows nothing, lambda is 1;
+    """Advantages of the first source's stream on rollouts with these values; the critic knows nothing, lambda is 1;
     divided by how far it is followed."""
     rollout = paying(0.0)
     aux = jnp.asarray(np.stack([said, np.ones_like(said)], axis=-1), jnp.float32)
@@ -186,7 +188,7 @@ def gained(paying, said, balance=0.0):
     return generalized_advantage(signal.reward, signal.discount, zeros, zeros, ended, 1.0) / shares[-1]
 
 
-def test_a_talkative_sources_word_counts_for_the_steps_since_the_last_one_and_cannot_be_collected(paying):
+def test_an_event_of_a_frequent_source_counts_for_the_steps_since_the_last_one_and_cannot_be_collected(paying):
     said = np.zeros((T, N), np.float32)
     said[[1, 2, 5, 6], [0, 0, 1, 1]] = 0.5, 2.0, 3.0, 1.0
     expected = np.zeros((T, N))
@@ -197,8 +199,10 @@ def test_a_talkative_sources_word_counts_for_the_steps_since_the_last_one_and_ca
         np.testing.assert_allclose(gained(paying, said, balance), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize(("balance", "kept"), [(0.0, KEPT), (0.4, KEPT), (0.46, 0.6), (0.5, 1.0), (0.9, 1.0)])
-def test_of_a_source_that_speaks_rarely_later_words_count_the_more_the_more_good_they_bring(paying, balance, kept):
+@pytest.mark.parametrize(
+    ("balance", "kept"), [(0.0, KEPT_DISCOUNT), (0.4, KEPT_DISCOUNT), (0.46, 0.6), (0.5, 1.0), (0.9, 1.0)]
+)
+def test_later_events_of_a_rare_source_count_the_more_the_better_the_source(paying, balance, kept):
     said = np.zeros((T, N), np.float32)
     said[[1, 2, 5], [0, 0, 1]] = 0.5, 2.0, 3.0
     expected, then = np.zeros((T, N)), np.zeros(N)
@@ -208,14 +212,14 @@ def test_of_a_source_that_speaks_rarely_later_words_count_the_more_the_more_good
     assert expected[1, 0] > said[1, 0] + 0.5
 
 
-def test_who_was_talkative_once_counts_as_that_for_a_while(paying):
-    rollout, fell_silent = paying(0.0), 60
-    for spoke, talkative in ((np.ones((T, N, M)), True), (np.zeros((T, N, M)), False)):
-        state = following(M).init()
-        for said in (spoke, *[np.zeros((T, N, M))] * fell_silent):
-            aux = jnp.asarray(said, jnp.float32)
-            state = following(M).observe(state, rollout._replace(steps=rollout.steps._replace(aux=aux)))
-        np.testing.assert_array_equal(state.talk > TALKATIVE, talkative)
+def test_a_source_that_was_frequent_once_counts_as_that_for_a_while(paying):
+    rollout, without_events, rule = paying(0.0), 60, rule_of()
+    for first, frequent in ((np.ones((T, N, M)), True), (np.zeros((T, N, M)), False)):
+        state, task = rule.init(), no_task_statistics()
+        for values in (first, *[np.zeros((T, N, M))] * without_events):
+            aux = jnp.asarray(values, jnp.float32)
+            state = rule.observe(state, task, rollout._replace(steps=rollout.steps._replace(aux=aux)))
+        np.testing.assert_array_equal(state.event_share > FREQUENT_SHARE, frequent)
 
 
 def test_what_a_transform_adds_to_the_task_is_what_is_left_without_it(paying):
@@ -231,10 +235,17 @@ def test_what_a_transform_adds_to_the_task_is_what_is_left_without_it(paying):
 def test_advice_and_learned_weights_together_give_a_source_no_more_than_its_author_asked(
     paying, evidence, largest, learned
 ):
-    blend = mixture(SPEC, make_weights(SPEC, network=False, bound=None), no_trust(M), following(M, rarity=0.5))
+    blend = mixture(SPEC, make_weights(SPEC, network=False, bound=None), no_limits(M), rule_of(rarity=0.5, fade=4.0))
     phi, state = blend.init(jax.random.key(0))
-    rollout = paying(spoken())
+    rollout = paying(one_event())
     phi = phi | {"scalar": jnp.full(M, learned), "evidence": {"advice": jnp.full(M, evidence), "balance": jnp.zeros(M)}}
-    state = blend.observe(state, phi, task_signal(rollout, 0.9), rollout)
-    weight = blend.weights(phi, state, rollout).weight
+    task = observed(no_task_statistics(), rollout)
+    state = blend.observe(WithTask(state, task), phi, task_signal(rollout, 0.9), rollout)
+    weight = blend.weights(phi, WithTask(state, task), rollout).weight
     np.testing.assert_allclose(weight, min(learned, largest), rtol=1e-5, atol=1e-6)
+
+
+def test_streams_of_advice_go_by_the_state_of_the_blend():
+    """There is one copy of the statistics, however many sources are followed."""
+    for stream in (advice_stream(rule_of(), 1, m) for m in range(M)):
+        assert stream.of == 1 and stream.transform.init(jax.random.key(0))[1] == ()

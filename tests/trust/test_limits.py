@@ -10,14 +10,15 @@ import pytest
 from llmrl.ops.returns import discounted_sum
 from llmrl.rewards import frozen, task_signal
 from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.limits import evidence, no_trust
+from llmrl.trust.limits import no_limits, weight_limits
+from llmrl.trust.task_statistics import WithTask, no_task_statistics, observed
 from llmrl.types import Discrete, EnvSpec
 
 T, N, M = 16, 4, 2
 SPEC = EnvSpec("none", (2,), Discrete(2), 50, ("first", "second"))
 GAMMA, LAMBDA = 0.9, 0.8
-TRUST = evidence(M, gae_lambda=LAMBDA, ceiling=True)
-UNITS = evidence(M, gae_lambda=LAMBDA)
+TRUST = weight_limits(M, gae_lambda=LAMBDA, ceiling=True)
+UNITS = weight_limits(M, gae_lambda=LAMBDA)
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +50,11 @@ def compiled(trust):
     transform = mixture(SPEC, make_weights(SPEC, network=False, bound=None), trust)
 
     def observe(state, rollout):
-        return transform.observe(state, {"scalar": jnp.zeros(M)}, task_signal(rollout, GAMMA), rollout)
+        task = observed(state.task, rollout)
+        own = transform.observe(
+            state._replace(task=task), {"scalar": jnp.zeros(M)}, task_signal(rollout, GAMMA), rollout
+        )
+        return WithTask(own, task)
 
     def weight(state, learned, rollout):
         report = transform.report({"scalar": jnp.full(M, learned)}, state, rollout)
@@ -60,7 +65,7 @@ def compiled(trust):
 
 def follow(trust, rollouts, state=None):
     """The states after each rollout."""
-    states = [MixtureState(trust.init(), None) if state is None else state]
+    states = [WithTask(MixtureState(trust.init()), no_task_statistics()) if state is None else state]
     for rollout in rollouts:
         states.append(compiled(trust)[0](states[-1], rollout))
     return states[1:]
@@ -168,7 +173,7 @@ def test_every_part_can_be_switched_off(paying):
     loud = [paying(noise(0) + 5.0, 100.0), *(paying(noise(seed, 0.01) - 5.0, 100.0) for seed in range(8))]
 
     def weight(**switches):
-        trust = evidence(M, gae_lambda=LAMBDA, **({"ceiling": True} | switches))
+        trust = weight_limits(M, gae_lambda=LAMBDA, **({"ceiling": True} | switches))
         return paid_weight(trust, follow(trust, loud)[-1], 1.0, loud[-1])
 
     without_units, without_ceiling, plain = (
@@ -181,9 +186,9 @@ def test_every_part_can_be_switched_off(paying):
     np.testing.assert_allclose(weight(), without_units * without_ceiling, rtol=1e-4)
 
 
-def test_no_trust_limits_nothing_and_notes_nothing(paying):
-    trust = no_trust(M)
-    before, after = MixtureState(trust.init(), None), follow(trust, [paying(noise(0))])[-1]
-    jax.tree.map(np.testing.assert_array_equal, before, after)
+def test_no_limits_limits_nothing_and_notes_nothing(paying):
+    trust = no_limits(M)
+    before, after = MixtureState(trust.init()), follow(trust, [paying(noise(0))])[-1]
+    jax.tree.map(np.testing.assert_array_equal, before, after.own)
     np.testing.assert_allclose(paid_weight(trust, after, -7.0, paying(noise(0))), -7.0, rtol=1e-5)
-    assert trust.report(after.trust) == {}
+    assert trust.report(after.own.limits) == {}
