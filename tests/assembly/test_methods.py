@@ -239,7 +239,7 @@ def test_only_who_splits_the_environments_in_halves_needs_an_even_number_of_them
 def test_a_weight_of_zero_is_plain_ppo():
     """Beside the task's own head, a stream that pays nothing changes nothing: not a bit of the policy."""
     small = [override for override in TINY if not override.startswith(("env", "aux"))]
-    never = ("method.outer.learning_rate=0", "method.outer.scalar_learning_rate=0")
+    never = ("method.outer.learning_rate=0", "method.outer.scalar_learning_rate=0", "solver=identity")
     actors = []
     for overrides in (("method=ppo",), ("method=implicit", *never)):
         trainer = make_trainer(llmrl.compose(*small, "env=cartpole", "aux=harmful", *overrides))

@@ -122,7 +122,7 @@ def test_methods_train_on_it_unchanged(monkeypatch, method):
         "ppo.num_envs=4",
         "ppo.num_steps=16",
         "method.weight.hidden=[4]",
-        "solver.num_terms=2",
+        "solver=identity",
         "seeds=2",
         "total_steps=256",
         "num_chunks=2",
