@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+from filelock import FileLock
+
 from llmrl.language.lines import header, is_score, read_lines
 from llmrl.language.question import Answer, Provider, Question
 from llmrl.settings.errors import BadValue
@@ -133,7 +135,7 @@ def _connect(path: Path | None) -> sqlite3.Connection:
         connection = sqlite3.connect(":memory:", check_same_thread=False)
         _create(connection)
         return connection
-    with _locked(path):
+    with FileLock(f"{path}.lock"):
         for _ in range(2):
             connection = None
             try:
@@ -190,19 +192,6 @@ def _set_aside(path: Path, problem: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             Path(f"{path}{suffix}").rename(f"{aside}{suffix}")
     _log.warning("the cache of answers %s was damaged (%s): set aside as %s, begun anew", path, problem, aside.name)
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock among processes, for opening only. Without ``fcntl`` (Windows) there is none."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    with Path(f"{path}.lock").open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _network_file_system(path: Path) -> str | None:

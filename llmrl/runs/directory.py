@@ -18,7 +18,6 @@ A process opens the directory, restores, records after every chunk, and finishes
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import shutil
@@ -27,9 +26,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import yaml
+from filelock import lock_descriptor
 from jaxtyping import PyTree
 
 from llmrl.analysis import plots
@@ -127,11 +127,7 @@ def holder(path: Path) -> str | None:
     if not lock.is_file():
         return None
     with lock.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return file.read().strip() or "another process"
-    return None
+        return None if lock_descriptor(file.fileno(), blocking=False) else _holder(file)
 
 
 def load_run(run_dir: str | Path) -> Run:
@@ -367,14 +363,17 @@ def _told_when_full(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Holds the directory. The kernel lets go of the lock when the process ends, however it ends."""
+    """Holds the directory. The system lets go of the lock when the process ends, however it ends."""
     with (path / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise BadValue(f"run_dir={path} is in use by {file.read().strip() or 'another process'}") from None
+        if not lock_descriptor(file.fileno(), blocking=False):
+            raise BadValue(f"run_dir={path} is in use by {_holder(file)}")
         file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.write(f"\nprocess {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
         yield
+
+
+def _holder(lock: TextIO) -> str:
+    """The process that holds a lock. Its name begins at the second byte: Windows locks the first against reading."""
+    lock.seek(1)
+    return lock.read().strip() or "another process"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import textwrap
 
+import grimp
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -179,6 +180,11 @@ def test_two_processes_do_not_share_a_directory(tmp_path):
         holder.send_signal(signal.SIGKILL)
     with runs.open_run(Config(run_dir=str(tmp_path))) as run:
         assert not run.finished
+
+
+def test_locks_are_a_librarys_and_so_for_every_system():
+    graph = grimp.build_graph("llmrl", include_external_packages=True, cache_dir=None)
+    assert "filelock" in graph.modules and not {"fcntl", "msvcrt"} & graph.modules
 
 
 def test_summary_is_plain_json(tmp_path):
