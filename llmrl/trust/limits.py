@@ -87,12 +87,12 @@ def no_limits(num_aux: int) -> WeightLimits:
 def weight_limits(
     num_aux: int,
     *,
-    units: bool = True,
-    ceiling: bool = False,
-    ceiling_fall: float | Scalar = 0.3,
-    ceiling_rise: float | Scalar = 0.002,
-    setback: float | Scalar = 0.05,
-    gae_lambda: float | Scalar = 0.95,
+    units: bool,
+    ceiling: bool,
+    ceiling_fall: float | Scalar,
+    ceiling_rise: float | Scalar,
+    setback: float | Scalar,
+    gae_lambda: float | Scalar,
 ) -> WeightLimits:
     """w_effective = ceiling * scale * w.
 

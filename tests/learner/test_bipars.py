@@ -6,6 +6,7 @@ import numpy as np
 import optax
 import pytest
 from jax.flatten_util import ravel_pytree
+from plain import make_weights
 
 import llmrl
 from llmrl.assembly.parts import acting_policy
@@ -16,7 +17,7 @@ from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
 from llmrl.training.loop import make_trainer
-from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.blend import MixtureState, mixture
 from llmrl.trust.limits import no_limits
 from llmrl.trust.views import beside_weights
 from llmrl.types import Discrete, EnvSpec, Stream

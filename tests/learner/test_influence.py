@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights
 
 from llmrl.learner.influence import influence, influence_metrics
 from llmrl.learner.streams import Values, advice_steps, signals, stream_advantages
 from llmrl.rewards import add, beyond_task, task
 from llmrl.trust.advice import advice_rule, advice_stream
-from llmrl.trust.blend import make_weights, mixture
+from llmrl.trust.blend import mixture
 from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import no_task_statistics
 from llmrl.types import Discrete, EnvSpec, Stream

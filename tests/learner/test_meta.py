@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plain import make_weights
 
 from llmrl.bilevel.types import HypergradientInfo
 from llmrl.learner.memory import split_rollout
@@ -17,7 +18,7 @@ from llmrl.learner.problem import InnerProblem
 from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
 from llmrl.rewards import task
-from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.blend import MixtureState, mixture
 from llmrl.trust.evidence import EventGains, Record, agreement, balance, confirmed, event_gains, gains_of, recorded
 from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import no_task_statistics, observed

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plain import make_weights
 
 from llmrl.bilevel import trees
 from llmrl.learner.meta_problem import (
@@ -20,7 +21,7 @@ from llmrl.learner.problem import InnerProblem, RolloutData, inner_advantage, ta
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
-from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.blend import MixtureState, mixture
 from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, EnvSpec, Stream, View
 

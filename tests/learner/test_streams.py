@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights
 
 from llmrl.learner.streams import (
     Values,
@@ -17,7 +18,7 @@ from llmrl.learner.streams import (
 from llmrl.nets import make_critic
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, task, task_signal
-from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.blend import MixtureState, mixture
 from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, EnvSpec, Signal, Stream
 

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights
 
 from llmrl.bilevel.hypergradients import implicit, implicit_gradient, unrolled
 from llmrl.bilevel.solvers import dense
@@ -27,7 +28,7 @@ from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
 from llmrl.ops.surrogates import SURROGATES
 from llmrl.rewards import task
-from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.blend import MixtureState, mixture
 from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, Environment, EnvSpec, Stream
 

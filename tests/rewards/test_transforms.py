@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from plain import make_weights, weight_limits
 from small import with_defaults
 
 from llmrl.language import Table
@@ -27,8 +28,7 @@ from llmrl.rewards import (
     task_signal,
 )
 from llmrl.settings.config import NoveltyConfig
-from llmrl.trust.blend import LEAST_SHARE, make_weights, mixture
-from llmrl.trust.limits import weight_limits
+from llmrl.trust.blend import LEAST_SHARE, mixture
 from llmrl.trust.task_statistics import no_task_statistics, observed
 from llmrl.types import Box, Discrete, EnvSpec
 

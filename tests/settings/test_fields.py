@@ -1,5 +1,8 @@
 """Each setting has its default, its type and its bounds once; one checker refuses everything else, in one line."""
 
+import importlib
+import inspect
+import pkgutil
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args
 
@@ -123,3 +126,25 @@ def test_every_solver_takes_whatever_the_settings_allow(name):
                 continue
             make_solver(solver)
             make_gradient(OuterConfig(), solver)
+
+
+def factories():
+    """Functions of the rooms that a config's numbers reach, by dotted name."""
+    for room in ("trust", "rewards", "learner"):
+        package = importlib.import_module(f"llmrl.{room}")
+        for found in pkgutil.iter_modules(package.__path__, f"llmrl.{room}."):
+            module = importlib.import_module(found.name)
+            for name, function in vars(module).items():
+                if inspect.isfunction(function) and function.__module__ == module.__name__:
+                    yield f"{found.name}.{name}", function
+
+
+def test_no_factory_repeats_the_default_of_a_setting():
+    settings = {key.rpartition(".")[2] for key in LEAVES}
+    repeated = [
+        f"{where}({name}={one.default})"
+        for where, function in factories()
+        for name, one in inspect.signature(function).parameters.items()
+        if one.kind is one.KEYWORD_ONLY and one.default is not one.empty and name in settings
+    ]
+    assert repeated == []

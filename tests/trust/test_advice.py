@@ -4,11 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights
 
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, beyond_task, task_signal
 from llmrl.trust.advice import FREQUENT_SHARE, KEPT_DISCOUNT, advice_rule, advice_stream
-from llmrl.trust.blend import MixtureState, make_weights, mixture
+from llmrl.trust.blend import MixtureState, mixture
 from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import WithTask, no_task_statistics, observed, reward_events
 from llmrl.types import Discrete, EnvSpec

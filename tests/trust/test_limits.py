@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights, weight_limits
 
 from llmrl.ops.returns import discounted_sum
 from llmrl.rewards import frozen, task_signal
-from llmrl.trust.blend import MixtureState, make_weights, mixture
-from llmrl.trust.limits import no_limits, weight_limits
+from llmrl.trust.blend import MixtureState, mixture
+from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import WithTask, no_task_statistics, observed
 from llmrl.types import Discrete, EnvSpec
 

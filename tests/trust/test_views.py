@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights
 
 from llmrl.ops.codes import decode
-from llmrl.trust.blend import make_weights
 from llmrl.trust.views import beside_weights
 from llmrl.types import Box, Codes, Discrete, EnvSpec
 
