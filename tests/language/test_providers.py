@@ -296,8 +296,8 @@ def test_a_key_among_the_settings_is_refused_and_not_repeated(override, key):
 
 
 def test_a_value_that_cannot_be_read_is_not_repeated(key):
-    with pytest.raises(ValueError, match=r"cannot read the value of llm\.base_url") as error:
-        llmrl.compose(f"llm.base_url=https://host/v1?key={key}")
+    with pytest.raises(ValueError, match=r"cannot read the value of llm\.extra") as error:
+        llmrl.compose(f"llm.extra={{a: [{key}")
     assert key not in str(error.value)
 
 
