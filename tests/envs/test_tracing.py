@@ -64,6 +64,29 @@ def test_what_is_not_pure_is_named(function):
         traced("my function", function, SCALAR, hint="do better")
 
 
+def rarely(draw):
+    """A program that hardly ever differs from one trace to the next."""
+    return lambda x: x + 1.0 if draw() < 1e-12 else x
+
+
+@pytest.mark.parametrize(
+    "draw", [np.random.rand, np.random.standard_normal, random.random, lambda: random.gauss() ** 2]
+)
+def test_a_global_generator_may_not_be_drawn_from(draw):
+    for function in (rarely(lambda: abs(draw())), jax.jit(rarely(lambda: abs(draw())))):
+        with pytest.raises(ValueError, match=r"my function is not pure: it draws from numpy's or Python's.* do better"):
+            traced("my function", function, SCALAR, hint="do better")
+
+
+def test_a_generator_of_its_own_with_a_seed_is_pure():
+    def fixed(x):
+        np.random.seed(3)
+        own = np.random.default_rng(0).random() + random.Random(0).random() + np.random.rand()
+        return x + jnp.float32(own)
+
+    assert traced("my function", fixed, SCALAR, hint="do better").shape == ()
+
+
 def test_what_asks_the_host_is_named():
 
     with pytest.raises(ValueError, match="my function is not pure: it reads or writes something outside"):
