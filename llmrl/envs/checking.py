@@ -19,6 +19,9 @@ from llmrl.envs.tracing import described, traced
 from llmrl.settings.errors import BadType, BadValue
 from llmrl.types import Box, Discrete, Environment, EnvSpec, TimeStep
 
+_SMALLEST_DIVISOR = 1e-30
+"""Of ``obs_scale``: accelerators take float32 below 1e-38 as 0, and a quotient must stay finite."""
+
 RESET = "expected pure jax that returns (state, obs): a pytree of arrays, and one array of spec.obs_shape"
 STEP = "expected pure jax that returns (state, llmrl.types.TimeStep), as llmrl.envs.time_step makes one"
 
@@ -85,7 +88,9 @@ def _check_action(what: str, env: Environment) -> None:
     elif isinstance(space, Box):
         if not _is_count(space.dim):
             raise BadValue(f"{what}: spec.action is {space}; expected a positive dim")
-        if not (_is_finite(space.low) and _is_finite(space.high) and np.all(np.less(space.low, space.high))):
+        low, high = _in_float32(space.low), _in_float32(space.high)
+        shapes = (), (space.dim,)
+        if low is None or high is None or {low.shape, high.shape}.difference(shapes) or not np.all(low < high):
             raise BadValue(f"{what}: spec.action is {space}; expected finite bounds with low < high")
     else:
         raise BadType(
@@ -100,11 +105,14 @@ def _check_horizon(what: str, env: Environment) -> None:
 
 def _check_obs_scale(what: str, env: Environment) -> None:
     scale, shape = env.spec.obs_scale, env.spec.obs_shape
-    if not _is_finite(scale) or not np.all(scale):
-        raise BadValue(f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0")
-    if np.shape(scale) not in ((), shape[-1:], shape):
+    divisors = _in_float32(scale)
+    if divisors is None or not np.all(np.abs(divisors) >= _SMALLEST_DIVISOR):
         raise BadValue(
-            f"{what}: spec.obs_scale has shape {np.shape(scale)}; expected one number, or shape {shape} as "
+            f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0, as float32 has them"
+        )
+    if divisors.shape not in ((), shape[-1:], shape):
+        raise BadValue(
+            f"{what}: spec.obs_scale has shape {divisors.shape}; expected one number, or shape {shape} as "
             "spec.obs_shape says"
         )
 
@@ -129,10 +137,18 @@ def _is_count(value: Any) -> bool:
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and bool(value > 0)
 
 
-def _is_finite(value: Any) -> bool:
-    """Whether it is a number, or an array of numbers, without infinities and NaN."""
-    array = np.asarray(value)
-    return array.dtype.kind in "iuf" and bool(np.isfinite(array).all())
+def _in_float32(value: Any) -> np.ndarray | None:
+    """A number, or an array of numbers, as programs see it; None for anything else, infinities and NaN."""
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError):  # lists of different lengths
+        return None
+    # Not numpy's kind, which of jax's half floats says nothing.
+    if not any(jnp.issubdtype(array.dtype, kind) for kind in (jnp.floating, jnp.integer)):
+        return None
+    with np.errstate(over="ignore"):
+        array = array.astype(np.float32)
+    return array if np.isfinite(array).all() else None
 
 
 SPEC_CHECKS: tuple[Callable[[str, Environment], None], ...] = (
