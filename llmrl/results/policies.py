@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
 from llmrl.assembly.methods import make_method
 from llmrl.assembly.parts import any_environment, policy_of
@@ -90,7 +90,7 @@ def save_policy(source: Result | str | Path, path: str | Path, seed: int = 0) ->
     stored: dict[str, Any] = {f"leaf{i}": np.asarray(leaf) for i, (_, leaf) in enumerate(named)}
     header = {
         "format": FORMAT,
-        "seed": seed,
+        "seed": int(seed),
         "config": asdict(config),
         "spec": asdict(spec),
         "sees_reward": make_method(config, spec).view is not None,
@@ -108,7 +108,7 @@ def save_policy(source: Result | str | Path, path: str | Path, seed: int = 0) ->
 
 
 @in_float32
-def load_policy(source: str | Path, seed: int = 0, draw_seed: int = 0) -> TrainedPolicy:
+def load_policy(source: str | Path, seed: int | None = None, draw_seed: int = 0) -> TrainedPolicy:
     """A policy from a file of ``save_policy``, or straight from a run's directory. Nothing in a file is executed.
 
     A file is enough by itself. A directory's run needs its environment, and so the module of an environment of your
@@ -116,24 +116,29 @@ def load_policy(source: str | Path, seed: int = 0, draw_seed: int = 0) -> Traine
 
     Args:
         source: the file or the directory.
-        seed: which of a directory's seeds; a file has one only.
+        seed: which of a directory's seeds, None takes the first; a file has one only, and None takes that.
         draw_seed: of the actions that ``act`` draws without a key; equal ones draw alike.
 
     Returns:
         The policy.
 
     Raises:
-        ValueError: it is neither, is damaged, of another format, or does not fit its settings; the field is named.
+        ValueError: it is neither, is damaged, of another format, or does not fit its settings, the field is named; or
+            it does not have that seed.
     """
     source = Path(source)
+    if not _is_int(draw_seed):
+        raise BadValue(f"draw_seed must be a whole number, got {draw_seed!r}")
     if source.is_dir():
         config, states = _trained(source)
         spec = any_environment(config).spec
         view = make_method(config, spec).view
-        return _policy(config, spec, view, _params_of(states, config, seed), draw_seed)
+        return _policy(config, spec, view, _params_of(states, config, 0 if seed is None else seed), draw_seed)
     if not source.is_file():
         raise BadValue(f"{source} is neither a policy's file nor a run's directory")
     header, stored = _read(source)
+    if seed is not None and not (_is_int(seed) and seed == header["seed"]):
+        raise BadValue(f"{source} holds the policy of seed {header['seed']} alone, got seed={seed!r}")
     config = from_dict(header["config"])
     # The first files had neither: there the environment and the method have to say it.
     spec = _spec_of(header["spec"]) if "spec" in header else any_environment(config).spec
@@ -178,11 +183,12 @@ def _policy(
     )
     counts = itertools.count()
 
-    def act(obs, key: PRNGKeyArray | None = None, *, deterministic: bool = False):
+    def act(obs, key=None, *, deterministic: bool = False):
         obs = _observations(obs, spec.obs_shape)
         if deterministic:
             return likeliest(actor, obs)
         if key is not None:
+            _check_key(key)
             return with_key(actor, obs, key)
         if isinstance(obs, Tracer):
             raise BadValue(
@@ -207,7 +213,20 @@ def _observations(obs: Any, shape: tuple[int, ...]) -> jax.Array:
         raise BadValue(f"{expected}; got {type(obs).__name__}, which is no array") from error
     if shape not in (obs.shape, obs.shape[1:]):
         raise BadValue(f"{expected}; got shape {list(obs.shape)}")
+    if obs.size == 0:
+        raise BadValue(f"{expected}; got shape {list(obs.shape)}, an empty batch")
+    if not any(jnp.issubdtype(obs.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        raise BadValue(f"the policy knows observations of real numbers; got dtype {obs.dtype.name}")
     return obs
+
+
+def _check_key(key: Any) -> None:
+    """Refuses what is no random key: one of ``jax.random.key``, or the numbers of one of ``jax.random.PRNGKey``."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    is_typed = dtype is not None and jax.dtypes.issubdtype(dtype, jax.dtypes.prng_key) and shape == ()
+    if not is_typed and (dtype != jnp.uint32 or shape != jax.eval_shape(jax.random.PRNGKey, 0).shape):
+        got = repr(key) if dtype is None else f"{dtype}{list(key.shape)}"
+        raise BadValue(f"policy.act(obs, key) needs one random key, as jax.random.key(0) makes it; got {got}")
 
 
 def _trained(source: Result | str | Path) -> tuple[Config, Any]:
@@ -219,9 +238,17 @@ def _trained(source: Result | str | Path) -> tuple[Config, Any]:
 
 
 def _params_of(states: Any, config: Config, seed: int) -> PyTree:
-    if not 0 <= seed < config.seeds:
-        raise BadValue(f"seed must be one of the run's, 0 to {config.seeds - 1}, got {seed}")
+    _check_seed(seed, config.seeds)
     return jax.tree.map(lambda x: x[seed], (states.params.actor, states.phis))
+
+
+def _check_seed(seed: Any, num_seeds: int) -> None:
+    if not (_is_int(seed) and 0 <= seed < num_seeds):
+        raise BadValue(f"seed must be one of the run's, 0 to {num_seeds - 1}, got {seed!r}")
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int | np.integer) and not isinstance(value, bool)
 
 
 def _named(tree: PyTree) -> list[tuple[str, Any]]:

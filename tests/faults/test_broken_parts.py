@@ -20,6 +20,7 @@ import llmrl
 from llmrl.cli.main import _is_for_user
 from llmrl.envs import checked_environment, make, time_step
 from llmrl.envs.captions import Feature, binned
+from llmrl.results import policies
 from llmrl.results.policies import load_policy, save_policy
 from llmrl.training.loop import Result, make_trainer
 from llmrl.types import Box, Codes, Discrete, Environment, EnvSpec
@@ -424,6 +425,10 @@ def changed_number(path, folder):
     return rewritten(path, folder, stored)
 
 
+def drawing(key):
+    return lambda path, folder: load_policy(path).act(np.zeros(6, np.float32), key)
+
+
 POLICIES = {
     "no file": (lambda path, folder: load_policy(folder / "x.npz"), r"x\.npz is neither a policy's file nor a run's"),
     "no run": (lambda path, folder: load_policy(folder), "run"),
@@ -434,6 +439,28 @@ POLICIES = {
         r"changed\.npz has format=99, this llmrl reads format=\d",
     ),
     "another number": (changed_number, r"changed\.npz is damaged: its numbers are not those that were saved"),
+    "no observations": (
+        lambda path, folder: load_policy(path).act(np.zeros((0, 6), np.float32)),
+        r"policy.*observations of shape \[6\].*; got shape \[0, 6\], an empty batch",
+    ),
+    "a complex observation for a policy": (
+        lambda path, folder: load_policy(path).act(np.zeros(6, np.complex64)),
+        "policy knows observations of real numbers; got dtype complex64",
+    ),
+    "a number as key": (drawing(0), r"policy.act\(obs, key\) needs one random key.*; got 0"),
+    "a text as key": (drawing("x"), r"policy.act\(obs, key\) needs one random key.*; got 'x'"),
+    "two keys": (drawing(jax.random.split(LOUD)), r"policy.act\(obs, key\) needs one random key.*; got key<.*>\[2\]"),
+    "a vector as key": (drawing(np.zeros(3, np.uint32)), r"policy.act\(obs, key\) needs.*; got uint32\[3\]"),
+    "a float as key": (drawing(np.zeros(2, np.float32)), r"policy.act\(obs, key\) needs.*; got float32\[2\]"),
+    "a seed that a file does not have": (
+        lambda path, folder: load_policy(path, seed=7),
+        r"policy\.npz holds the policy of seed 0 alone, got seed=7",
+    ),
+    "a seed that is false": (lambda path, folder: load_policy(path, seed=False), "of seed 0 alone, got seed=False"),
+    "a seed of draws that is true": (
+        lambda path, folder: load_policy(path, draw_seed=True),
+        "draw_seed must be a whole number, got True",
+    ),
     "an observation of another length": (
         lambda path, folder: load_policy(path).act(np.zeros(3, np.float32)),
         r"policy.*observations of shape \[6\].*; got shape \[3\]",
@@ -477,6 +504,24 @@ def test_what_is_broken_is_refused_in_one_line(worlds, policy, tmp_path, part):
     assert re.search(says, message), message
     if part in ENVIRONMENTS:
         assert message.startswith("env.id 'broken_worlds_for_tests.broken'")
+
+
+@pytest.mark.parametrize("seed", [True, False, -1, 1])
+def test_a_seed_is_one_of_the_runs(seed, tmp_path):
+    config = llmrl.compose(*RUN, "method=ppo", "seeds=1")
+    with pytest.raises(ValueError, match=f"seed must be one of the run's, 0 to 0, got {seed}"):
+        save_policy(Result(config, {}, None, {}), tmp_path / "policy.npz", seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0.0, "0", None, np.float32(0), np.bool_(False)])
+def test_a_seed_is_a_whole_number(seed):
+    with pytest.raises(ValueError, match=re.escape(f"seed must be one of the run's, 0 to 0, got {seed!r}")):
+        policies._check_seed(seed, 1)
+
+
+def test_keys_of_both_kinds_draw_alike(policy):
+    acting, obs = load_policy(policy, seed=0), np.zeros(6, np.float32)
+    assert acting.act(obs, jax.random.PRNGKey(3)) == acting.act(obs, jax.random.key(3))
 
 
 def test_there_are_sixty_broken_parts():
