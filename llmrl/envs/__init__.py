@@ -140,6 +140,12 @@ def make_host(
     return env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """The parameters of one of our own environments with their defaults; empty for any other."""
+    maker = {**ENVIRONMENTS, **HOST_ENVIRONMENTS}.get(name)
+    return {} if maker is None else {key: each.default for key, each in inspect.signature(maker).parameters.items()}
+
+
 def _scaled(function: AuxFunction, factor: Any) -> AuxFunction:
     return lambda state, action, next_state: factor * function(state, action, next_state)
 
@@ -273,6 +279,7 @@ __all__ = [
     "checked_aux",
     "checked_environment",
     "clip_action",
+    "defaults_of",
     "dotted_name",
     "from_gymnax",
     "make",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from llmrl.envs import GOALS, LANGUAGE, NOVELTY, defaults_of
 from llmrl.settings.config import Config
 
 IGNORING = ("ppo", "rnd", "icm", "apt")
@@ -19,8 +20,14 @@ SECTIONS = {
 }
 """Sections of ``method`` that a method looks at. The others learn a reward: any section may matter, and the solver."""
 
-ASKING = {"language", "goals"}
+SOURCE_SECTIONS = {GOALS: "goals", NOVELTY: "novelty"}
+"""Sections of ``method`` that a source looks at, whatever the method."""
+
+ASKING = {LANGUAGE, GOALS}
 """Sources that a language model answers for."""
+
+UNHEARD = ("cache", "concurrency", "deadline", "retries", "requests_per_minute", "key_variable")
+"""Settings of ``llm`` that change how answers are fetched and not what they say."""
 
 
 def ignores_sources(config: Config) -> bool:
@@ -35,18 +42,42 @@ def identity(config: Config) -> dict[str, Any]:
     What is left out changes nothing: where results go, how they are computed, and what the method does not look at.
     """
     settings, method = asdict(config), config.method.name
-    looks_at = SECTIONS.get(method)
-    kept: dict[str, Any] = {key: settings[key] for key in ("env", "ppo")}
+    sources = () if ignores_sources(config) else tuple(config.aux.sources)
+    kept: dict[str, Any] = {"env": _environment(config), "ppo": settings["ppo"]}
     kept["total_steps"] = config.num_iterations * config.ppo.batch_size
-    if looks_at is None:
-        kept |= {key: settings[key] for key in ("method", "solver", "reward_from", "reward_seed")}
+    if method in SECTIONS:
+        sections = {*SECTIONS[method], *(SOURCE_SECTIONS[name] for name in sources if name in SOURCE_SECTIONS)}
+        kept["method"] = {key: settings["method"][key] for key in ("name", *sorted(sections))}
     else:
-        kept["method"] = {key: settings["method"][key] for key in ("name", *looks_at)}
+        kept |= {key: settings[key] for key in ("method", "solver", "reward_from", "reward_seed")}
     if not ignores_sources(config):
-        kept |= {key: settings[key] for key in ("aux", "captioner")}
-        if ASKING & set(config.aux.sources):
-            kept |= {key: settings[key] for key in ("llm", "num_chunks")}  # answers come between two chunks
+        kept["aux"] = _without(settings["aux"], () if LANGUAGE in sources else ("center",))
+    if ASKING.intersection(sources):
+        kept |= {key: settings[key] for key in ("captioner", "num_chunks")}  # answers come between two chunks
+        kept["llm"] = _without(settings["llm"], _unheard(config))
     return flat(kept)
+
+
+def _environment(config: Config) -> dict[str, Any]:
+    """The environment's settings, its own defaults filled in where they are known."""
+    given = {key: value for key, value in asdict(config.env).items() if value is not None}
+    defaults = defaults_of(config.env.name)
+    if not defaults:
+        return given
+    params = given.pop("params")
+    return {**defaults, **given, **params}
+
+
+def _unheard(config: Config) -> tuple[str, ...]:
+    """Settings of ``llm`` that change no answer of this config's provider."""
+    llm = config.llm
+    wrong = llm.noise > 0.0 or llm.adversarial
+    recorded = llm.provider == "recorded"
+    return (*UNHEARD, *(() if wrong else ("noise_seed", "noise_unit")), *(() if recorded else ("answers",)))
+
+
+def _without(settings: Mapping[str, Any], keys: tuple[str, ...]) -> dict[str, Any]:
+    return {key: value for key, value in settings.items() if key not in keys}
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -6,13 +6,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 from jax._src.interpreters import partial_eval
-from test_methods import KEYS, composed
+from test_methods import KEYS, ROWS, TINY, composed
 
 import llmrl
 from llmrl.assembly.methods import METHODS
 from llmrl.assembly.parts import build, make_environment, numbers_of, with_numbers
 from llmrl.runs.identity import IGNORING, SECTIONS, identity, ignores_sources, of_one_run
-from llmrl.settings.config import Config, MethodConfig
+from llmrl.settings.config import AuxConfig, Config, MethodConfig
 from llmrl.training import iteration
 from llmrl.training.iteration import first_state, iterate
 
@@ -38,11 +38,18 @@ def what_matters(config):
 
 
 # One of each kind; a run that has learned its reward is read as the run that learns it.
-@pytest.mark.parametrize("row", ["ppo", "add", "pbrs", "pies", "lirpg", "rnd", "icm", "apt", "ellm", "scalar"])
-def test_what_matters_to_a_program_is_in_its_identity(row, monkeypatch):
+@pytest.mark.parametrize(
+    ("row", "more"),
+    [
+        *((row, ()) for row in ("ppo", "add", "pbrs", "pies", "lirpg", "rnd", "icm", "apt", "ellm", "scalar")),
+        ("add", ("aux=[novelty,random]",)),
+        ("ppo", ("aux=[novelty,random]",)),
+    ],
+)
+def test_what_matters_to_a_program_is_in_its_identity(row, more, monkeypatch):
     # What is infinite is skipped, whoever said it; of sound sources nothing is asked there.
     monkeypatch.setattr(iteration, "_without_harm", lambda before, after, rollout: (after, jnp.zeros(())))
-    config = composed(row)
+    config = llmrl.compose(*TINY, *ROWS[row], *more) if more else composed(row)
     matters = what_matters(config)
     assert ("sources" in matters) == (not ignores_sources(config))
     assert matters - {"sources"} <= identity(config).keys()
@@ -68,8 +75,56 @@ def test_a_run_is_its_settings_and_its_seed_wherever_it_is_kept(method):
     ):
         assert not of_one_run(config, other)
     assert of_one_run(config, replace(config, total_steps=config.total_steps + 1))  # as many iterations
+    assert of_one_run(config, replace(config, env=replace(config.env, horizon=200)))  # the default, spelled out
     solver = replace(config, solver=replace(config.solver, num_terms=3))
     assert of_one_run(config, solver) == (method != "implicit")
+
+
+def hearing(source, method="add", **settings):
+    """A run of a source, with other settings by dotted name, ``__`` for a dot."""
+    config = Config(method=MethodConfig(method), aux=AuxConfig(sources={source: 1.0}))
+    for name, value in settings.items():
+        config = changed(config, name.split("__"), value)
+    return config
+
+
+def changed(config, names, value):
+    first, *rest = names
+    return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
+
+
+@pytest.mark.parametrize("method", ["ppo", "add", "pbrs", "dpba", "pies", "implicit"])
+@pytest.mark.parametrize(
+    ("source", "setting"),
+    [
+        ("novelty", {"method__novelty__learning_rate": 1.0}),
+        ("goals", {"method__goals__threshold": 0.5}),
+        ("goals", {"llm__noise": 0.5}),
+        ("language", {"aux__center": 0.0}),
+        ("language", {"llm__capacity": 2}),
+        ("language", {"llm__answers": "other"}),
+        ("language", {"llm__function": "hints.good"}),
+        ("language", {"captioner": "hints.words"}),
+    ],
+)
+def test_what_a_source_reads_counts_wherever_the_source_is_heard(method, source, setting):
+    def counts(source):
+        return not of_one_run(hearing(source, method), hearing(source, method, **setting))
+
+    assert counts(source) == (method != "ppo")
+    assert counts("harmful") == (method == "implicit" and any(key.startswith("method") for key in setting))
+
+
+FETCHED = {"cache": None, "concurrency": 2, "deadline": 5.0, "retries": 1, "noise_seed": 3, "noise_unit": "answer"}
+
+
+@pytest.mark.parametrize("source", ["language", "goals"])
+@pytest.mark.parametrize(("name", "value"), [*FETCHED.items(), ("answers", "other")])
+def test_how_answers_are_fetched_is_no_part_of_a_run(source, name, value):
+    one, other = (hearing(source, llm__provider="oracle", **more) for more in ({}, {f"llm__{name}": value}))
+    assert of_one_run(one, other)
+    one, other = (hearing(source, llm__noise=0.1, **more) for more in ({}, {f"llm__{name}": value}))
+    assert of_one_run(one, other) == (name not in ("noise_seed", "noise_unit", "answers"))
 
 
 def test_only_methods_that_exist_are_told_apart():

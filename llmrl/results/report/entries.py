@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmrl.analysis.comparison import MEASURES
+from llmrl.envs import defaults_of
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
 from llmrl.runs.identity import identity, ignores_sources
@@ -221,7 +222,12 @@ def sort_into_tasks(entries: Sequence[Entry], measure: str | None = None) -> lis
 
 def describe_env(config: Config) -> str:
     """The environment in words, with what was chosen of its settings."""
-    chosen = {key: value for key, value in asdict(config.env).items() if key != "name" and value not in (None, {})}
+    usual = defaults_of(config.env.name)
+    chosen = {
+        key: value
+        for key, value in asdict(config.env).items()
+        if key != "name" and value not in (None, {}, usual.get(key))
+    }
     name = chosen.pop("id", None) or config.env.name
     return ", ".join([name, *(f"{key}={value}" for key, value in chosen.items())])
 

@@ -342,8 +342,8 @@ def test_other_answers_are_another_source_and_ppo_hears_none_of_them(tmp_path):
             ("method=ppo", "aux=none", "seed=1"),
             ("method=implicit", "aux=language"),
             ("method=implicit", "aux=language", "aux.center=0"),
-            ("method=implicit", "aux=language", "llm.noise=0.5", "llm.concurrency=1", "track=tensorboard"),
-            ("method=implicit", "aux=language", "llm.noise=0.5", "seed=1"),
+            ("method=implicit", "aux=language", "llm.noise=0.5", "llm.max_requests=9", "track=tensorboard"),
+            ("method=implicit", "aux=language", "llm.noise=0.5", "llm.concurrency=1", "seed=1"),
             ("method=add", "aux=language", "llm.noise=0.5"),
         )
     )
@@ -354,12 +354,13 @@ def test_other_answers_are_another_source_and_ppo_hears_none_of_them(tmp_path):
     assert found["language, center=0"] == {"ppo": 6, "implicit": 3}
     noisy = found["language, noise=0.5"]
     assert noisy.pop("ppo") == 6 and noisy.pop("add") == 3
-    assert noisy == {"implicit, concurrency=1": 3, "implicit, concurrency=8": 3}
+    assert noisy == {"implicit, max_requests=9": 3, "implicit, max_requests=None": 3}
 
 
 def test_words_for_environments_and_sources():
     config = llmrl.compose("env=gridworld", "env.size=5", "aux=[harmful,random]", "aux.sources.random=0.5")
     assert describe_env(config) == "gridworld, size=5"
+    assert describe_env(llmrl.compose("env=gridworld", "env.size=10")) == "gridworld"  # the default, spelled out
     assert describe_source(config) == "harmful + 0.5 x random"
     assert describe_env(llmrl.compose("env=gymnax", "env.id=Acrobot-v1", "aux=none")) == "Acrobot-v1"
     assert describe_source(llmrl.compose("aux=none")) == "none"
