@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, NamedTuple
@@ -45,7 +46,8 @@ def gymnax_functions(
 
     Raises:
         ValueError: reset or step cannot be traced, steps change the state's structure, a leaf's shape, or its dtype in
-            a way that loses numbers; or it cannot be told which step is the outermost.
+            a way that loses numbers; it cannot be told which step is the outermost; or an object's own ``step`` or
+            ``reset`` stands in for its class's.
     """
     label = str(env.name) if name is None else name
     raw = _functions(env, params, label)
@@ -83,6 +85,12 @@ def _functions(env: Any, params: Any, label: str) -> _Functions:
             raise BadValue(
                 f"{label}: {type(inner).__name__}.{bypassed} changes what {own} does, and would be left out; "
                 f"expected the change in {own}"
+            )
+    for each, name in itertools.product((*wrappers, inner), ("step", "reset")):
+        if name in _own(each):  # such a function knows the object that it was made for, and that one resets by itself
+            raise BadValue(
+                f"{label}: {name} of this {type(each).__name__} object was replaced, and would be left out; expected "
+                f"the change in {name}_env, or in a wrapper's class"
             )
     around_ends = [w for w in wrappers if _defines(w, "step") or _defines(w, "reset")]
     inside = [w for w in wrappers if w not in around_ends and (_defines(w, "step_env") or _defines(w, "reset_env"))]
@@ -131,7 +139,7 @@ def _wrapped(wrappers: list[Any], inner: Any, params: Any, label: str) -> _Funct
 def _taken_off(env: Any) -> tuple[list[Any], Any]:
     """Wrappers, the outermost first, and what they wrap; gymnax's own keep it under this name."""
     wrappers = []
-    while "_env" in getattr(env, "__dict__", {}):
+    while "_env" in _own(env):
         wrappers.append(env)
         env = vars(env)["_env"]
     return wrappers, env
@@ -162,7 +170,12 @@ def _copied(x: Any) -> Any:
 
 
 def _defines(x: Any, name: str) -> bool:
-    return any(name in vars(kind) for kind in type(x).__mro__)
+    return name in _own(x) or any(name in vars(kind) for kind in type(x).__mro__)
+
+
+def _own(x: Any) -> dict[str, Any]:
+    """What an object itself holds, apart from its class."""
+    return getattr(x, "__dict__", {})
 
 
 def _overrides_later(kind: type, name: str, other: str) -> bool:

@@ -204,9 +204,34 @@ def test_a_wrapper_of_step_env_counts_too():
     assert env.step(KEY, env.reset(KEY)[0], jnp.int32(0))[1].reward == 0.5
 
 
+def replaced(env, name):
+    """The same object with a function of its own; ``step_env`` pays the half."""
+    original = getattr(env, name)
+
+    def function(*arguments):
+        obs, state, *others = original(*arguments)
+        return obs, state, *(0.5 * reward for reward in others[:1]), *others[1:]
+
+    setattr(env, name, function)
+    return env
+
+
+@pytest.mark.parametrize("wrap", [lambda env: env, LogWrapper, Tenth])
+def test_a_step_env_of_an_object_s_own_counts_too(wrap):
+    plain, half = (from_gymnax(wrap(env), env.default_params) for env in (CartPole(), replaced(CartPole(), "step_env")))
+    state, action = plain.reset(KEY)[0], jnp.int32(0)
+    assert half.step(KEY, state, action)[1].reward == 0.5 * plain.step(KEY, state, action)[1].reward
+
+
 @pytest.mark.parametrize(
     ("env", "says"),
     [
+        (replaced(CartPole(), "step"), "CartPole-v1: step of this CartPole object was replaced, and would be left out"),
+        (replaced(CartPole(), "reset"), "CartPole-v1: reset of this CartPole object was replaced"),
+        (Tenth(replaced(CartPole(), "step")), "CartPole-v1: step of this CartPole object was replaced"),
+        (replaced(Tenth(CartPole()), "step"), "CartPole-v1: step of this Tenth object was replaced"),
+        (LogWrapper(replaced(Halved(CartPole()), "reset")), "CartPole-v1: reset of this Halved object was replaced"),
+        (Tenth(replaced(GymnaxWrapper(CartPole()), "step_env")), "wrapper GymnaxWrapper changes step_env and Tenth"),
         (Reckless(), "CartPole-v1: Reckless.step changes what step_env does, and would be left out"),
         (Tenth(Halved(CartPole())), "wrapper Halved changes step_env and Tenth step"),
         (LegacyStepAPIWrapper(CartPole()), "LegacyStepAPIWrapper.step returned 5 values; expected (obs, state, reward"),
