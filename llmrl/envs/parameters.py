@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -14,16 +15,18 @@ import numpy as np
 
 from llmrl.settings.errors import BadValue, unknown
 
-_WORDS: dict[Any, str] = {
-    bool: "true or false",
-    int: "a whole number",
-    float: "a number",
-    str: "a word",
-    list: "a list",
-    tuple: "a list",
-    types.NoneType: "null",
+_WORDS: dict[Any, tuple[str, str]] = {
+    bool: ("true or false", "true or false"),
+    int: ("a whole number", "whole numbers"),
+    float: ("a number", "numbers"),
+    str: ("a word", "words"),
+    list: ("a list", "lists"),
+    tuple: ("a list", "lists"),
+    types.NoneType: ("null", "null"),
 }
-"""The types that are checked, and what errors call them."""
+"""The types that are checked, and what errors call one and several of them."""
+
+_UNFIT = object()
 
 
 def fitted(what: str, value: Any, declared: Any) -> Any:
@@ -32,20 +35,15 @@ def fitted(what: str, value: Any, declared: Any) -> Any:
     Args:
         what: the parameter and its owner, as errors begin.
         value: whatever was given; an array is taken as it is.
-        declared: an annotation, such as ``int`` or ``float | None``; one that is not made of plain types, such as
-            ``Any``, takes everything.
+        declared: an annotation, such as ``int``, ``list[float] | None`` or ``Literal["a", "b"]``; one that is not made
+            of plain types, such as ``Any``, takes everything.
 
     Raises:
         ValueError: the value is of another type.
     """
-    kinds = _kinds(declared)
-    value = value.item() if isinstance(value, np.generic) else value
-    if not kinds or type(value) in kinds or isinstance(value, jax.Array):
-        return value
-    for kind in kinds:
-        if _fits(value, kind):
-            return kind(value)
-    raise BadValue(f"{what} must be {' or '.join(dict.fromkeys(_WORDS[kind] for kind in kinds))}, got {value!r}")
+    if (taken := _taken(value, declared)) is _UNFIT:
+        raise BadValue(f"{what} must be {_in_words(declared)}, got {value!r}")
+    return taken
 
 
 def fitted_like(what: str, value: Any, default: Any) -> Any:
@@ -106,16 +104,68 @@ def _parameters(factory: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
         return inspect.signature(factory).parameters
 
 
-def _kinds(declared: Any) -> tuple[Any, ...]:
-    """The plain types that a declaration is made of; none where it has others too."""
-    union = typing.get_origin(declared) in (typing.Union, types.UnionType)
-    kinds = tuple(typing.get_origin(x) or x for x in (typing.get_args(declared) if union else (declared,)))
-    return kinds if all(isinstance(kind, type) and kind in _WORDS for kind in kinds) else ()
+def _alternatives(declared: Any) -> tuple[Any, ...]:
+    """The declarations that a declaration offers; none where it has one that is not checked."""
+    if typing.get_origin(declared) in (typing.Union, types.UnionType):
+        offered = [_alternatives(each) for each in typing.get_args(declared)]
+        return tuple(itertools.chain(*offered)) if all(offered) else ()
+    if typing.get_origin(declared) is typing.Annotated:
+        return _alternatives(declared.__origin__)
+    known = _kind(declared) in _WORDS or _kind(declared) is typing.Literal
+    return (declared,) if known else ()
 
 
-def _fits(value: Any, kind: Any) -> bool:
-    if kind is int:
-        return type(value) is float and value.is_integer()
-    if kind is float:
-        return type(value) is int
-    return kind in (list, tuple) and isinstance(value, list | tuple)
+def _kind(declared: Any) -> Any:
+    kind = typing.get_origin(declared) or declared
+    return kind if isinstance(kind, type) or kind is typing.Literal else None
+
+
+def _taken(value: Any, declared: Any) -> Any:
+    """A value in a declared type; ``_UNFIT`` where it is of another."""
+    alternatives = _alternatives(declared)
+    value = value.item() if isinstance(value, np.generic) else value
+    if not alternatives or isinstance(value, jax.Array):
+        return value
+    taken = [each for kind in alternatives if (each := _as(value, kind)) is not _UNFIT]
+    # The number as it is written, where a declaration has a place for it.
+    return next((each for each in taken if type(each) is type(value)), taken[0] if taken else _UNFIT)
+
+
+def _as(value: Any, declared: Any) -> Any:
+    kind, arguments = _kind(declared), typing.get_args(declared)
+    if kind is typing.Literal:
+        fitting = (each for each in arguments if _as(value, type(each)) == each or value is each)
+        return next(fitting, _UNFIT)
+    if kind in (list, tuple):
+        return _as_list(value, kind, arguments)
+    same = type(value) is kind
+    whole = kind is int and type(value) is float and value.is_integer()
+    return kind(value) if whole or (kind is float and type(value) is int) else value if same else _UNFIT
+
+
+def _as_list(value: Any, kind: Any, arguments: tuple[Any, ...]) -> Any:
+    if not isinstance(value, list | tuple):
+        return _UNFIT
+    if kind is list or arguments[1:] == (...,):
+        arguments = arguments[:1] * len(value)
+    elif arguments and len(arguments) != len(value):
+        return _UNFIT
+    items = [_taken(*pair) for pair in zip(value, arguments, strict=True)] if arguments else value
+    return _UNFIT if any(each is _UNFIT for each in items) else kind(items)
+
+
+def _in_words(declared: Any, several: bool = False) -> str:
+    return " or ".join(dict.fromkeys(_word(each, several) for each in _alternatives(declared)))
+
+
+def _word(declared: Any, several: bool) -> str:
+    kind, arguments = _kind(declared), typing.get_args(declared)
+    if kind is typing.Literal:
+        return f"one of {', '.join(map(repr, arguments))}"
+    word = _WORDS[kind][several]
+    if kind not in (list, tuple) or not arguments:
+        return word
+    if kind is list or arguments[1:] == (...,):
+        items = _in_words(arguments[0], several=True)
+        return f"{word} of {items}" if items else word
+    return f"{word} of {len(arguments)} ({', '.join(_in_words(each) or 'anything' for each in arguments)})"

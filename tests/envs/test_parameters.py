@@ -3,7 +3,7 @@
 import re
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import gymnax
 import jax
@@ -31,6 +31,16 @@ IDS = [id for id in gymnax.registered_envs if "MNIST" not in id]
         ("word", str, "word"),
         ([1, 2], list, [1, 2]),
         ([1, 2], tuple[int, ...], (1, 2)),
+        ([1, 2.0], list[int], [1, 2]),
+        ([1, 2], tuple[float, Any], (1.0, 2)),
+        ([[1], []], list[list[float]], [[1.0], []]),
+        ([1.5], list[int] | list[float], [1.5]),
+        ([], tuple[int, ...], ()),
+        ([{"a": 1}], list[dict], [{"a": 1}]),
+        ("b", Literal["a", "b"], "b"),
+        (1.0, Literal[1, 2], 1),
+        (None, Literal["a"] | None, None),
+        (5.0, Annotated[int, "any"], 5),
         (None, int | None, None),
         (2, float | int, 2),
         (2, float | str, 2.0),
@@ -55,7 +65,17 @@ def test_what_fits_stays_or_becomes_the_same_number(value, declared, expected):
         (True, float, "a number"),
         (float("inf"), int, "a whole number"),
         (5, str, "a word"),
-        (5, list[int], "a list"),
+        (5, list, "a list"),
+        (5, list[int], "a list of whole numbers"),
+        (["a"], list[int], "a list of whole numbers"),
+        ([True], list[int | None], "a list of whole numbers or null"),
+        ([1.5], tuple[int, ...], "a list of whole numbers"),
+        ([1, 2, 3], tuple[int, Any], "a list of 2 (a whole number, anything)"),
+        ([1, 2], tuple[int, str], "a list of 2 (a whole number, a word)"),
+        ([[1], [0.5]], list[list[int]], "a list of lists of whole numbers"),
+        ("c", Literal["a", "b"], "one of 'a', 'b'"),
+        (True, Literal[1, 2], "one of 1, 2"),
+        (3, Annotated[Literal["a"] | None, "any"], "one of 'a' or null"),
         ("x", int | None, "a whole number or null"),
     ],
 )
@@ -128,7 +148,7 @@ def test_a_factory_gets_what_it_declares():
     [
         ({"length": 12.5}, "parameter length of my.world must be a whole number, got 12.5"),
         ({"length": 12, "kind": 3}, "parameter kind of my.world must be a word, got 3"),
-        ({"length": 12, "walls": 3}, "parameter walls of my.world must be a list or null, got 3"),
+        ({"length": 12, "walls": 3}, "parameter walls of my.world must be a list of whole numbers or null, got 3"),
         ({"lenth": 12}, "unknown parameter of my.world 'lenth'; nearest: 'length'"),
         ({"kind": "wide"}, "my.world needs its parameter 'length', got ['kind']"),
     ],
