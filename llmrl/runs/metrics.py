@@ -10,10 +10,11 @@ import csv
 import json
 import os
 import platform
+import warnings
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import IO, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Shaped
@@ -89,13 +90,13 @@ def truncate(path: Path, iteration: int) -> None:
             raise BadValue(f"{path} is missing, though {iteration} iterations have been trained")
         return
     kept, last = [], -1
-    with path.open(newline="") as file:
+    with _opened(path) as file:
         for line in file:
             if not line.endswith("\n"):
                 break
             if kept:
-                number = int(line.split(",", 2)[1])
-                if number >= iteration:
+                number = _iteration_of(line)
+                if number is None or number >= iteration:
                     break
                 last = number
             kept.append(line)
@@ -108,6 +109,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
     """The curves in ``metrics.csv``, up to the last iteration that every seed has.
 
     A process that is killed while it writes leaves a row without its end, and an iteration without some of its seeds.
+    Where a row is damaged, the iterations before it are read; a warning says so where others come after it.
 
     Args:
         path: a file that ``append`` wrote.
@@ -116,15 +118,20 @@ def read(path: Path) -> dict[str, np.ndarray]:
         name -> [seeds, iterations]; float32, exactly as trained, but int64 for seed, iteration and env_steps.
 
     Raises:
-        ValueError: there is no complete row yet, or a row is damaged.
+        ValueError: there is no complete row yet, or the header is damaged.
     """
     names = _columns(path)
-    rows = _complete_lines(path)[1:]
-    if not rows:
+    if tuple(names[: len(INDEX)]) != INDEX:
+        raise BadValue(f"{path} must start with the columns {','.join(INDEX)}, got {','.join(names[: len(INDEX)])!r}")
+    lines = _complete_lines(path)[1:]
+    table = _sound_rows(lines, len(names))
+    if not len(table):
         raise BadValue(f"{path} holds no complete row yet")
-    table = np.loadtxt(rows, delimiter=",", ndmin=2, dtype=np.float64)
-    seeds = len(np.unique(table[:, 0]))
-    whole = len(table) - len(table) % seeds
+    seeds, whole = _whole_iterations(table)
+    if not whole:
+        raise BadValue(f"{path} holds no whole iteration of its {seeds} seeds")
+    if len(lines) - whole >= seeds:  # more than a kill leaves
+        warnings.warn(f"{path} is damaged: {len(lines) - whole} of its {len(lines)} rows are left out", stacklevel=2)
     curves = table[:whole].reshape(-1, seeds, len(names)).transpose(2, 1, 0)
     return {
         name: curve.astype(np.int64 if name in INDEX else np.float32) for name, curve in zip(names, curves, strict=True)
@@ -220,14 +227,54 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def _complete_lines(path: Path) -> list[str]:
-    with path.open(newline="") as file:
+    with _opened(path) as file:
         return [line for line in file if line.endswith("\n")]
+
+
+def _iteration_of(line: str) -> int | None:
+    """A row's iteration; None where the row is damaged."""
+    _, *rest = line.split(",", 2)
+    return int(rest[0]) if rest and rest[0].isdecimal() else None
+
+
+def _opened(path: Path) -> IO[str]:
+    """A file for reading; a byte order mark is skipped, and what cannot be decoded is no number."""
+    return path.open(newline="", encoding="utf-8-sig", errors="replace")
+
+
+def _sound_rows(lines: list[str], columns: int) -> Shaped[np.ndarray, "rows columns"]:
+    """The rows as numbers, up to the first that is damaged."""
+    try:
+        table = np.loadtxt(lines, delimiter=",", ndmin=2, dtype=np.float64) if lines else np.zeros((0, columns))
+        if table.shape[1] == columns:
+            return table
+    except ValueError:
+        pass
+    rows = []
+    for line in lines:
+        try:
+            row = [float(value) for value in line.split(",")]
+        except ValueError:
+            break
+        if len(row) != columns:
+            break
+        rows.append(row)
+    return np.array(rows, np.float64).reshape(-1, columns)
+
+
+def _whole_iterations(table: Shaped[np.ndarray, "rows columns"]) -> tuple[int, int]:
+    """How many seeds there are, and how many rows, from the first, are whole iterations of them in order."""
+    seeds = len(np.unique(table[table[:, 1] == table[0, 1], 0]))
+    index = table[: len(table) - len(table) % seeds, :2].reshape(-1, seeds, 2)
+    later = np.arange(len(index))[:, None, None] * np.array([0, 1])  # the same seeds, one iteration after another
+    sound = (index == index[:1] + later).all(axis=(1, 2))
+    return seeds, seeds * (len(index) if sound.all() else int(np.argmin(sound)))
 
 
 def _columns(path: Path) -> list[str]:
     if not path.exists():
         return []
-    with path.open(newline="") as file:
+    with _opened(path) as file:
         return next(csv.reader(file), [])
 
 

@@ -1,3 +1,4 @@
+import contextlib
 import json
 
 import numpy as np
@@ -89,6 +90,42 @@ def test_what_a_killed_process_wrote_in_part_is_left_out(tmp_path, lost):
     assert after.keys() == before.keys()
     for name, curve in before.items():
         np.testing.assert_array_equal(after[name], curve)
+
+
+DAMAGES = {
+    "half a row": lambda rows: [*rows, b"0,3,256,1.5\n"],
+    "bytes": lambda rows: [*rows, b"\xff\xfe\x00\x81\n", b"\xff"],
+    "a broken row": lambda rows: [*rows[:10], b"0,3,256,what,1,2\n", *rows[10:]],
+    "a longer row": lambda rows: [*rows[:10], rows[10].strip() + b",1\n", *rows[11:]],
+    "a lost row": lambda rows: [*rows[:10], *rows[11:]],
+    "a row twice": lambda rows: [*rows[:10], rows[9], *rows[10:]],
+    "a byte order mark": lambda rows: [b"\xef\xbb\xbf" + rows[0], *rows[1:10]],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_comes_before_a_damage_is_read(tmp_path, damage):
+    path = tmp_path / "metrics.csv"
+    append(path, chunk(0, 3), 0, 64)
+    before = read(path)
+    rest = chunk(3, 2) if damage.startswith(("a broken", "a lo", "a row")) else None
+    if rest:
+        append(path, rest, 3, 64)
+    path.write_bytes(b"".join(DAMAGES[damage](path.read_bytes().splitlines(keepends=True))))
+    with pytest.warns(UserWarning, match="is damaged") if rest else contextlib.nullcontext():
+        after = read(path)
+    assert after.keys() == before.keys()
+    for name, curve in before.items():
+        np.testing.assert_array_equal(after[name], curve)
+    truncate(path, 2)
+    assert read(path)["iteration"][0].tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("text", ["x,y\n1,2\n", "\n", "\x00\x81\n"])
+def test_a_file_of_other_columns_is_refused_in_one_line(tmp_path, text):
+    (tmp_path / "metrics.csv").write_text(text)
+    with pytest.raises(ValueError, match=r"must start with the columns seed,iteration,env_steps"):
+        read(tmp_path / "metrics.csv")
 
 
 @pytest.mark.parametrize("text", ["seed,iteration,env_steps,x\n", "seed,iteration,env_steps,x\n0,0,64,0.5"])

@@ -202,15 +202,16 @@ def test_names_from_files_are_escaped(tmp_path):
 def test_a_broken_run_is_listed_with_the_reason_and_the_others_are_reported(three, tmp_path):
     (three / "no_metrics").mkdir()
     (three / "no_metrics" / "config.yaml").write_text((three / "ppo" / "config.yaml").read_text())
-    for name, damage in (("torn", "0,0,2048,half"), ("text", "hello")):
+    for name, before, after in (("torn", "", "0,0,2048,half\n"), ("mark", "\ufeff", ""), ("text", "hello,", "")):
         path = write_run(three / name, "method=add", finished=False)
-        (path / "metrics.csv").write_text((path / "metrics.csv").read_text() + damage + "\n")
+        (path / "metrics.csv").write_text(before + (path / "metrics.csv").read_text() + after)
     (write_run(three / "bad_json", "method=add") / "summary.json").write_text("{")
     (write_run(three / "bad_yaml", "method=add") / "config.yaml").write_text("a: [")
     (write_run(three / "no_config", "method=add") / "config.yaml").unlink()
     page, _ = page_of([three, tmp_path / "nowhere"], tmp_path)
     listed = page.text[page.text.index("Not in this report") : page.text.index("Methods compared")]
-    for name in ("no_metrics", "torn", "text", "bad_json", "bad_yaml", "no_config", "nowhere"):
+    assert "torn: " not in listed and "mark: " not in listed
+    for name in ("no_metrics", "text", "bad_json", "bad_yaml", "no_config", "nowhere"):
         assert f"{name}: " in listed
     assert "metrics.csv is missing" in listed
     assert "no such directory" in listed
