@@ -88,9 +88,8 @@ def _environment_options(config: Config) -> dict[str, Any]:
         "aux_scale": config.aux.scale,
         "aux_function": config.aux.function,
         "aux_options": config.aux.options,
-        **options,
         "captioner": config.captioner,
-        **config.env.params,
+        "params": options | config.env.params,
     }
 
 

@@ -83,6 +83,7 @@ def make(
     aux_function: str | AuxFunction | None = None,
     aux_options: Mapping[str, Any] | None = None,
     captioner: str | Captioner | None = None,
+    params: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> Environment:
     """An environment with its auxiliary sources.
@@ -95,7 +96,8 @@ def make(
         aux_function: a source of one's own, as a function or its dotted path; it comes last and is called by its name.
         aux_options: options of the sources, each given to every chosen source that has it.
         captioner: words for states and steps, as for ``with_captioner``; None takes the environment's own, if any.
-        **kwargs: parameters of the environment.
+        params: parameters of the environment by name, whatever they are called; ``kwargs`` of the same name give way.
+        **kwargs: the same, where no argument above has their name.
 
     Returns:
         The environment.
@@ -107,6 +109,7 @@ def make(
         ImportError: the dotted path's module cannot be imported.
         TypeError: as ``checked_aux`` and ``with_captioner``.
     """
+    kwargs |= params or {}
     chosen = (aux,) if isinstance(aux, str) else tuple(aux)
     env = _in_words(_build(name, kwargs), name, captioner, chosen, kwargs)
     factors = aux if isinstance(aux, Mapping) else {}
@@ -123,12 +126,14 @@ def make_host(
     aux_function: str | AuxFunction | None = None,
     aux_options: Mapping[str, Any] | None = None,
     captioner: str | Captioner | None = None,
+    params: Mapping[str, Any] | None = None,
     **kwargs: Any,
 ) -> HostEnvironment:
     """An environment that only Python can step, with its auxiliary sources; arguments and errors as for ``make``.
 
     Every source gives one value.
     """
+    kwargs |= params or {}
     if name not in HOST_ENVIRONMENTS:
         raise unknown("environment of the host", name, HOST_ENVIRONMENTS)
     _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(HOST_ENVIRONMENTS[name]).parameters)

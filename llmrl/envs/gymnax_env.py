@@ -19,7 +19,7 @@ from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
 
-def gymnax_env(id: str, horizon: int | None = None, **params: Any) -> Environment:
+def gymnax_env(id: str, /, horizon: int | None = None, **params: Any) -> Environment:
     """A gymnax environment by its id; rewards, physics and time limit are gymnax's own.
 
     Args:

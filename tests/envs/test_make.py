@@ -1,16 +1,20 @@
 """The one dictionary of names: every environment and source keeps the protocol, every wrong name is explained."""
 
 import functools
+import inspect
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import llmrl
+from llmrl.assembly.parts import make_environment
 from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, HOST_ENVIRONMENTS, make, make_host, step_with_reset, with_aux
 from llmrl.settings.errors import unknown
 from llmrl.types import Discrete
@@ -238,3 +242,29 @@ def examples(monkeypatch):
 def test_what_is_wrong_with_an_environments_path_is_said(examples, path, settings, error, message):
     with pytest.raises(error, match=message):
         make(path, aux=(), **settings)
+
+
+OWN_ARGUMENTS = [*inspect.signature(make).parameters]
+
+
+@pytest.mark.parametrize("parameter", OWN_ARGUMENTS)
+def test_a_parameter_called_as_an_argument_of_make_reaches_the_environments_function(parameter, monkeypatch):
+    given, module = [], ModuleType("worlds_with_names_for_tests")
+    monkeypatch.setitem(sys.modules, module.__name__, module)
+    world = make("gridworld", aux=(), size=3)
+    monkeypatch.setattr(module, "open", lambda **parameters: given.append(parameters) or world, raising=False)
+    monkeypatch.setattr(module, "closed", lambda: world, raising=False)
+    words = ["env=gymnax", "aux=none", "method=ppo", f"+env.params.{parameter}=cartpole"]
+    assert make_environment(llmrl.compose(*words, f"env.id={module.__name__}.open")) is world
+    assert given == [{parameter: "cartpole"}]
+    for id in (f"{module.__name__}.closed", "CartPole-v1"):
+        with pytest.raises(ValueError, match=f"unknown parameter of {id} '{parameter}'"):
+            make_environment(llmrl.compose(*words, f"env.id={id}"))
+
+
+@pytest.mark.parametrize("maker", [make, make_host])
+def test_parameters_by_name_are_the_keywords(maker):
+    name = "crafter" if maker is make_host else "gridworld"
+    assert maker(name, aux=(), params={"horizon": 7}).spec == maker(name, aux=(), horizon=7).spec
+    with pytest.raises(ValueError, match=f"unknown parameter of {name} 'name'"):
+        maker(name, aux=(), params={"name": "cartpole"})
