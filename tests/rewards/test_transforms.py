@@ -278,7 +278,7 @@ def test_the_intrinsic_reward_starts_at_0_and_is_bounded_by_its_coefficient(roll
 def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
     """It is shrunk by its evidence, but not to nothing, and differentiated as if that were 1."""
     plain, transform = (blend(DISCRETE, bound=None, evidence=evidence) for evidence in (False, True))
-    phi, state = transform.init(KEY)
+    phi, _ = transform.init(KEY)
     learned = {group: jax.tree.map(lambda x: x + 0.3, phi[group]) for group in ("scalar", "network")}
 
     def reward(transform, share):
@@ -286,7 +286,7 @@ def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
 
         def total(learned):
             parts = learned if transform is plain else learned | {"evidence": known}
-            return jnp.sum(paid(transform, rollout, parts, state).reward)
+            return jnp.sum(paid(transform, rollout, parts).reward)
 
         return jax.jit(jax.value_and_grad(total))(learned)
 
@@ -301,12 +301,12 @@ def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
 @pytest.mark.parametrize("group", ["scalar", "network"])
 def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned_in_units_of_it(rollout, group):
     transform = blend(DISCRETE, bound=None, evidence=True)
-    phi, state = transform.init(KEY)
+    phi, _ = transform.init(KEY)
     phi = phi | {name: jax.tree.map(lambda x: x + 0.3, phi[name]) for name in ("scalar", "network")}
     last = {"scalar": lambda x: x, "network": lambda x: x["params"]["Dense_1"]}[group]
 
     def total(phi):
-        return jnp.sum(jnp.square(paid(transform, rollout, phi, state).reward))
+        return jnp.sum(jnp.square(paid(transform, rollout, phi).reward))
 
     slope = jax.jit(jax.grad(total))(phi)
     # Whatever is learned enters by its last layer, linearly.
