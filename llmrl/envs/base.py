@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.tracing import described, traced
@@ -127,6 +128,17 @@ def strongly_typed(tree: PyTree) -> PyTree:
         return jnp.asarray(x, dtype=jnp.result_type(x))
 
     return jax.tree.map(strong, tree)
+
+
+def key_of_seed(seed: Any) -> PRNGKeyArray:
+    """``jax.random.key(seed)``, which by itself takes a seed modulo 2^32.
+
+    Raises:
+        ValueError: the seed is negative or needs more than 32 bits.
+    """
+    if isinstance(seed, int | np.integer) and not 0 <= seed < 2**32:
+        raise BadValue(f"seed must be a whole number from 0 to {2**32 - 1}, got {seed!r}")
+    return jax.random.key(seed)
 
 
 def require_positive_int(name: str, value: object) -> None:

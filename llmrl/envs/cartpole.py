@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
-from llmrl.envs.base import AuxFunction, action_shape, clip_action, require_positive_int, time_step
+from llmrl.envs.base import AuxFunction, action_shape, clip_action, key_of_seed, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
@@ -187,7 +187,7 @@ def random(seed: int = 0, frequency: float = 3.0) -> AuxFunction:
     Returns:
         A function of (state, action, next_state) that returns [].
     """
-    discrete_key, continuous_key = jax.random.split(jax.random.key(seed))
+    discrete_key, continuous_key = jax.random.split(key_of_seed(seed))
     weights_per_action = jax.random.normal(discrete_key, (2, 4), jnp.float32)
     joint_weights = jax.random.normal(continuous_key, (5,), jnp.float32)
 

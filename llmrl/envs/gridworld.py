@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from llmrl.envs.base import AuxFunction, require_positive_int, time_step
+from llmrl.envs.base import AuxFunction, key_of_seed, require_positive_int, time_step
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
@@ -129,7 +129,7 @@ def random(*, size: int, seed: int = 0, magnitude: float = 0.1) -> AuxFunction:
     Returns:
         A function of (state, action, next_state) that returns [].
     """
-    table = jax.random.uniform(jax.random.key(seed), (size, size, len(MOVES)), jnp.float32, -magnitude, magnitude)
+    table = jax.random.uniform(key_of_seed(seed), (size, size, len(MOVES)), jnp.float32, -magnitude, magnitude)
     return lambda state, action, next_state: table[state.position[0], state.position[1], action]
 
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from llmrl.envs.base import AuxFunction
+from llmrl.envs.base import AuxFunction, key_of_seed
 from llmrl.types import EnvState
 
 LOUD, FAINT = 100.0, 0.001
@@ -65,4 +65,4 @@ def _changed(factory: Factory, change: Callable[[Float[Array, ""], EnvState], Ar
 
 def random_table(shape: tuple[int, ...], seed: int, magnitude: float) -> Float[Array, "..."]:
     """Fixed random numbers, uniform in [-magnitude, magnitude], to be looked up by state and action."""
-    return jax.random.uniform(jax.random.key(seed), shape, jnp.float32, -magnitude, magnitude)
+    return jax.random.uniform(key_of_seed(seed), shape, jnp.float32, -magnitude, magnitude)

@@ -127,8 +127,8 @@ def load_policy(source: str | Path, seed: int | None = None, draw_seed: int = 0)
             it does not have that seed.
     """
     source = Path(source)
-    if not _is_int(draw_seed):
-        raise BadValue(f"draw_seed must be a whole number, got {draw_seed!r}")
+    if not (_is_int(draw_seed) and 0 <= draw_seed < 2**32):
+        raise BadValue(f"draw_seed must be a whole number from 0 to {2**32 - 1}, got {draw_seed!r}")
     if source.is_dir():
         config, states = _trained(source)
         spec = any_environment(config).spec
@@ -195,7 +195,7 @@ def _policy(
                 "policy.act(obs) inside jit, vmap or scan would draw the same action at every call: pass a key, or "
                 "deterministic=True"
             )
-        return numbered(actor, obs, np.uint32(draw_seed % 2**32), np.uint32(next(counts) % 2**32))
+        return numbered(actor, obs, np.uint32(draw_seed), np.uint32(next(counts) % 2**32))
 
     def distribution(obs):
         return policy.distribution(actor, _observations(obs, spec.obs_shape))

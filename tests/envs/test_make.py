@@ -20,6 +20,12 @@ from llmrl.settings.errors import unknown
 from llmrl.types import Discrete
 
 KEY = jax.random.key(0)
+
+
+def takes_a_seed(name, source):
+    return "seed" in inspect.signature(AUX_SOURCES[name][source]).parameters
+
+
 SLOW = ("craftax_classic",)
 """Many operations, and the contract has each of them compiled three times."""
 
@@ -207,6 +213,15 @@ def test_who_runs_in_python_has_a_door_of_its_own():
 def test_a_wrong_name_is_explained(kwargs, says):
     with pytest.raises(ValueError, match=says):
         make(**kwargs)
+
+
+@pytest.mark.parametrize("seed", [2**32 + 1, 2**32, -1, 2**70])
+@pytest.mark.parametrize(
+    ("name", "source"), [(n, s) for n in AUX_SOURCES for s in AUX_SOURCES[n] if takes_a_seed(n, s)]
+)
+def test_a_seed_that_would_be_another_is_refused(name, source, seed):
+    with pytest.raises(ValueError, match=f"seed must be a whole number from 0 to 4294967295, got {seed}"):
+        make(name, aux=source, aux_options={"seed": seed})
 
 
 def test_unknown_lists_everything_when_nothing_is_near():

@@ -459,7 +459,11 @@ POLICIES = {
     "a seed that is false": (lambda path, folder: load_policy(path, seed=False), "of seed 0 alone, got seed=False"),
     "a seed of draws that is true": (
         lambda path, folder: load_policy(path, draw_seed=True),
-        "draw_seed must be a whole number, got True",
+        "draw_seed must be a whole number from 0 to 4294967295, got True",
+    ),
+    "a seed of draws that is too large": (
+        lambda path, folder: load_policy(path, draw_seed=2**32 + 1),
+        "draw_seed must be a whole number from 0 to 4294967295, got 4294967297",
     ),
     "an observation of another length": (
         lambda path, folder: load_policy(path).act(np.zeros(3, np.float32)),
