@@ -6,9 +6,9 @@ import re
 from collections.abc import Sequence
 from itertools import accumulate
 
-_TAGS = "think|thinking|thought|reasoning"
-_BEGINS = re.compile(rf"\s*(?:<(?:{_TAGS})>|\[THINK\]|\u25c1think\u25b7|<\|channel\|>analysis)", re.IGNORECASE)
-_ENDS = re.compile(rf"</(?:{_TAGS})>|\[/THINK\]|\u25c1/think\u25b7|<\|channel\|>final<\|message\|>", re.IGNORECASE)
+_TAGS = r"(?:[\w-]+:)?(?:think|thinking|thought|reasoning)"
+_BEGINS = re.compile(rf"\s*(?:<{_TAGS}>|\[THINK\]|\u25c1think\u25b7|<\|channel\|>analysis)", re.IGNORECASE)
+_ENDS = re.compile(rf"</{_TAGS}>|\[/THINK\]|\u25c1/think\u25b7|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 
 
 def answer_begins(text: str) -> int | None:
@@ -34,5 +34,9 @@ def answer_token(chosen: Sequence[str], answer: str, thought: bool) -> int:
         begins = said.rfind(answer.strip())
     if begins < 0:
         return len(chosen)
-    ends = accumulate(map(len, chosen))
-    return next((index for index, end in enumerate(ends) if end > begins), len(chosen))
+    ends = list(accumulate(map(len, chosen)))
+    # A token may hold the mark's last letters and an empty line after them: the answer is not in it.
+    starts = (end - len(token) for end, token in zip(ends, chosen, strict=True))
+    spans = enumerate(zip(starts, ends, strict=True))
+    holds = (i for i, (start, end) in spans if end > begins and (start >= begins or said[begins:end].strip()))
+    return next(holds, len(chosen))

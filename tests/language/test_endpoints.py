@@ -18,6 +18,7 @@ pytest.importorskip("openai")
 
 from llmrl.language import Budget, Manners, fill, make_labeller, make_provider, open_cache, probe
 from llmrl.language.asking import Asker
+from llmrl.language.providers.endpoint import _error_within, _refused, _status_within
 from llmrl.language.providers.network import find_proxy
 from llmrl.language.question import FATAL, FINAL, PASSING, Unanswered, questions
 from llmrl.language.spending import Ledger
@@ -155,6 +156,48 @@ def test_an_error_with_status_200_is_shown(behaviour, kind, config, words):
     failure, *_ = ask(provider, questions(provider, words, 3)[0], replace(CALM, retries=0))
     assert failure.kind == kind
     assert "the GPU is on fire" in str(failure)
+
+
+FIRE = "the GPU is on fire"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"errors": FIRE},
+        {"errors": [FIRE]},
+        {"errors": [{"message": FIRE}]},
+        {"errors": {"message": FIRE}},
+        [{"error": {"message": FIRE}}],
+        [{"error": FIRE}],
+        {"detail": [{"loc": ["body"], "msg": FIRE}]},
+        {"detail": [FIRE]},
+        {"message": None, "detail": FIRE},
+    ],
+)
+def test_an_error_is_recognised_wherever_it_stands(body):
+    error = _error_within(body)
+    assert error is not None and FIRE in _refused(_status_within(error), error, {}, str).args[0]
+    assert FIRE in _refused(500, body, {}, str).args[0]
+
+
+@pytest.mark.parametrize("body", [None, [], {}, {"errors": []}, {"errors": None}, {"detail": []}, [1], {"data": [{}]}])
+def test_what_is_no_error_is_none(body):
+    assert _error_within(body) is None
+
+
+@pytest.mark.parametrize(
+    ("message", "kind"),
+    [
+        ("top_logprobs not supported", "no_logprobs"),
+        ("Unsupported parameter: 'top_logprobs'", "no_logprobs"),
+        ("logprobs is not supported", "no_logprobs"),
+        ("top_logprobs must be at most 5", "refused_request"),
+        ("top_logprobs=20 is not supported, the maximum is 5", "refused_request"),
+    ],
+)
+def test_no_log_probabilities_are_told_from_too_many(message, kind):
+    assert _refused(400, {"error": {"message": message}}, {}, str).kind == kind
 
 
 def test_what_a_model_does_not_support_is_refused_once_and_then_asked_otherwise(config, words, hostile, caplog):

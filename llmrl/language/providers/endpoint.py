@@ -33,6 +33,11 @@ _NOT_SUPPORTED = re.compile(
     r"only \S+ is (?:allowed|supported)",
     re.IGNORECASE,
 )
+_TOO_MANY = re.compile(
+    r"at most|maximum|exceed|between|range|up to|(?:less|greater|more|fewer|larger) than", re.IGNORECASE
+)
+"""What is said of a number that is too large, rather than of a parameter that there is not."""
+
 _STATUS_OF = {
     "invalid_api_key": 401,
     "model_not_found": 404,
@@ -226,20 +231,29 @@ def _unsupported(status: int, message: str, code: str) -> str | None:
     """The parameter that a model does not support, by what its server says."""
     if status not in (400, 403, 422) or not (code.startswith("unsupported") or _NOT_SUPPORTED.search(message)):
         return None
-    named = re.search(r"\b(?:max_tokens|temperature|logprobs)\b", message)
-    return named.group() if named else None
+    named = re.search(r"\b(?:max_tokens|temperature|(?:top_)?logprobs)\b", message)
+    if not named or (named.group() == "top_logprobs" and _TOO_MANY.search(message)):
+        return None
+    return named.group().removeprefix("top_")
 
 
 def _error_within(body: Any) -> dict[str, Any] | None:
-    """The error that a server reports with status 200 instead of an answer, as ``{"error": ...}`` or in a choice."""
+    """The error that a server reports with status 200 instead of an answer: ``{"error": ...}``, ``{"errors": ...}``,
+    ``{"message": ...}`` or ``{"detail": ...}``, also in a list or in a choice."""
+    body = _first(body)
     if not isinstance(body, dict):
         return None
-    choices = body.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices else None
+    first = _first(body.get("choices"))
     if isinstance(first, dict):
         return {"error": first["error"]} if first.get("error") else None
-    says_so = body.get("error") or body.get("object") == "error"
-    return body if says_so or isinstance(body.get("message", body.get("detail")), str) else None
+    says_so = body.get("error") or body.get("errors") or body.get("object") == "error"
+    said = body.get("message") or body.get("detail")
+    return body if says_so or (said and isinstance(said, str | list)) else None
+
+
+def _first(said: Any) -> Any:
+    """Of a list its first element, of anything else itself."""
+    return said[0] if isinstance(said, list) and said else said
 
 
 def _status_within(error: dict[str, Any]) -> int:
@@ -252,12 +266,13 @@ def _status_within(error: dict[str, Any]) -> int:
 
 def _message(body: Any) -> tuple[str, str]:
     """The message and the code of an error's body, wherever a server puts them."""
+    body = _first(body)
     if isinstance(body, dict):
-        inner = body.get("error")
+        inner = _first(body.get("error") or body.get("errors"))
         inner = inner if inner and isinstance(inner, dict | str) else body
         if isinstance(inner, str):
             inner = {"message": inner, "code": body.get("code")}
-        return _line(inner.get("message") or inner.get("detail")), str(inner.get("code") or "")
+        return _line(inner.get("message") or inner.get("detail") or inner.get("msg")), str(inner.get("code") or "")
     return (_line(body) if isinstance(body, str) else ""), ""
 
 
