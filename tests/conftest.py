@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -33,7 +34,10 @@ CHECKED = (
     "results",
     "rewards",
     "runs",
-    "studies",
+    "studies.carry_out",
+    "studies.compare",
+    "studies.figures",
+    "studies.sweeps",
     "training",
     "trust",
     "types",
@@ -42,6 +46,9 @@ install_import_hook([f"llmrl.{room}" for room in CHECKED], "beartype.beartype")
 
 
 def pytest_configure(config):
+    # A job in the background of a shell ignores Ctrl-C, and so would the processes that tests interrupt.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     jax.config.update("jax_numpy_dtype_promotion", "strict")
     # Where the suite runs on a GPU, what it compares with is not to be rounded to 10 bits either.
     jax.config.update("jax_default_matmul_precision", "highest")

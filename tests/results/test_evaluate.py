@@ -131,7 +131,7 @@ def test_which_way_to_act_is_better(drawn, deterministic, better, capsys):
         "deterministic": pytest.approx(deterministic.mean()),
         "better": better,
     }
-    show_summary({"final": {}, "acting": found}, "a run")
+    show_summary({"final": {}, "seeds": 5, "acting": found}, "a run")
     said = {"drawn": "policy.act(obs);", "deterministic": "policy.act(obs, deterministic=True);"}
     assert said.get(better, "no difference beyond chance;") in capsys.readouterr().out
 
