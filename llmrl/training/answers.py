@@ -13,7 +13,18 @@ import numpy as np
 
 from llmrl.assembly.sources import rules_of
 from llmrl.envs import GOALS, LANGUAGE
-from llmrl.language import Labeller, Table, empty, has_answered, make_provider, merge, open_labeller, probe, size
+from llmrl.language import (
+    Labeller,
+    Provider,
+    Table,
+    empty,
+    has_answered,
+    make_provider,
+    merge,
+    open_labeller,
+    probe,
+    size,
+)
 from llmrl.rewards import Heard
 from llmrl.settings.config import Config, LLMConfig
 from llmrl.settings.errors import BadValue, CannotRun
@@ -94,7 +105,8 @@ def listening(
     try:
         table = known
         if table is None:
-            at_once = make_provider(config.llm, captioner, name).answer_now is not None
+            provider = provider_of(config, env)
+            at_once = provider is not None and provider.answer_now is not None
             keys = _answered_at_once(config.llm, captioner) if at_once else ()
             table = _empty(config.llm, captioner, len(keys))
             if len(keys):
@@ -139,6 +151,14 @@ def _asks(config: Config, env: Environment | HostEnvironment) -> bool:
     """Whether a source has words that somebody has to be asked about; a rule that suggests goals has none."""
     by_rule = rules_of(config, env.captioner) is not None
     return LANGUAGE in config.aux.sources or (GOALS in config.aux.sources and not by_rule)
+
+
+def provider_of(config: Config, env: Environment | HostEnvironment) -> Provider | None:
+    """Who answers for a config's sources; None where no model is asked. Errors as for ``make_provider``."""
+    if not _asks(config, env):
+        return None
+    captioner: Any = env.captioner
+    return make_provider(config.llm, captioner, recorded_as(config, captioner))
 
 
 def _all_at_once(config: Config, keys: Sequence[int], labeller: Labeller, table: Table) -> Table:

@@ -32,7 +32,7 @@ from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
 from llmrl.training import hosts, transfer
-from llmrl.training.answers import Listener, hearing, misses_of
+from llmrl.training.answers import Listener, hearing, misses_of, provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import (
     Pieces,
@@ -265,10 +265,13 @@ def train(config: Config) -> Result:
 def check(config: Config) -> None:
     """Refuses what ``train`` would refuse of the environment, its sources and the method, without training or writing.
 
+    A language model's provider is made too, and nothing is asked.
+
     Raises:
-        ValueError: as for ``train``, and whatever else making the environment raises.
+        ValueError: as for ``train``, and whatever else making the environment or the provider raises.
     """
-    _prepared(config)
+    config, trainer = _prepared(config)
+    provider_of(config, trainer.env)
 
 
 def _prepared(config: Config) -> tuple[Config, Trainer]:

@@ -104,9 +104,11 @@ def test_a_run_that_fails_is_named_and_the_others_are_shown(tmp_path, fake_train
         (["env=cartpole", "method=add", "aux=none"], ("pbrs",), "method=pbrs"),
         (["env=gymnax", "env.id=Acrobot-v1"], ("ppo",), r"got aux=harmful: choose aux=none, or .* aux=function"),
         (["env=cartpole", "method=frozen", "reward_from=nowhere"], ("ppo",), "nowhere"),
+        (["aux=language", "llm=oracle", "llm.function=nope.f"], ("ppo",), r"llm\.function"),
+        (["aux=language", "llm=recorded", "llm.answers=/nope.jsonl"], ("ppo",), r"recorded answers '/nope\.jsonl'"),
     ],
 )
 def test_what_one_method_cannot_have_is_said_before_any_is_trained(typed, beside, message, tmp_path, fake_train):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, ImportError), match=message):
         compare(typed, beside, tmp_path / "x", train=fake_train)
     assert fake_train.configs == {} and not (tmp_path / "x").exists()
