@@ -22,6 +22,7 @@ from llmrl.rewards import task_signal
 from llmrl.rewards.bonus import BonusState
 from llmrl.settings.config import CURVATURES, DATA, GRADIENTS, SCHEDULES, SOLVERS, SURROGATES, Config
 from llmrl.settings.errors import unknown
+from llmrl.settings.overrides import config_dir
 from llmrl.settings.validation import validate
 from llmrl.training.loop import make_trainer
 
@@ -133,6 +134,9 @@ def numbers_of(row, factors):
 def test_no_name_is_missing():
     configs = [composed(row) for row in ROWS]
     assert {config.method.name for config in configs} == set(METHODS)
+    words = {word for row in ROWS.values() for word in row}
+    for group in ("method", "solver"):
+        assert {f"{group}={file.stem}" for file in (config_dir() / group).glob("*.yaml")} <= words
     learning = [config for config in configs if config.method.name not in UNLEARNED]
     implicit = [config for config in learning if config.method.outer.gradient == "implicit"]
     assert {config.method.outer.gradient for config in learning} == set(GRADIENTS)

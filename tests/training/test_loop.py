@@ -314,7 +314,13 @@ def test_chunks_cover_the_run_with_few_programs(num_iterations):
 
 GROUPS = ("env", "aux", "method", "solver", "ppo", "experiment")
 FILES = [(group, file.stem) for group in GROUPS for file in sorted((overrides.config_dir() / group).glob("*.yaml"))]
-CHOICES = [(group, name) for group, name in FILES if name not in HOST_ENVIRONMENTS]
+COMPILED_ELSEWHERE = ("method", "solver")
+"""Of these groups, each choice is also traced with its numbers, compiled and run in assembly/test_methods.py."""
+CHOICES = [
+    pytest.param(group, name, marks=pytest.mark.slow if group in COMPILED_ELSEWHERE else ())
+    for group, name in FILES
+    if name not in HOST_ENVIRONMENTS
+]
 GOALS = f"method.goals.table='{Path(__file__).parents[1] / 'goals.jsonl'}'"
 PARTNERS = {
     "gymnax": ("env.id=Acrobot-v1", "aux=none", "method=ppo"),
@@ -323,6 +329,7 @@ PARTNERS = {
     "potential": ("env=gridworld",),
     "hints": ("env=craftax_classic",),
     "distracting": ("env=craftax_classic",),
+    **dict.fromkeys(("fair", "farmable", "rare", "useless", "loud", "faint"), ("env=crumbs",)),
     "frozen": ("reward_from=elsewhere", "method.reward_of=scalar"),
     "ellm": (GOALS,),
     "ellm_pretrained": (GOALS,),
@@ -332,9 +339,8 @@ PARTNERS = {
 
 def of_group(group):
     """Where the method is not the question, one that is quick to trace; and a source where there is one to weigh."""
-    return {"env": ("method=add",), "aux": ("method=add",), "method": ("aux=harmful",), "solver": ("aux=harmful",)}.get(
-        group, ()
-    )
+    quick, heard = ("method=add",), ("aux=harmful",)
+    return {"env": quick, "aux": quick, "ppo": quick, "method": heard, "solver": heard}.get(group, ())
 
 
 def shapes(tree):
