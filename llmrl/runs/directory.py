@@ -52,7 +52,7 @@ class Run(NamedTuple):
     Attributes:
         path: the directory.
         config: its settings.
-        finished: whether a summary says that all iterations are done.
+        finished: whether a summary says that all iterations of the config are done.
         extended_from: total_steps at which the run was finished until this process opened it with more; None where it
             did not.
     """
@@ -87,7 +87,7 @@ class Run(NamedTuple):
 def open_run(config: Config) -> Iterator[Run]:
     """Holds ``config.run_dir`` for this process, creating it where there is none.
 
-    A finished run that is opened with a larger ``total_steps`` is extended: it is unfinished from then on.
+    A finished run that is opened with a larger ``total_steps`` is to be extended; ``restore`` makes it so on the disk.
 
     Args:
         config: the run's settings, with a ``run_dir``.
@@ -108,7 +108,8 @@ def open_run(config: Config) -> Iterator[Run]:
             extended_from = _claim(path, config)
         (path / FAILURE).unlink(missing_ok=True)
         try:
-            yield Run(path, config, (path / "summary.json").exists(), extended_from)
+            finished = (path / "summary.json").exists() and _done(path) >= config.num_iterations
+            yield Run(path, config, finished, extended_from)
         except Exception as error:
             with suppress(OSError):  # a disk that is full has no room for this either
                 metrics.replace_file(path / FAILURE, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
@@ -145,6 +146,9 @@ def load_run(run_dir: str | Path) -> Run:
 def restore(run: Run, like: PyTree) -> tuple[PyTree, int] | None:
     """The state to go on from; ``metrics.csv`` is cut off where that state was saved.
 
+    A finished run that was opened to be extended is unfinished from then on, under the new ``total_steps``. Where the
+    state cannot be restored, it stays the finished run that it is.
+
     Args:
         run: an open run.
         like: a state of the same structure, e.g. the initial one.
@@ -154,6 +158,9 @@ def restore(run: Run, like: PyTree) -> tuple[PyTree, int] | None:
     """
     restored = checkpoint.restore(run.checkpoints_path, like)
     metrics.truncate(run.metrics_path, restored[1] if restored else 0)
+    if run.extended_from is not None:
+        with _told_when_full(run.path):
+            _extend(run, run.extended_from)
     return restored
 
 
@@ -263,7 +270,7 @@ def _claim(path: Path, config: Config) -> int | None:
     """Makes the directory this config's.
 
     Returns:
-        The ``total_steps`` of the finished run that is extended; None where none is.
+        The ``total_steps`` of the finished run that is to be extended; None where none is.
     """
     if not (path / "config.yaml").exists():
         # The second is what a process leaves that was killed while it wrote its first file.
@@ -271,20 +278,34 @@ def _claim(path: Path, config: Config) -> int | None:
         strangers = sorted(entry.name for entry in path.iterdir() if entry.name not in ours)
         if strangers:
             raise BadValue(f"run_dir={path} holds files that are no run's, such as {strangers[0]!r}; choose another")
-    elif done := max(checkpoint.steps(path / "checkpoints"), default=0):
+    elif done := _done(path):
         earlier = _refuse_another_config(path, config)
-        if earlier is not None:
-            with (path / EXTENDED).open("a") as file:
-                file.write(f"{earlier}\n")
-            _write_config(path, config)
-        if done < config.num_iterations:
-            # What was found out about the shorter run is not true of this one.
-            for name in ("summary.json", "evaluation.json"):
-                (path / name).unlink(missing_ok=True)
+        if earlier is None and done < config.num_iterations:  # killed while it was extended
+            _forget_results(path)
         return earlier
     # Before the first checkpoint there is nothing to lose, so a run that failed at once may be started differently.
     _write_config(path, config)
     return None
+
+
+def _extend(run: Run, earlier: int) -> None:
+    """Makes a finished run one of more ``total_steps``."""
+    with (run.path / EXTENDED).open("a") as file:
+        file.write(f"{earlier}\n")
+    _write_config(run.path, run.config)
+    if not run.finished:
+        _forget_results(run.path)
+
+
+def _forget_results(path: Path) -> None:
+    """What was found out about a shorter run is not true of a longer one."""
+    for name in ("summary.json", "evaluation.json"):
+        (path / name).unlink(missing_ok=True)
+
+
+def _done(path: Path) -> int:
+    """Iterations that the last checkpoint has behind it."""
+    return max(checkpoint.steps(path / "checkpoints"), default=0)
 
 
 def _write_config(path: Path, config: Config) -> None:
@@ -353,7 +374,7 @@ def _told_when_full(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        done = max(checkpoint.steps(path / "checkpoints"), default=0)
+        done = _done(path)
         free = shutil.disk_usage(path).free
         raise OSError(
             f"{os.strerror(error.errno)}: cannot write to {path} ({free:,} bytes free there); iteration {done} and all "

@@ -124,11 +124,31 @@ def test_a_finished_run_is_extended_and_says_so(tmp_path):
 def test_a_kill_while_a_run_is_extended_loses_nothing(tmp_path, monkeypatch):
     done(tmp_path, 64)
     summary = (tmp_path / "summary.json").read_bytes()
-    with runs.open_run(small(tmp_path, total_steps=128)):
-        pass
+    with runs.open_run(small(tmp_path, total_steps=128)) as run:
+        runs.restore(run, state(0))
     (tmp_path / "summary.json").write_bytes(summary)  # killed before it was removed
     with runs.open_run(small(tmp_path, total_steps=128)) as run:
-        assert not run.finished
+        assert (run.extended_from, run.finished) == (None, False)
+
+
+def test_an_extension_that_fails_leaves_the_finished_run(tmp_path):
+    def files():
+        return {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file() and path.name != ".lock"}
+
+    done(tmp_path, 64)
+    before = files()
+    for lost, like in (("checkpoints/4/manifest", state(0)), ("metrics.csv", state(0)), (None, {"v": jnp.zeros(1)})):
+        if lost:
+            (tmp_path / lost).unlink()
+        with pytest.raises(ValueError), runs.open_run(small(tmp_path, total_steps=128)) as run:
+            runs.restore(run, like)
+        assert runs.failure(tmp_path)
+        (tmp_path / "failed.txt").unlink()
+        if lost:
+            (tmp_path / lost).write_bytes(before[tmp_path / lost])
+        assert files() == before
+        with runs.open_run(small(tmp_path, total_steps=64)) as run:
+            assert run.finished
 
 
 def test_only_a_finished_run_is_extended_and_none_is_shortened(tmp_path):
