@@ -65,7 +65,9 @@ def normalized(tree: PyTree) -> tuple[PyTree, Scalar]:
 def all_finite(tree: PyTree) -> Bool[Array, ""]:
     """Whether no element of any leaf of floats is infinite or NaN; other leaves have no such elements."""
     floats = [x for x in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(x), jnp.inexact)]
-    return jnp.all(jnp.asarray([jnp.all(jnp.isfinite(x)) for x in floats]))
+    # A dot, not `all`: XLA would write out the `and` of all leaves again in every fusion that reads the answer.
+    each = jnp.asarray([jnp.all(jnp.isfinite(x)) for x in floats], jnp.float32)
+    return jnp.dot(each, each) == len(floats)
 
 
 def normal_like(key: PRNGKeyArray, tree: PyTree) -> PyTree:
