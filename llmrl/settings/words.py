@@ -25,7 +25,7 @@ TEXT = ("str", "str | None")
 WHOLE = ("int", "int | None", "tuple[int, ...]")
 """Types of the settings whose values are read here, as they are annotated."""
 
-ONE_CHOICE = ("env", "method", "solver", "llm", "ppo", "track", "launcher")
+ONE_CHOICE = ("env", "method", "solver", "llm", "ppo", "launcher")
 """Groups of which a run has one choice. Hydra would take the last one of a list."""
 
 OF_HYDRA = ("hydra.sweep.dir", "hydra.sweep.subdir", "hydra.run.dir")
