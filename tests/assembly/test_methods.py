@@ -115,12 +115,14 @@ def program(row, together):
     """``(key, numbers) -> (phis at first, last state, metrics)``, compiled; for two of each at once if ``together``."""
     trainer = trainer_of(row)
 
-    def two_iterations(key, numbers):
-        start = trainer.init(key, numbers)
+    def run(start, numbers):
         state, metrics = trainer.run(start, numbers, 2)
         return start.phis, state._replace(key=jax.random.key_data(state.key)), metrics
 
-    return jax.jit(jax.vmap(two_iterations) if together else two_iterations)
+    if not together:
+        return jax.jit(lambda key, numbers: run(trainer.init(key, numbers), numbers))
+    # One after the other, as in training: a run whose start holds numbers that are the same for all is traced twice.
+    return jax.jit(lambda keys, numbers: jax.vmap(run)(jax.vmap(trainer.init)(keys, numbers), numbers))
 
 
 def numbers_of(row, factors):
