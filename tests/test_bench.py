@@ -18,7 +18,7 @@ from llmrl.bench.suites import SUITES, bench
 from llmrl.bench.timing import interleaved, ratios, repeated, spread
 from llmrl.bench.worker import PROGRAMS
 from llmrl.cli.main import main
-from llmrl.settings.config import Config, MethodConfig, PPOConfig
+from llmrl.settings.config import Config, MethodConfig, PPOConfig, SolverConfig
 from llmrl.settings.requests import BENCH_RIVALS, BENCH_SUITES, Bench
 from llmrl.settings.validation import from_dict
 
@@ -227,7 +227,7 @@ def test_crafter_in_all_its_ways(monkeypatch):
 
 
 def test_scale_says_how_much_of_the_time_the_outer_step_takes(monkeypatch):
-    monkeypatch.setattr(scale, "AIDED", replace(scale.AIDED, ppo=TINY))
+    monkeypatch.setattr(scale, "AIDED", replace(scale.AIDED, ppo=TINY, solver=SolverConfig(name="identity")))
     monkeypatch.setattr(scale, "QUICK_SECONDS", 1e-3)
     table = scale.scale(Bench(("scale",), rounds=1, scale_seeds=(2,), scale_envs=(), quick=True))
     assert [row.name.rpartition(", ")[2] for row in table.rows] == [scale.PPO, scale.TRUSTED, scale.LEARNING]

@@ -20,7 +20,7 @@ from llmrl.analysis.statistics import area_under_curve, interquartile_interval, 
 from llmrl.analysis.tables import about_seeds, estimate
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests
-SIZE = ("ppo=tiny", "total_steps=1024", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=10",)
+SIZE = ("ppo=tiny", "solver=identity", "total_steps=512", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=10",)
 METHODS = ("ppo", "add", "implicit")
 MEASURE = "episode_length"
 

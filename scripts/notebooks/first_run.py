@@ -17,7 +17,7 @@ import numpy as np
 import llmrl
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests
-SIZE = ("ppo=tiny", "total_steps=1024", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=8",)
+SIZE = ("ppo=tiny", "solver=identity", "total_steps=512", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=8",)
 
 # %% [markdown]
 # Overrides are those of the command line. `config` is a frozen dataclass with every setting.

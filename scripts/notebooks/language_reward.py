@@ -21,7 +21,7 @@ from llmrl.language import make_provider
 from llmrl.language.question import questions
 
 SMALL = bool(os.environ.get("LLMRL_SMALL"))  # seconds instead of results, for tests
-SIZE = ("ppo=tiny", "total_steps=1024", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=4",)
+SIZE = ("ppo=tiny", "solver=identity", "total_steps=512", "seeds=2", "num_chunks=1", "devices=1") if SMALL else ("seeds=4",)
 
 # %% [markdown]
 # ## Words
