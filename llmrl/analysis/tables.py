@@ -36,8 +36,7 @@ def about_seeds(seeds: int) -> str:
     if seeds < LEAST_SEEDS:
         return f"{seeds} seed{'' if seeds == 1 else 's'}: too few for intervals and verdicts, which need {LEAST_SEEDS}"
     return (
-        f"95 % intervals over {seeds} seeds; a failure that befalls up to {missed_share(seeds):.0%} of seeds "
-        "may have spared them all"
+        f"95 % intervals over {seeds} seeds; a failure of up to {missed_share(seeds):.0%} of seeds may not show in them"
     )
 
 
