@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import random
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -35,7 +34,7 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
     Raises:
         TypeError: it cannot be traced, takes other arguments, or returns something that is no pytree of arrays.
         ValueError: it raises anything else; or it is not pure: traced twice it gives two different programs, it draws
-            from a global random generator, or it reads or writes something outside.
+            from numpy's global random generator, or it reads or writes something outside.
     """
     try:
         first, returned = _trace(function, arguments, keywords)
@@ -76,7 +75,7 @@ def _require_arrays(returned: Any) -> None:
 
 
 def _impurity(first: ClosedJaxpr, function: Any, arguments: tuple[Any, ...], keywords: dict[str, Any]) -> str | None:
-    before = _global_generators()
+    before = _numpys_generator()
     try:
         with _once_more(True):
             second, _ = _trace(function, arguments, keywords)
@@ -87,17 +86,18 @@ def _impurity(first: ClosedJaxpr, function: Any, arguments: tuple[Any, ...], key
             "traced twice it gave two different programs, as with numpy's random numbers, the clock or a counter, "
             "whose first value would be frozen into all of training"
         )
-    if _global_generators() != before:
-        return (
-            "it draws from numpy's or Python's random numbers, whose first value would be frozen into all of training"
-        )
+    if _numpys_generator() != before:
+        return "it draws from numpy's random numbers, whose first value would be frozen into all of training"
     outside = sorted(str(effect) for effect in first.effects if "Debug" not in type(effect).__name__)
     return f"it reads or writes something outside ({', '.join(outside)})" if outside else None
 
 
-def _global_generators() -> list[Any]:
-    """Where numpy's and Python's own generators stand. Equal lists mean that none of them was drawn from."""
-    return [random.getstate(), *map(_bits, jax.tree.leaves(np.random.get_state(legacy=False)))]
+def _numpys_generator() -> list[Any]:
+    """Where numpy's global generator stands. Equal lists mean that it was not drawn from.
+
+    Python's own is no sign: type checkers such as beartype draw from it to choose what they look at.
+    """
+    return [*map(_bits, jax.tree.leaves(np.random.get_state(legacy=False)))]
 
 
 def _same(first: ClosedJaxpr, second: ClosedJaxpr) -> bool:
