@@ -1,0 +1,99 @@
+"""The tasks of the no-regret suite: what ``llmrl train`` is told for each, and the sources that it is tried with."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+QUALITIES = (
+    "fair",
+    "farmable",
+    "rare",
+    "useless",
+    "harmful",
+    "half_right",
+    "late_wrong",
+    "loud",
+    "faint",
+)
+"""Sources that every task has, by the quality of their help; each is chosen with ``aux=<name>``."""
+
+DEVELOPMENT, REPORT = "development", "report"
+
+
+@dataclass(frozen=True)
+class Task:
+    """A task with a PPO setting that was chosen with ``aux=none`` alone.
+
+    Attributes:
+        name: what the task is called.
+        overrides: of ``llmrl train``, apart from method, source, steps and seeds.
+        total_steps: environment steps of one seed.
+        set: ``development``, on which settings may be chosen, or ``report``, on which none ever is.
+        sources: source -> overrides of ``llmrl train`` that choose it.
+    """
+
+    name: str
+    overrides: tuple[str, ...]
+    total_steps: int
+    set: str
+    sources: dict[str, tuple[str, ...]]
+
+
+def _task(name: str, set: str, total_steps: int, *overrides: str, language: tuple[str, ...] = ()) -> Task:
+    sources = {quality: (f"aux={quality}",) for quality in QUALITIES}
+    if language:
+        sources["language"] = ("aux=language", *language)
+    return Task(name, overrides, total_steps, set, sources)
+
+
+def _gymnax(name: str, set: str, total_steps: int, *overrides: str) -> Task:
+    return _task(name, set, total_steps, "env=gymnax", f"env.id={name}", *overrides)
+
+
+def _craftax(achievement: str, set: str) -> Task:
+    chosen = ("env=craftax_classic", f"env.task={achievement}", "env.horizon=400", "ppo=crafter")
+    return _task(achievement, set, 2_000_000, *chosen, language=("llm=oracle",))
+
+
+RECORDED = ("llm=recorded",)
+CLASSIC = ("ppo.gae_lambda=0.95", "ppo.critic_rate_ratio=1", "ppo.advantage_floor=0")
+MINATAR = (
+    *CLASSIC,
+    "ppo.num_envs=64",
+    "ppo.num_minibatches=8",
+    "ppo.learning_rate=0.001",
+    "ppo.entropy=0.01",
+    "ppo.hidden=[128,128]",
+)
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        _task("cartpole", DEVELOPMENT, 200_000, "env=cartpole", language=RECORDED),
+        _task("cartpole_continuous", DEVELOPMENT, 200_000, "env=cartpole_continuous", language=RECORDED),
+        _task("gridworld", DEVELOPMENT, 200_000, "env=gridworld", "ppo.entropy=0.01"),
+        _craftax("place_table", DEVELOPMENT),
+        _gymnax("MountainCar-v0", DEVELOPMENT, 500_000, "ppo.entropy=0.01"),
+        _gymnax("Acrobot-v1", REPORT, 500_000, "ppo.entropy=0.01"),
+        _gymnax("Catch-bsuite", REPORT, 200_000, "ppo.entropy=0.01"),
+        _gymnax("DeepSea-bsuite", REPORT, 200_000, "ppo.entropy=0.01"),
+        _gymnax("FourRooms-misc", REPORT, 500_000, "ppo.entropy=0.01"),
+        _gymnax("Breakout-MinAtar", REPORT, 2_000_000, *MINATAR),
+        _gymnax("Asterix-MinAtar", REPORT, 2_000_000, *MINATAR),
+        _gymnax("SpaceInvaders-MinAtar", REPORT, 2_000_000, *MINATAR),
+        _gymnax("Freeway-MinAtar", REPORT, 2_000_000, *MINATAR),
+        _gymnax("Pendulum-v1", REPORT, 500_000, *CLASSIC, "ppo.entropy=0"),
+        _gymnax("Reacher-misc", REPORT, 500_000, *CLASSIC, "ppo.entropy=0"),
+        _craftax("make_wood_pickaxe", REPORT),
+        _craftax("collect_drink", REPORT),
+        _task("crumbs", REPORT, 200_000, "env=crumbs", "ppo.entropy=0.01"),
+        _task("keydoor", REPORT, 200_000, "env=keydoor", "ppo.entropy=0.01"),
+        _task("moving_goal", REPORT, 200_000, "env=moving_goal", "ppo.entropy=0.01"),
+    )
+}
+"""Task -> what it is trained with."""
+
+
+def tasks_of(set: str) -> tuple[Task, ...]:
+    """The tasks of one set, in order."""
+    return tuple(task for task in TASKS.values() if task.set == set)
