@@ -222,8 +222,11 @@ def helps(cell: Cell) -> bool:
 
 
 def _gain_kept(helping: Sequence[Cell], method: str) -> Interval:
-    gains = [[_scaled(cell, name, cell.reached[IGNORES].area) for cell in helping] for name in (method, TRUSTS)]
-    return ratio_interval(*(_per_task(each, helping, lambda of_cells: of_cells.sum(axis=-1)) for each in gains))
+    def gained(name: str) -> Float[np.ndarray, "tasks seeds"]:
+        gains = [_scaled(cell, name, cell.reached[IGNORES].area) for cell in helping]
+        return _per_task(gains, helping, lambda of_cells: of_cells.sum(axis=-1))
+
+    return ratio_interval(gained(method), gained(TRUSTS))
 
 
 def _scaled(cell: Cell, method: str, base: float | Float[np.ndarray, " seeds"]) -> Float[np.ndarray, " seeds"]:

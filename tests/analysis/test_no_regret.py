@@ -1,4 +1,4 @@
-"""Scores of the suite: the equal of the better one scores 1, random play 0, and the unit of the return does not matter."""
+"""Scores of the suite: the equal of the better one scores 1, random play 0, and units of the return do not matter."""
 
 import numpy as np
 import pytest
