@@ -10,10 +10,9 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from llmrl.language.prompts import load_prompt, render
-from llmrl.language.providers.endpoint import Endpoint, connect
-from llmrl.language.providers.openai import Sender, make_sender, read_completion, request_parameters
+from llmrl.language.providers.openai import Endpoint, Sender, connect, make_sender, request_parameters
 from llmrl.language.question import Unanswered
-from llmrl.language.scoring import probability_of_yes
+from llmrl.language.scoring import probability_of_yes, read_completion
 from llmrl.language.secrets import read_key
 from llmrl.settings.config import LLMConfig
 from llmrl.settings.validation import validate_llm

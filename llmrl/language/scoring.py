@@ -5,21 +5,27 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from itertools import accumulate
+from typing import Any, NamedTuple, TypeAlias
 
-import numpy as np
-from jaxtyping import Float
-
-from llmrl.language.prompts import clean
+from llmrl.language.goals import Similarity, best_match, parse_goals, spelling
 from llmrl.language.question import Question, Unanswered
 from llmrl.settings.errors import BadValue
 
-MAX_GOALS = 32
-MAX_GOAL_LENGTH = 200
 MIN_MASS = 0.05
 """Where yes and no together have less, the model is saying something else."""
 
 _WORDS = ("yes", "no")
+
+_MAX_TEXT = 20_000
+_MAX_POSITIONS = 64
+_MAX_CANDIDATES = 64
+_THOUGHTS = ("reasoning", "reasoning_content", "thinking")
+"""Fields of a message that hold a model's thoughts, by server."""
+
+_TAGS = r"(?:[\w-]+:)?(?:think|thinking|thought|reasoning)"
+_BEGINS = re.compile(rf"\s*(?:<{_TAGS}>|\[THINK\]|\u25c1think\u25b7|<\|channel\|>analysis)", re.IGNORECASE)
+_ENDS = re.compile(rf"</{_TAGS}>|\[/THINK\]|\u25c1/think\u25b7|<\|channel\|>final<\|message\|>", re.IGNORECASE)
 
 Candidates: TypeAlias = tuple[tuple[str, float], ...]
 """(token, log-probability) of what may stand at a position, the chosen one first."""
@@ -40,8 +46,146 @@ class Completion(NamedTuple):
 Scorer: TypeAlias = Callable[[Completion, Question], Awaitable[tuple[float, ...]]]
 """``(completion, question) -> a score in [0, 1] per event``; raises ``Unanswered`` and nothing else."""
 
-Similarity: TypeAlias = Callable[[Sequence[str], Sequence[str]], Awaitable[Float[np.ndarray, "g e"]]]
-"""``(goals, phrases) -> how alike each two are``, in [0, 1]."""
+
+def make_scorer(name: str, inquiry_kind: str, threshold: float, similarity: Similarity | None = None) -> Scorer:
+    """The scorer that goes with a prompt.
+
+    Args:
+        name: ``token_probability``, ``string_similarity`` or ``embedding_similarity``.
+        inquiry_kind: ``yes_no`` or ``goals``.
+        threshold: for goals, see ``best_match``.
+        similarity: for ``embedding_similarity``.
+
+    Raises:
+        ValueError: the two do not go together.
+    """
+    if inquiry_kind == "yes_no" and name == "token_probability":
+        return _of_one(probability_of_yes)
+    if inquiry_kind == "yes_no" and name == "string_similarity":
+        return _of_one(lambda completion: said_yes(completion.text))
+    if inquiry_kind == "goals" and name == "string_similarity":
+        return _of_goals(spelling, threshold)
+    if inquiry_kind == "goals" and name == "embedding_similarity" and similarity is not None:
+        return _of_goals(similarity, threshold)
+    raise BadValue(f"llm.score={name} does not go with a prompt that asks for {inquiry_kind}")
+
+
+def _of_one(score: Callable[[Completion], float]) -> Scorer:
+    async def scorer(completion: Completion, question: Question) -> tuple[float, ...]:
+        return (score(completion),)
+
+    return scorer
+
+
+def _of_goals(similarity: Similarity, threshold: float) -> Scorer:
+    async def scorer(completion: Completion, question: Question) -> tuple[float, ...]:
+        goals = parse_goals(completion.text)
+        if not goals:
+            return (0.0,) * len(question.events)
+        return best_match(await similarity(goals, question.phrases), threshold)
+
+    return scorer
+
+
+# --- reading a completion ---------------------------------------------------------------------------------------------
+
+
+def read_completion(body: Any, with_tokens: bool = True) -> Completion:
+    """The first choice of a chat completion, without the thoughts before it.
+
+    Args:
+        body: the JSON.
+        with_tokens: whether to read log-probabilities.
+
+    Raises:
+        Unanswered: the JSON has another shape, a log-probability is not one, or the model has thought only.
+    """
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+        raise Unanswered("malformed", "the answer has no choices")
+    message = choices[0].get("message")
+    if not isinstance(message, dict):
+        raise Unanswered("malformed", "the answer has no message")
+    whole, thoughts_apart = _text(message.get("content")), any(message.get(name) for name in _THOUGHTS)
+    begins = answer_begins(whole)
+    text = "" if begins is None else whole[begins:]
+    why_ended = choices[0].get("finish_reason")
+    if begins is None or (not text.strip() and (thoughts_apart or begins or why_ended == "length")):
+        why = str(why_ended)[:20]
+        raise Unanswered("only_thoughts", f"the model thought and did not answer (finish_reason: {why})")
+    tokens = _tokens(choices[0].get("logprobs"), text, thoughts_apart or begins > 0) if with_tokens else ()
+    return Completion(text[:_MAX_TEXT], tokens)
+
+
+def _text(content: Any) -> str:
+    """A message's text, in one piece or in parts; parts of another kind, such as thoughts, are left out."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    if not isinstance(content, list):
+        raise Unanswered("malformed", "the answer's content is no text")
+    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
+    return "".join(part for part in parts if isinstance(part, str))
+
+
+def _tokens(logprobs: Any, text: str, thought: bool) -> tuple[Candidates, ...]:
+    """The candidates at each position of the answer."""
+    content = logprobs.get("content") if isinstance(logprobs, dict) else None
+    positions = content if isinstance(content, list) else []
+    begins = answer_token([_candidate(each)[0] for each in positions], text, thought)
+    return tuple(_candidates(each) for each in positions[begins : begins + _MAX_POSITIONS])
+
+
+def _candidates(position: Any) -> Candidates:
+    others = position.get("top_logprobs") if isinstance(position, dict) else None
+    listed = [position, *(others if isinstance(others, list) else [])][:_MAX_CANDIDATES]
+    return tuple(_candidate(each) for each in listed)
+
+
+def _candidate(entry: Any) -> tuple[str, float]:
+    token = entry.get("token") if isinstance(entry, dict) else None
+    log_prob = entry.get("logprob") if isinstance(entry, dict) else None
+    if log_prob is None:
+        log_prob = -math.inf  # JSON has no infinity
+    if not isinstance(token, str) or isinstance(log_prob, bool) or not isinstance(log_prob, int | float):
+        raise Unanswered("no_logprobs", "a log-probability has another shape")
+    # Rounding makes some servers' certain tokens a little more than certain.
+    if not log_prob <= 1e-3:
+        raise Unanswered("no_logprobs", f"{log_prob} is no log-probability")
+    return token, float(log_prob)
+
+
+# --- thoughts ---------------------------------------------------------------------------------------------------------
+
+
+def answer_begins(text: str) -> int | None:
+    """Index of the first letter after the thoughts: 0 for a text without thoughts, None where they have no end.
+
+    The mark of their beginning may be missing: some servers put it into the prompt.
+    """
+    end = max((match.end() for match in _ENDS.finditer(text)), default=0)
+    return None if end == 0 and _BEGINS.match(text) else end
+
+
+def answer_token(chosen: Sequence[str], answer: str, thought: bool) -> int:
+    """Index of the token with which the answer begins; the number of tokens where none of them belongs to it.
+
+    Args:
+        chosen: all tokens that came, thoughts included.
+        answer: the text after the thoughts.
+        thought: whether there were thoughts, though perhaps not among the tokens.
+    """
+    said = "".join(chosen)
+    begins = answer_begins(said) or 0
+    if thought and not begins:
+        begins = said.rfind(answer.strip())
+    if begins < 0:
+        return len(chosen)
+    ends = list(accumulate(map(len, chosen)))
+    # A token may hold the mark's last letters and an empty line after them: the answer is not in it.
+    starts = (end - len(token) for end, token in zip(ends, chosen, strict=True))
+    spans = enumerate(zip(starts, ends, strict=True))
+    holds = (i for i, (start, end) in spans if end > begins and (start >= begins or said[begins:end].strip()))
+    return next(holds, len(chosen))
 
 
 # --- yes or no --------------------------------------------------------------------------------------------------------
@@ -132,99 +276,3 @@ def said_yes(text: str) -> float:
     if word not in _WORDS:
         raise Unanswered("unparseable", f"neither yes nor no: {text[:60]!r}")
     return 1.0 if word == "yes" else 0.0
-
-
-# --- goals ------------------------------------------------------------------------------------------------------------
-
-_BULLET = re.compile(r"^\s*(?:[-*\u2022\u2013]|\d{1,2}[.)])\s*(.+?)[\s.;,!]*$")
-
-
-def parse_goals(text: str) -> tuple[str, ...]:
-    """Suggested goals, one per bulleted line, in lower case (Du et al. 2023, as their parser does it).
-
-    Lines without a bullet are remarks. A single bullet with "none" or "nothing" suggests no goal.
-
-    Raises:
-        Unanswered: there is no bulleted line.
-    """
-    bullets = [match.group(1) for line in text.splitlines() if (match := _BULLET.match(line))]
-    cleaned = (clean(goal, MAX_GOAL_LENGTH).lower() for goal in bullets)
-    goals = tuple(dict.fromkeys(filter(None, cleaned)))[:MAX_GOALS]
-    if not goals:
-        raise Unanswered("unparseable", f"no goals in a list: {text[:60]!r}")
-    return () if goals in (("none",), ("nothing",)) else goals
-
-
-def best_match(similarities: Float[np.ndarray, "g e"], threshold: float) -> tuple[float, ...]:
-    """Per event the highest similarity to any goal, 0 below the threshold (Du et al. 2023, section 3.2)."""
-    if not np.all(np.isfinite(similarities)):
-        raise Unanswered("malformed", "a similarity is not a number")
-    highest = np.clip(similarities, 0.0, 1.0).max(axis=0, initial=0.0)
-    return tuple(float(score) if score >= threshold else 0.0 for score in highest)
-
-
-async def spelling(goals: Sequence[str], phrases: Sequence[str]) -> Float[np.ndarray, "g e"]:
-    """Similarity of spelling: the share of letters in common, whatever the order of the words; articles and
-    punctuation do not count."""
-    from rapidfuzz import fuzz, process, utils
-
-    def essential(text):
-        return " ".join(word for word in utils.default_process(text).split() if word not in ("a", "an", "the"))
-
-    scores = process.cdist(
-        list(goals), list(phrases), scorer=fuzz.token_sort_ratio, processor=essential, dtype=np.float32
-    )
-    return scores / np.float32(100.0)
-
-
-def cosine(goals: Float[np.ndarray, "g d"], phrases: Float[np.ndarray, "e d"]) -> Float[np.ndarray, "g e"]:
-    """Cosines of embeddings; 0 for a vector without length."""
-
-    def unit(vectors):
-        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
-        return vectors / np.where(norms > 0.0, norms, 1.0)
-
-    return unit(goals) @ unit(phrases).T
-
-
-# --- scorers ----------------------------------------------------------------------------------------------------------
-
-
-def make_scorer(name: str, inquiry_kind: str, threshold: float, similarity: Similarity | None = None) -> Scorer:
-    """The scorer that goes with a prompt.
-
-    Args:
-        name: ``token_probability``, ``string_similarity`` or ``embedding_similarity``.
-        inquiry_kind: ``yes_no`` or ``goals``.
-        threshold: for goals, see ``best_match``.
-        similarity: for ``embedding_similarity``.
-
-    Raises:
-        ValueError: the two do not go together.
-    """
-    if inquiry_kind == "yes_no" and name == "token_probability":
-        return _of_one(probability_of_yes)
-    if inquiry_kind == "yes_no" and name == "string_similarity":
-        return _of_one(lambda completion: said_yes(completion.text))
-    if inquiry_kind == "goals" and name == "string_similarity":
-        return _of_goals(spelling, threshold)
-    if inquiry_kind == "goals" and name == "embedding_similarity" and similarity is not None:
-        return _of_goals(similarity, threshold)
-    raise BadValue(f"llm.score={name} does not go with a prompt that asks for {inquiry_kind}")
-
-
-def _of_one(score: Callable[[Completion], float]) -> Scorer:
-    async def scorer(completion: Completion, question: Question) -> tuple[float, ...]:
-        return (score(completion),)
-
-    return scorer
-
-
-def _of_goals(similarity: Similarity, threshold: float) -> Scorer:
-    async def scorer(completion: Completion, question: Question) -> tuple[float, ...]:
-        goals = parse_goals(completion.text)
-        if not goals:
-            return (0.0,) * len(question.events)
-        return best_match(await similarity(goals, question.phrases), threshold)
-
-    return scorer

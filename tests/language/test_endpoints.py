@@ -18,8 +18,8 @@ pytest.importorskip("openai")
 
 from llmrl.language import Budget, Manners, fill, make_labeller, make_provider, open_cache, probe
 from llmrl.language.asking import Asker
-from llmrl.language.providers.endpoint import _error_within, _refused, _status_within
 from llmrl.language.providers.network import find_proxy
+from llmrl.language.providers.refusals import error_within, refusal, status_within
 from llmrl.language.question import FATAL, FINAL, PASSING, Unanswered, questions
 from llmrl.language.spending import Ledger
 from llmrl.settings.config import LLMConfig
@@ -176,14 +176,14 @@ FIRE = "the GPU is on fire"
     ],
 )
 def test_an_error_is_recognised_wherever_it_stands(body):
-    error = _error_within(body)
-    assert error is not None and FIRE in _refused(_status_within(error), error, {}, str).args[0]
-    assert FIRE in _refused(500, body, {}, str).args[0]
+    error = error_within(body)
+    assert error is not None and FIRE in refusal(status_within(error), error, {}, str).args[0]
+    assert FIRE in refusal(500, body, {}, str).args[0]
 
 
 @pytest.mark.parametrize("body", [None, [], {}, {"errors": []}, {"errors": None}, {"detail": []}, [1], {"data": [{}]}])
 def test_what_is_no_error_is_none(body):
-    assert _error_within(body) is None
+    assert error_within(body) is None
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_what_is_no_error_is_none(body):
     ],
 )
 def test_no_log_probabilities_are_told_from_too_many(message, kind):
-    assert _refused(400, {"error": {"message": message}}, {}, str).kind == kind
+    assert refusal(400, {"error": {"message": message}}, {}, str).kind == kind
 
 
 def test_what_a_model_does_not_support_is_refused_once_and_then_asked_otherwise(config, words, hostile, caplog):

@@ -1,9 +1,7 @@
-import asyncio
 import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -304,37 +302,6 @@ def test_a_value_that_cannot_be_read_is_not_repeated(key):
 def test_a_wrong_answer_is_told_from_a_bug():
     failure = Unanswered("timeout", "no answer", 3.0)
     assert (str(failure), failure.kind, failure.retry_after) == ("no answer", "timeout", 3.0)
-
-
-# --- embeddings on this machine ---------------------------------------------------------------------------------------
-
-
-def test_local_embeddings(monkeypatch):
-    pytest.importorskip("openai")
-    from llmrl.language.providers.embeddings import local_similarity, read_embeddings
-
-    asked = []
-
-    def encode(texts):
-        asked.extend(texts)
-        return [[float("a" in text), float("b" in text)] for text in texts]
-
-    stand_in = SimpleNamespace(SentenceTransformer=lambda name: SimpleNamespace(encode=encode))
-    monkeypatch.setitem(sys.modules, "sentence_transformers", stand_in)
-    similarity = local_similarity("any")
-    for _ in range(2):
-        np.testing.assert_allclose(asyncio.run(similarity(["a", "ab"], ["b"])), [[0.0], [0.5**0.5]], rtol=1e-6)
-    assert asked == ["a", "ab", "b"]  # each text once
-
-    monkeypatch.setitem(sys.modules, "sentence_transformers", None)
-    with pytest.raises(ValueError, match="local-llm"):
-        local_similarity("any")
-
-    rows = [{"index": 1, "embedding": [2.0]}, {"index": 0, "embedding": [1]}]
-    assert read_embeddings({"data": rows}, 2).tolist() == [[1.0], [2.0]]
-    for body in (None, {}, {"data": rows[:1]}, {"data": [rows[0], {"embedding": [1.0, 2.0]}]}, {"data": [{}, {}]}):
-        with pytest.raises(Unanswered):
-            read_embeddings(body, 2)
 
 
 # --- questions --------------------------------------------------------------------------------------------------------

@@ -1,22 +1,12 @@
 import asyncio
 import math
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrl.language.question import Question, Unanswered
-from llmrl.language.scoring import (
-    Completion,
-    best_match,
-    cosine,
-    make_scorer,
-    parse_goals,
-    probability_of_yes,
-    said_yes,
-    spelling,
-)
+from llmrl.language.scoring import Completion, answer_begins, answer_token, make_scorer, probability_of_yes, said_yes
 
 PROBABILITY = st.floats(1e-6, 1.0)
 
@@ -137,52 +127,7 @@ def test_text_that_does_not(text):
         said_yes(text)
 
 
-# --- goals ------------------------------------------------------------------------------------------------------------
-
-
-def test_goals_are_bulleted_lines():
-    text = "Here you go:\n- Place a table.\n  * drink WATER\n2) sleep\n- place a table\n\nGood luck!"
-    assert parse_goals(text) == ("place a table", "drink water", "sleep")
-    assert parse_goals("- none") == ()
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.text(max_size=200))
-def test_any_text_has_goals_or_is_refused(text):
-    try:
-        goals = parse_goals(text)
-    except Unanswered as failure:
-        assert failure.kind == "unparseable"
-    else:
-        assert len(goals) <= 32
-        assert all(goal and goal == goal.lower() for goal in goals)
-
-
-def test_the_best_goal_over_the_threshold_counts():
-    similarities = np.asarray([[0.95, 0.2, 0.89], [0.99, 0.1, -1.0]], np.float32)
-    assert best_match(similarities, 0.9) == (pytest.approx(0.99), 0.0, 0.0)
-    with pytest.raises(Unanswered):
-        best_match(np.asarray([[np.nan]], np.float32), 0.9)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.lists(st.text(max_size=30), min_size=1, max_size=4))
-def test_similarity_of_spelling(goals):
-    similarities = asyncio.run(spelling(goals, [*goals, "place a table"]))
-    assert similarities.shape == (len(goals), len(goals) + 1)
-    assert np.all((similarities >= 0.0) & (similarities <= 1.0))
-
-
-def test_neither_articles_nor_order_nor_punctuation_count():
-    named = ["place the table", "Table, place a!", "eat the cow"]
-    alike = asyncio.run(spelling(named, ["place a table"]))[:, 0]
-    np.testing.assert_array_equal(alike[:2], 1.0)
-    assert alike[2] < 0.5
-
-
-def test_cosine():
-    vectors = np.asarray([[1.0, 0.0], [3.0, 4.0], [0.0, 0.0]], np.float32)
-    np.testing.assert_allclose(cosine(vectors, vectors[:2]), [[1.0, 0.6], [0.6, 1.0], [0.0, 0.0]], rtol=1e-6)
+# --- scorers ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -199,3 +144,51 @@ def test_no_goals_is_an_answer_too():
     score = make_scorer("string_similarity", "goals", 0.9)
     assert asyncio.run(score(Completion("- nothing"), question)) == (0.0, 0.0)
     assert asyncio.run(score(Completion("- sit"), question)) == (0.0, 1.0)
+
+
+# --- thoughts ---------------------------------------------------------------------------------------------------------
+
+MARKS = [
+    ("<think>", "</think>"),
+    ("<Thinking>", "</Thinking>"),
+    ("<thought>", "</thought>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<reasoning>", "</reasoning>"),
+    ("[THINK]", "[/THINK]"),
+    ("\u25c1think\u25b7", "\u25c1/think\u25b7"),
+    ("<|channel|>analysis<|message|>", "<|end|><|start|>assistant<|channel|>final<|message|>"),
+]
+
+
+@pytest.mark.parametrize(("begin", "end"), MARKS)
+def test_the_answer_begins_after_the_last_thought(begin, end):
+    text = f"\n{begin}yes{end}no{begin}{end}"
+    assert answer_begins(f"{text} Yes") == len(text)
+    assert answer_begins(f"yes{end}No") == len(f"yes{end}")
+    assert answer_begins(f"{begin}yes") is None
+    assert answer_begins(begin) is None
+
+
+@pytest.mark.parametrize("text", ["", "Yes", "I think: yes", "x < think > y", "- use <think>"])
+def test_a_text_without_thoughts_is_an_answer(text):
+    assert answer_begins(text) == 0
+
+
+@pytest.mark.parametrize(
+    ("tokens", "answer", "thought", "index"),
+    [
+        ("Yes", "Yes", False, 0),
+        ("No| no|Yes", "Yes", True, 2),
+        ("No| no|\n\nYes", "\n\nYes", True, 2),
+        ("Yes|, no|</think>|\n|Yes", "\nYes", True, 3),
+        ("Yes|, no|</th|ink>Yes", "Yes", True, 3),
+        ("Yes|</|think>\n\n|Yes", "\n\nYes", True, 3),
+        ("Yes|</think>\n|\n|Yes", "\n\nYes", True, 2),
+        ("Yes|</think>\n\nYes|.", "\n\nYes.", True, 1),
+        ("Yes|</|seed|:think>|Yes", "Yes", True, 4),
+        ("a|b", "Yes", True, 2),
+        ("a|b", "Yes", False, 0),
+    ],
+)
+def test_the_first_token_of_the_answer(tokens, answer, thought, index):
+    assert answer_token(tokens.split("|"), answer, thought) == index

@@ -1,31 +1,41 @@
-"""Any OpenAI-compatible endpoint as a provider: api.openai.com, vLLM, Ollama, llama.cpp's server, ..."""
+"""Any OpenAI-compatible endpoint as a provider: api.openai.com, vLLM, Ollama, llama.cpp's server, ...
+
+The SDK carries requests and nothing more. It would retry by itself, follow redirects with the key in its hands, return
+a web page as a string or an object without its fields, and repeat the key in an error. All of that is decided here: one
+attempt per call, checked JSON or ``Unanswered``.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import logging
 import math
+import re
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias
+from ssl import SSLContext
+from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
 
+from llmrl.language.goals import endpoint_similarity, local_similarity
 from llmrl.language.prompts import Prompt, load_prompt, render
-from llmrl.language.providers.embeddings import endpoint_similarity, local_similarity
-from llmrl.language.providers.endpoint import Endpoint, connect
+from llmrl.language.providers.network import Proxy, find_proxy, read_certificates
+from llmrl.language.providers.refusals import error_within, in_short, one_line, refusal, status_within
 from llmrl.language.question import Answer, Provider, Question, Unanswered
-from llmrl.language.scoring import Candidates, Completion, make_scorer
-from llmrl.language.secrets import read_key
+from llmrl.language.scoring import Completion, make_scorer, read_completion
+from llmrl.language.secrets import make_redactors, read_key, scrub
 from llmrl.language.spending import estimate_tokens
-from llmrl.language.thinking import answer_begins, answer_token
 from llmrl.settings.config import LLMConfig
+from llmrl.settings.errors import BadValue, install
+
+MAX_BODY = 4_000_000
+"""Bytes of an answer's body; a longer one is not read to its end."""
+
+_MAX_DEPTH = 100
+_BEGINNING = 80
 
 _log = logging.getLogger(__name__)
-
-_MAX_TEXT = 20_000
-_MAX_POSITIONS = 64
-_MAX_CANDIDATES = 64
-_THOUGHTS = ("reasoning", "reasoning_content", "thinking")
-"""Fields of a message that hold a model's thoughts, by server."""
 
 
 def openai(config: LLMConfig) -> Provider:
@@ -44,7 +54,7 @@ def openai(config: LLMConfig) -> Provider:
         similarity = (
             local_similarity(config.embedding_model)
             if config.embedding_local
-            else endpoint_similarity(endpoint, config.embedding_model)
+            else endpoint_similarity(endpoint.embeddings, config.embedding_model)
         )
     score = make_scorer(config.score, prompt.inquiry_kind, config.threshold, similarity)
     parameters = request_parameters(config, prompt)
@@ -95,6 +105,27 @@ def _answer_limit(parameters: dict[str, Any], prompt: Prompt) -> int:
     return max((limit for limit in limits if type(limit) is int), default=prompt.answer_limit)
 
 
+def _usage(body: dict[str, Any], question: Question, completion: Completion) -> tuple[int, int]:
+    """Prompt and answer tokens, as the endpoint counts them or as they can be estimated."""
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, dict) else {}
+
+    def read(name: str, text: str) -> int:
+        count = usage.get(name)
+        return count if type(count) is int and 0 <= count < 10**9 else estimate_tokens(text)
+
+    return read("prompt_tokens", question.system + question.user), read("completion_tokens", completion.text)
+
+
+def _raw(completion: Completion) -> str:
+    """What the cache keeps: the text and, while they decide anything, the candidates."""
+    tokens = [
+        [(token, None if log_prob == -math.inf else log_prob) for token, log_prob in candidates]
+        for candidates in completion.tokens[:8]
+    ]
+    return json.dumps({"text": completion.text, "tokens": tokens})  # ASCII: a model may say half a surrogate pair
+
+
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 _INSTEAD = {"max_tokens": "max_completion_tokens", "temperature": None}
@@ -140,89 +171,157 @@ def _without(parameters: dict[str, Any], name: str) -> dict[str, Any]:
     return others if instead is None else {instead: parameters[name], **others}
 
 
-# --- reading answers --------------------------------------------------------------------------------------------------
+# --- the endpoint -----------------------------------------------------------------------------------------------------
 
 
-def read_completion(body: Any, with_tokens: bool = True) -> Completion:
-    """The first choice of a chat completion, without the thoughts before it.
+class Endpoint(NamedTuple):
+    """An OpenAI-compatible endpoint. Calls raise ``Unanswered`` and nothing else; who calls sets the deadline. Nothing
+    that comes back holds the key.
+
+    Attributes:
+        chat: ``body -> JSON`` of ``/chat/completions``.
+        embeddings: ``body -> JSON`` of ``/embeddings``.
+        models: ``() -> JSON`` of ``/models``.
+        close: frees connections.
+    """
+
+    chat: Callable[[dict[str, Any]], Awaitable[Any]]
+    embeddings: Callable[[dict[str, Any]], Awaitable[Any]]
+    models: Callable[[], Awaitable[Any]]
+    close: Callable[[], Awaitable[None]]
+
+
+def connect(base_url: str, key: str | None, read_timeout: float) -> Endpoint:
+    """An endpoint; nothing is sent yet.
 
     Args:
-        body: the JSON.
-        with_tokens: whether to read log-probabilities.
+        base_url: as in ``https://api.openai.com/v1``.
+        key: sent with every request, None sends none.
+        read_timeout: seconds of silence after which a connection counts as dead.
 
     Raises:
-        Unanswered: the JSON has another shape, a log-probability is not one, or the model has thought only.
+        ValueError: the extra ``llm`` is not installed, or a proxy or certificates cannot be used.
     """
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
-        raise Unanswered("malformed", "the answer has no choices")
-    message = choices[0].get("message")
-    if not isinstance(message, dict):
-        raise Unanswered("malformed", "the answer has no message")
-    whole, thoughts_apart = _text(message.get("content")), any(message.get(name) for name in _THOUGHTS)
-    begins = answer_begins(whole)
-    text = "" if begins is None else whole[begins:]
-    why_ended = choices[0].get("finish_reason")
-    if begins is None or (not text.strip() and (thoughts_apart or begins or why_ended == "length")):
-        why = str(why_ended)[:20]
-        raise Unanswered("only_thoughts", f"the model thought and did not answer (finish_reason: {why})")
-    tokens = _tokens(choices[0].get("logprobs"), text, thoughts_apart or begins > 0) if with_tokens else ()
-    return Completion(text[:_MAX_TEXT], tokens)
+    try:
+        import openai as sdk
+    except ImportError as error:
+        raise BadValue(f"llm.provider=openai needs the package openai: {install('llm')}") from error
+
+    hide, redact = make_redactors(key)
+
+    proxy, certificates = find_proxy(base_url), read_certificates(base_url)
+
+    def make_client() -> Any:
+        http = _make_http_client(sdk, proxy, certificates, read_timeout)
+        client = sdk.AsyncOpenAI(
+            api_key=key or "none", base_url=base_url, timeout=read_timeout, max_retries=0, http_client=http
+        )
+        _ = client.chat.completions, client.embeddings, client.models  # imported now, not within somebody's deadline
+        return client
+
+    # A client's connections belong to the event loop that opened them.
+    clients: dict[asyncio.AbstractEventLoop | None, Any] = {None: make_client()}
+
+    def client() -> Any:
+        loop = asyncio.get_running_loop()
+        if loop not in clients:
+            clients[loop] = clients.pop(None, None) or make_client()
+        return clients[loop]
+
+    async def chat(body: dict[str, Any]) -> Any:
+        send = client().chat.completions.with_streaming_response.create
+        return scrub(await _attempt(sdk, redact, lambda: send(**_split(body, "model", "messages"))), hide)
+
+    async def embeddings(body: dict[str, Any]) -> Any:
+        send = client().embeddings.with_streaming_response.create
+        return await _attempt(sdk, redact, lambda: send(**_split(body, "model", "input", "encoding_format")))
+
+    async def models() -> Any:
+        send = client().models.with_streaming_response.list
+        return scrub(await _attempt(sdk, redact, send), hide)
+
+    async def close() -> None:
+        mine = clients.pop(asyncio.get_running_loop(), None)
+        if mine is not None:
+            await mine.close()
+
+    return Endpoint(chat, embeddings, models, close)
 
 
-def _text(content: Any) -> str:
-    """A message's text, in one piece or in parts; parts of another kind, such as thoughts, are left out."""
-    if content is None or isinstance(content, str):
-        return content or ""
-    if not isinstance(content, list):
-        raise Unanswered("malformed", "the answer's content is no text")
-    parts = [part.get("text") if isinstance(part, dict) else part for part in content]
-    return "".join(part for part in parts if isinstance(part, str))
+def _make_http_client(sdk: Any, proxy: Proxy | None, certificates: SSLContext | None, read_timeout: float) -> Any:
+    """A client that takes nothing from the environment by itself: it would want every proxy there, used or not."""
+    options = {"follow_redirects": False, "trust_env": False, "verify": certificates or True, "timeout": read_timeout}
+    if proxy is None:
+        return sdk.DefaultAsyncHttpxClient(**options)
+    try:
+        return sdk.DefaultAsyncHttpxClient(proxy=proxy.url, **options)
+    except ImportError:
+        why = "pip install socksio"
+    except Exception as error:  # each version of the SDK has its own
+        why = type(error).__name__
+    # Not raised inside: the exception may hold the proxy's password.
+    kind = proxy.url.partition("://")[0]
+    raise BadValue(
+        f"cannot use the {kind} proxy that the environment variable {proxy.variable} names: {why}, or put the "
+        "endpoint's host into NO_PROXY"
+    )
 
 
-def _tokens(logprobs: Any, text: str, thought: bool) -> tuple[Candidates, ...]:
-    """The candidates at each position of the answer."""
-    content = logprobs.get("content") if isinstance(logprobs, dict) else None
-    positions = content if isinstance(content, list) else []
-    begins = answer_token([_candidate(each)[0] for each in positions], text, thought)
-    return tuple(_candidates(each) for each in positions[begins : begins + _MAX_POSITIONS])
+def _split(body: dict[str, Any], *named: str) -> dict[str, Any]:
+    """What the SDK wants by name, and the rest as it is: servers know parameters that the SDK has not heard of."""
+    return {
+        **{name: body[name] for name in named},
+        "extra_body": {name: value for name, value in body.items() if name not in named},
+    }
 
 
-def _candidates(position: Any) -> Candidates:
-    others = position.get("top_logprobs") if isinstance(position, dict) else None
-    listed = [position, *(others if isinstance(others, list) else [])][:_MAX_CANDIDATES]
-    return tuple(_candidate(each) for each in listed)
+async def _attempt(sdk: Any, redact: Callable[[str], str], send: Callable[[], Any]) -> Any:
+    try:
+        async with send() as response:
+            body = _parse(await _read(response), response.headers.get("content-type", ""), redact)
+            if (error := error_within(body)) is not None:
+                raise refusal(status_within(error), error, response.headers, redact)
+            return body
+    except Unanswered as failure:
+        outcome = failure
+    except sdk.APIStatusError as error:
+        outcome = refusal(int(error.status_code), error.body, error.response.headers, redact)
+    except sdk.APITimeoutError:
+        outcome = Unanswered("timeout", "the endpoint fell silent")
+    except sdk.APIConnectionError as error:
+        outcome = Unanswered("unreachable", in_short(error.__cause__ or error, redact))
+    except Exception as error:  # a body that broke off, compression that is none, ...
+        outcome = Unanswered("malformed", in_short(error, redact))
+    # Raised out here, so that the exception above, which may hold the key, is not carried along as its context.
+    raise outcome
 
 
-def _candidate(entry: Any) -> tuple[str, float]:
-    token = entry.get("token") if isinstance(entry, dict) else None
-    log_prob = entry.get("logprob") if isinstance(entry, dict) else None
-    if log_prob is None:
-        log_prob = -math.inf  # JSON has no infinity
-    if not isinstance(token, str) or isinstance(log_prob, bool) or not isinstance(log_prob, int | float):
-        raise Unanswered("no_logprobs", "a log-probability has another shape")
-    # Rounding makes some servers' certain tokens a little more than certain.
-    if not log_prob <= 1e-3:
-        raise Unanswered("no_logprobs", f"{log_prob} is no log-probability")
-    return token, float(log_prob)
+async def _read(response: Any) -> bytes:
+    body = bytearray()
+    async for chunk in response.iter_bytes():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise Unanswered("malformed", f"an answer of more than {MAX_BODY} bytes")
+    return bytes(body)
 
 
-def _usage(body: dict[str, Any], question: Question, completion: Completion) -> tuple[int, int]:
-    """Prompt and answer tokens, as the endpoint counts them or as they can be estimated."""
-    usage = body.get("usage")
-    usage = usage if isinstance(usage, dict) else {}
-
-    def read(name: str, text: str) -> int:
-        count = usage.get(name)
-        return count if type(count) is int and 0 <= count < 10**9 else estimate_tokens(text)
-
-    return read("prompt_tokens", question.system + question.user), read("completion_tokens", completion.text)
+def _parse(body: bytes, content_type: str, redact: Callable[[str], str]) -> Any:
+    with contextlib.suppress(ValueError):
+        # Deeper, the parser would run into Python's own limit, which not every version survives.
+        if not _is_too_deep(body):
+            return json.loads(body)
+    # Again not raised inside: a JSONDecodeError holds the whole body.
+    begins = one_line(redact(body.decode("utf-8", "replace")))[:_BEGINNING]
+    raise Unanswered("malformed", f"no JSON, but {len(body)} bytes of {content_type[:40] or 'something'}: {begins}")
 
 
-def _raw(completion: Completion) -> str:
-    """What the cache keeps: the text and, while they decide anything, the candidates."""
-    tokens = [
-        [(token, None if log_prob == -math.inf else log_prob) for token, log_prob in candidates]
-        for candidates in completion.tokens[:8]
-    ]
-    return json.dumps({"text": completion.text, "tokens": tokens})  # ASCII: a model may say half a surrogate pair
+def _is_too_deep(body: bytes) -> bool:
+    """Whether JSON may be nested too deep: brackets inside of strings count too."""
+    if body.count(b"[") + body.count(b"{") <= _MAX_DEPTH:
+        return False
+    depth = 0
+    for bracket in re.finditer(rb"[\[\]{}]", body):
+        depth = depth + 1 if bracket.group() in b"[{" else max(0, depth - 1)
+        if depth > _MAX_DEPTH:
+            return True
+    return False
