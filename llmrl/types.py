@@ -295,8 +295,8 @@ class RewardTransform(NamedTuple):
 
     Attributes:
         init: ``key -> (phi, state)``; phi is a dict, one entry per group of parameters that moves at its own rate.
-        apply: ``(signal, phi, state, rollout) -> signal``; pure, differentiable in phi.
-        observe: ``(state, phi, signal, rollout) -> state``: what the transform notes of a fresh rollout, once per
+        apply: ``(phi, state, rollout, signal) -> signal``; pure, differentiable in phi.
+        observe: ``(phi, state, rollout, signal) -> state``: what the transform notes of a fresh rollout, once per
             iteration (running statistics, a predictor's own learning). ``signal`` is the bare task's.
         report: ``(phi, state, rollout) -> {metric: scalar}``, what a person should see of it.
         weights: ``(phi, state, rollout) -> SourceWeights``: how far each source is trusted, for the trust report; None
@@ -308,8 +308,8 @@ class RewardTransform(NamedTuple):
     """
 
     init: Callable[[PRNGKeyArray], tuple[dict[str, PyTree], PyTree]]
-    apply: Callable[[Signal, PyTree, PyTree, Rollout], Signal]
-    observe: Callable[[PyTree, PyTree, Signal, Rollout], PyTree]
+    apply: Callable[[PyTree, PyTree, Rollout, Signal], Signal]
+    observe: Callable[[PyTree, PyTree, Rollout, Signal], PyTree]
     report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
     weights: Callable[[PyTree, PyTree, Rollout], SourceWeights] | None = None
     settled: Callable[[PyTree], PyTree] | None = None

@@ -115,7 +115,7 @@ def logged(random_rollout):
     heard, config = language(0), llmrl.compose("aux=language", "ppo=tiny", "llm.cache=null")
     spec = make_environment(config).spec
     table = jax.numpy.zeros(1, jax.numpy.uint32), jax.numpy.zeros((1, 2))
-    found |= set(jax.eval_shape(heard.fill, random_rollout(spec), heard.init(), *table)[2])
+    found |= set(jax.eval_shape(heard.fill, heard.init(), random_rollout(spec), *table)[2])
     found |= _said_by_late_sources(random_rollout)
     return {name.replace("/harmful", "/<source>") for name in found}
 
@@ -133,7 +133,7 @@ def _said_by_late_sources(random_rollout):
     def filled(key):
         parts = build(config, env)
         memories = tuple(each.source.init(key) for each in parts.late)
-        return parts.annotate(rollout, SourceMemory(None, memories), None)[2]
+        return parts.annotate(SourceMemory(None, memories), rollout, None)[2]
 
     return set(jax.eval_shape(filled, jax.random.key(0)))
 

@@ -196,13 +196,13 @@ class Parts(NamedTuple):
         return self.suggested or partial(lookup, *self.answers(table))
 
     def annotate(
-        self, rollout: Rollout, memory: SourceMemory, table: Table | None, asked: Rollout | None = None
+        self, memory: SourceMemory, rollout: Rollout, table: Table | None, asked: Rollout | None = None
     ) -> tuple[Rollout, SourceMemory, dict[str, Scalar]]:
         """Fill in the auxiliary rewards that are known only once a rollout is complete.
 
         Args:
+            memory: of the sources, before the rollout.
             rollout: what happened.
-            memory: of the sources, before it.
             table: a language model's answers.
             asked: steps to fill in, each in place of the rollout's own; None fills in the rollout.
 
@@ -211,7 +211,7 @@ class Parts(NamedTuple):
         """
         filled, heard, metrics = rollout if asked is None else asked, memory.heard, {}
         if self.language is not None and heard is not None:
-            filled, heard, metrics = self.language.fill(filled, heard, *self.answers(table))
+            filled, heard, metrics = self.language.fill(heard, filled, *self.answers(table))
         happened, asked = (filled, None) if asked is None else (rollout, filled)
         suggested, late, aux = self.suggestions(table), [], filled.steps.aux
         for each, before in zip(self.late, memory.late, strict=True):

@@ -98,7 +98,7 @@ def learn_reward(
     least_deviation = floor * decay * reward.advantage_peaks[0]
     if meta is not None:
         phis, meta_state, metrics = meta.update(
-            meta_state, phis, states, params, rollout, key, index, last_kl, least_deviation
+            phis, meta_state, states, params, rollout, key, index, last_kl, least_deviation
         )
 
     all_signals, values, advantages, advice = _valued(inner, phis, states, params, rollout)
@@ -112,15 +112,15 @@ def learn_reward(
 def noted_of(inner: InnerProblem, phis, states, rollout: Rollout) -> tuple[PyTree, ...]:
     """What the transforms have noted once they have seen a rollout."""
     bare = task_signal(rollout, inner.discount)
-    task = inner.streams[0].transform.observe(states[0], phis[0], bare, rollout)
+    task = inner.streams[0].transform.observe(phis[0], states[0], rollout, bare)
 
-    def noted(stream: Stream, own: PyTree, phi: PyTree) -> PyTree:
+    def noted(stream: Stream, phi: PyTree, own: PyTree) -> PyTree:
         if stream.of is not None:
             return own
         transform = stream.transform
-        return transform.observe(given(transform, own, task), phi, bare, rollout)
+        return transform.observe(phi, given(transform, own, task), rollout, bare)
 
-    return task, *(noted(*of) for of in list(zip(inner.streams, states, phis, strict=True))[1:])
+    return task, *(noted(*of) for of in list(zip(inner.streams, phis, states, strict=True))[1:])
 
 
 def _valued(inner: InnerProblem, phis, states, params: Params, rollout: Rollout):
@@ -135,7 +135,7 @@ def influence_on(inner: InnerProblem, phis, states, params: Params, rollout: Rol
     """How far each source would move the policy if it were updated on a rollout that the states have noted; None where
     no source has weights."""
     all_signals, _, advantages, advice = _valued(inner, phis, states, params, rollout)
-    return influence(inner.streams, phis, states, all_signals, advantages, advice, rollout)
+    return influence(inner.streams, phis, states, rollout, all_signals, advantages, advice)
 
 
 def reported(
@@ -146,6 +146,6 @@ def reported(
     for stream, phi, noted in stream_states(streams, reward.phis, reward.transform_states):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
     moved = influence(
-        streams, reward.phis, reward.transform_states, credit.signals, credit.advantages, credit.advice, rollout
+        streams, reward.phis, reward.transform_states, rollout, credit.signals, credit.advantages, credit.advice
     )
     return metrics if moved is None else metrics | influence_metrics(moved, rollout, aux_names)

@@ -46,10 +46,10 @@ def influence(
     streams: Sequence[Stream],
     phis: Sequence[PyTree],
     states: Sequence[PyTree],
+    rollout: Rollout,
     signals: Sequence[Signal],
     advantages: Float[Array, "t n k"],
     advice: AdviceSteps | None,
-    rollout: Rollout,
 ) -> Influence | None:
     """What an update of the policy on these advantages owes to each source.
 
@@ -65,10 +65,10 @@ def influence(
     Args:
         streams: the reward streams.
         phis, states: the parameters and memories that their transforms use in this update.
+        rollout: the experience.
         signals: what they make of the task's signal.
         advantages: of all streams.
         advice: as ``advice_steps`` makes it of them.
-        rollout: the experience.
 
     Returns:
         The influence; None where no stream has weights of sources.
@@ -92,7 +92,7 @@ def influence(
             if weights is None:
                 continue
             part = length / (left + share) * size[i] / jnp.maximum(whole, 1e-12)
-            of_one = part * _per_weight(weights, signals[i], rollout)
+            of_one = part * _per_weight(weights, rollout, signals[i])
             if of_blend:
                 weight, per_weight = weight + weights.weight, per_weight + of_one
             else:
@@ -104,7 +104,7 @@ def _sizes(rollout: Rollout) -> Float[Array, "t n m"]:
     return jnp.abs(rollout.steps.aux) + LEAST_SIZE
 
 
-def _per_weight(trusted: SourceWeights, signal: Signal, rollout: Rollout) -> Float[Array, " m"]:
+def _per_weight(trusted: SourceWeights, rollout: Rollout, signal: Signal) -> Float[Array, " m"]:
     """Share of what a stream pays that each source has for a weight of 1."""
     rest = jnp.mean(jnp.abs(signal.reward - jnp.sum(trusted.weight * rollout.steps.aux, axis=-1)))
     paid = rest + jnp.sum(jnp.mean(jnp.abs(trusted.weight) * _sizes(rollout), axis=(0, 1)))

@@ -61,7 +61,7 @@ class Meta(NamedTuple):
 
     Attributes:
         init: ``(phis, states, params, rollout) -> MetaState``.
-        update: ``(state, phis, transform_states, params, rollout, key, iteration, last_kl, least_deviation=0) -> (phis,
+        update: ``(phis, state, transform_states, params, rollout, key, iteration, last_kl, least_deviation=0) -> (phis,
             state, metrics)``; for the last see ``RolloutData``.
         needs_rollout: whether ``init`` looks at its rollout; without memory it does not.
     """
@@ -198,8 +198,8 @@ def first_state(outer: OuterLevel, phis, states, params, rollout: Rollout | None
 
 def update(
     outer: OuterLevel,
-    state: MetaState,
     phis,
+    state: MetaState,
     states,
     params,
     rollout: Rollout,
@@ -215,7 +215,7 @@ def update(
     fresh = _judged(outer, params, rollout, least_deviation)
     state = _noted(outer, state, fresh)
     due = is_due(settings, state, iteration, last_kl)
-    operands = (state, phis, states, params, fresh, key)
+    operands = (phis, state, states, params, fresh, key)
     take = partial(step, outer)
     always = settings.schedule == "online" and settings.every == 1 and not settings.warmup
     # Online the iteration is no batched value, so this stays a branch under vmap and costs nothing when not taken.
@@ -238,13 +238,13 @@ def is_due(settings: MetaSettings, state: MetaState, iteration: Array, last_kl: 
     return due & (iteration >= settings.warmup) if settings.warmup else due
 
 
-def step(outer: OuterLevel, state: MetaState, phis, states, params, fresh: RolloutData, key: PRNGKeyArray) -> OuterStep:
+def step(outer: OuterLevel, phis, state: MetaState, states, params, fresh: RolloutData, key: PRNGKeyArray) -> OuterStep:
     """One outer step.
 
     A seed whose estimate is not finite takes no step; the others do not notice. Before the task's first
     reward event there is nothing to learn either: its advantage is the critic's error then, on which both halves agree.
     """
-    estimates, info = _estimates(outer, state, phis, states, params, fresh, key)
+    estimates, info = _estimates(outer, phis, state, states, params, fresh, key)
     mean = jax.tree.map(lambda x: jnp.mean(x, axis=0), estimates)
     finite = jnp.isfinite(optax.tree.norm(mean))
     task: TaskStatistics = states[0]
@@ -261,13 +261,13 @@ def step(outer: OuterLevel, state: MetaState, phis, states, params, fresh: Rollo
     return OuterStep(moved, opt_state, record, _metrics(info, mean, agreed, finite))
 
 
-def no_step(state: MetaState, phis, *_) -> OuterStep:
+def no_step(phis, state: MetaState, *_) -> OuterStep:
     """What an iteration without an outer step gives in place of one."""
     return OuterStep(phis, state.opt_state, state.record, {name: jnp.zeros(()) for name in METRICS})
 
 
 def _estimates(
-    outer: OuterLevel, state: MetaState, phis, states, params, fresh: RolloutData, key: PRNGKeyArray
+    outer: OuterLevel, phis, state: MetaState, states, params, fresh: RolloutData, key: PRNGKeyArray
 ) -> tuple[PyTree, HypergradientInfo]:
     """Estimates of the hypergradient on a leading axis: two with ``cross_fitting``, else one."""
     settings, remembered = outer.settings, None

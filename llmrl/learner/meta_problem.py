@@ -133,7 +133,7 @@ def problem_by_scores(problem: BilevelProblem) -> MetaProblem:
 
 def inner_loss(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> Scalar:
     """L_aux."""
-    return _loss_on(problem, theta, phis, problem.inner_data, problem.states)
+    return _loss_on(problem, theta, phis, problem.states, problem.inner_data)
 
 
 def outer_loss(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> Scalar:
@@ -144,7 +144,7 @@ def outer_loss(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> Scalar:
 
 def inner_step(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> PyTree:
     """theta after one step of plain descent on L_aux."""
-    return _step_on(problem, theta, phis, problem.inner_data, problem.states)
+    return _step_on(problem, theta, phis, problem.states, problem.inner_data)
 
 
 def past_steps(problem: BilevelProblem) -> PastSteps | None:
@@ -153,18 +153,18 @@ def past_steps(problem: BilevelProblem) -> PastSteps | None:
     if past is None:
         return None
 
-    def step(theta: PyTree, phis: PyTree, data: tuple[RolloutData, PyTree]) -> PyTree:
-        return _step_on(problem, theta, phis, *data)
+    def step(theta: PyTree, phis: PyTree, followed: tuple[PyTree, RolloutData]) -> PyTree:
+        return _step_on(problem, theta, phis, *followed)
 
-    return PastSteps(step, past.theta, past.phis, (past.data, past.states), past.taken)
-
-
-def _loss_on(problem: BilevelProblem, theta, phis, data: RolloutData, states) -> Scalar:
-    return _inner_objective(problem)(theta, _judged_by_blend(problem, phis, data, states), phis)
+    return PastSteps(step, past.theta, past.phis, (past.states, past.data), past.taken)
 
 
-def _step_on(problem: BilevelProblem, theta, phis, data: RolloutData, states) -> PyTree:
-    gradient = jax.grad(_loss_on, argnums=1)(problem, theta, phis, data, states)
+def _loss_on(problem: BilevelProblem, theta, phis, states, data: RolloutData) -> Scalar:
+    return _inner_objective(problem)(theta, _judged_by_blend(problem, phis, states, data), phis)
+
+
+def _step_on(problem: BilevelProblem, theta, phis, states, data: RolloutData) -> PyTree:
+    gradient = jax.grad(_loss_on, argnums=1)(problem, theta, phis, states, data)
     return jax.tree.map(lambda p, g: p - problem.settings.unroll_learning_rate * g, theta, gradient)
 
 
@@ -176,7 +176,7 @@ def _inner_objective(problem: BilevelProblem) -> Callable[..., Scalar]:
     return policy_objective(problem.inner, _inner_surrogate(problem), problem.settings.max_importance_ratio, True)
 
 
-def _judged_by_blend(problem: BilevelProblem, phis, data: RolloutData, states) -> Actions:
+def _judged_by_blend(problem: BilevelProblem, phis, states, data: RolloutData) -> Actions:
     return actions_of(data, inner_advantage(problem.inner, phis, states, data))
 
 
@@ -203,7 +203,7 @@ def mixed_product_by_scores(problem: BilevelProblem, theta: PyTree, phis: PyTree
     slopes = jacobian.along(x)
 
     def slope_along_x(phis):
-        judged = _judged_by_blend(problem, phis, problem.inner_data, problem.states)
+        judged = _judged_by_blend(problem, phis, problem.states, problem.inner_data)
         loss = _loss_of_log_prob(problem, _inner_surrogate(problem), judged)
         return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]
 

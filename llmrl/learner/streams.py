@@ -46,7 +46,7 @@ def signals(
     """What each stream makes of the task's signal."""
     bare = task_signal(rollout, discount)
     return [
-        stream.transform.apply(bare, phi, state, rollout) for stream, phi, state in stream_states(streams, phis, states)
+        stream.transform.apply(phi, state, rollout, bare) for stream, phi, state in stream_states(streams, phis, states)
     ]
 
 

@@ -79,7 +79,7 @@ def trust_map(
         _, rollout = collect(probing, policy, trained.params.actor, acting, collect_key, num_steps)
         memory = SourceMemory(trained.heard, parts.restarted(trained.late))
         probed = _one_per_probe(env, rollout, list(probes.values()))
-        asked = [parts.annotate(probed[0], memory, known, each)[0] for each in probed]
+        asked = [parts.annotate(memory, probed[0], known, each)[0] for each in probed]
         # Units are those of the rollout that an update is made on, here as in training.
         fresh = noted_of(parts.inner, trained.phis, trained.transform_states, asked[0])
         moved = influence_on(parts.inner, trained.phis, fresh, trained.params, asked[0])

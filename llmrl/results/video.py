@@ -146,7 +146,7 @@ def told(
     steps = with_captions(place, steps)
     parts = build_to_play(config, place, num_envs=1)
     memory = SourceMemory(state.heard, parts.restarted(state.late))
-    rollout, _, _ = parts.annotate(Rollout(steps, steps.action[-1]), memory, table)
+    rollout, _, _ = parts.annotate(memory, Rollout(steps, steps.action[-1]), table)
     names, weight = place.spec.aux_names, _weights(parts, state, rollout)
     advice = _advice_share(parts, state, rollout, names)
     keys, happened = rollout.steps.state_key[:, 0].tolist(), rollout.steps.event[:, 0].tolist()

@@ -17,7 +17,7 @@ def add(coefficient: float | Float[Array, ""] = 1.0) -> RewardTransform:
         return SourceWeights(weight, jnp.ones(weight.shape[-1]))
 
     blend = stateless(
-        lambda signal, rollout: signal._replace(
+        lambda rollout, signal: signal._replace(
             reward=signal.reward + coefficient * jnp.sum(rollout.steps.aux, axis=-1)
         )
     )

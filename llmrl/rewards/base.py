@@ -10,12 +10,12 @@ from jaxtyping import Array, Float
 from llmrl.types import RewardTransform, Rollout, Signal
 
 
-def stateless(apply: Callable[[Signal, Rollout], Signal]) -> RewardTransform:
+def stateless(apply: Callable[[Rollout, Signal], Signal]) -> RewardTransform:
     """A transform without parameters and without memory."""
     return RewardTransform(
         init=lambda key: ({}, ()),
-        apply=lambda signal, phi, state, rollout: apply(signal, rollout),
-        observe=lambda state, phi, signal, rollout: state,
+        apply=lambda phi, state, rollout, signal: apply(rollout, signal),
+        observe=lambda phi, state, rollout, signal: state,
         report=lambda phi, state, rollout: {},
     )
 
@@ -28,8 +28,8 @@ def beyond_task(transform: RewardTransform) -> RewardTransform:
     discount alone.
     """
 
-    def apply(signal: Signal, phi, state, rollout: Rollout) -> Signal:
-        changed = transform.apply(signal, phi, state, rollout)
+    def apply(phi, state, rollout: Rollout, signal: Signal) -> Signal:
+        changed = transform.apply(phi, state, rollout, signal)
         return changed._replace(reward=changed.reward - signal.reward)
 
     return transform._replace(apply=apply)
@@ -40,8 +40,8 @@ def frozen(transform: RewardTransform) -> RewardTransform:
     settled, weights = transform.settled or (lambda state: state), transform.weights
     own = (lambda state: state.own) if transform.needs_task else (lambda state: state)
     return transform._replace(
-        apply=lambda signal, phi, state, rollout: transform.apply(signal, phi, settled(state), rollout),
-        observe=lambda state, phi, signal, rollout: own(state),
+        apply=lambda phi, state, rollout, signal: transform.apply(phi, settled(state), rollout, signal),
+        observe=lambda phi, state, rollout, signal: own(state),
         report=lambda phi, state, rollout: transform.report(phi, settled(state), rollout),
         weights=weights and (lambda phi, state, rollout: weights(phi, settled(state), rollout)),
     )

@@ -105,12 +105,12 @@ def paid(
     def init(key):
         return {}, BonusState(bonus.init(key), jnp.zeros((num_steps, num_envs)), jnp.zeros(()))
 
-    def observe(state: BonusState, phi, signal, rollout):
+    def observe(phi, state: BonusState, rollout, signal):
         scored, memory = bonus.score(state.memory, rollout)
         # Only ``observe`` writes the memory: to the outer level, the reward is a number.
         return BonusState(memory, held_constant(scored), state.age + 1.0)
 
-    def apply(signal: Signal, phi, state: BonusState, rollout):
+    def apply(phi, state: BonusState, rollout, signal: Signal):
         if signal.reward.shape != state.bonus.shape:
             raise BadValue(
                 f"this bonus was scored for a rollout of shape {state.bonus.shape}, got one of {signal.reward.shape}; "

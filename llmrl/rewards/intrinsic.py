@@ -28,7 +28,7 @@ def intrinsic(
 
     return RewardTransform(
         init=lambda key: ({"network": net.init(key)}, ()),
-        apply=lambda signal, phi, state, rollout: signal._replace(reward=signal.reward + learned(phi, rollout)),
-        observe=lambda state, phi, signal, rollout: state,
+        apply=lambda phi, state, rollout, signal: signal._replace(reward=signal.reward + learned(phi, rollout)),
+        observe=lambda phi, state, rollout, signal: state,
         report=lambda phi, state, rollout: {"intrinsic_mean": jnp.mean(learned(phi, rollout))},
     )

@@ -41,7 +41,7 @@ class Language(NamedTuple):
     Attributes:
         init: ``() -> Heard``.
         forget: ``Heard -> Heard`` without misses, for when the host has taken note of them.
-        fill: ``(rollout, heard, keys, scores) -> (rollout, heard, {metric: scalar})``; table as in ``ops.lookup``.
+        fill: ``(heard, rollout, keys, scores) -> (rollout, heard, {metric: scalar})``; table as in ``ops.lookup``.
     """
 
     init: Callable[[], Heard]
@@ -75,7 +75,7 @@ def language(column: int | None, factor: float | Scalar = 1.0, center: Any = 0.5
         return heard._replace(missed=jnp.full_like(heard.missed, NO_KEY), counts=jnp.zeros_like(heard.counts))
 
     def fill(
-        rollout: Rollout, heard: Heard, keys: UInt32[Array, " r"], scores: Float[Array, "r e"]
+        heard: Heard, rollout: Rollout, keys: UInt32[Array, " r"], scores: Float[Array, "r e"]
     ) -> tuple[Rollout, Heard, dict[str, Scalar]]:
         steps = rollout.steps
         score, known = lookup(keys, scores, steps.state_key, steps.event)

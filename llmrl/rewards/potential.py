@@ -43,7 +43,7 @@ def pbrs(coefficient: float | Scalar) -> RewardTransform:
     "Behavior alignment via reward function optimization", whose potential-based baseline this is.
     """
 
-    def shaped(signal: Signal, rollout: Rollout) -> Signal:
+    def shaped(rollout: Rollout, signal: Signal) -> Signal:
         potential = coefficient * jnp.sum(rollout.steps.aux, axis=-1)
         following = _following(potential, potential[-1], rollout)
         return signal._replace(reward=signal.reward + signal.discount * following - potential)
@@ -198,9 +198,9 @@ def dynamic_advice(
         params, zero = net.init(net_key), jnp.zeros(())
         return {}, PotentialState(params, params, optimizer.init(params), share_at(zero), zero, zero, zero, own_key)
 
-    def observe(state: PotentialState, phi, signal: Signal, rollout: Rollout) -> PotentialState:
+    def observe(phi, state: PotentialState, rollout: Rollout, signal: Signal) -> PotentialState:
         key, draw_key = jax.random.split(state.key)
-        pairs = state_action_pairs(signal, rollout, coefficient)
+        pairs = state_action_pairs(rollout, signal, coefficient)
         flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), pairs)
 
         def step(carry, drawn):
@@ -222,8 +222,8 @@ def dynamic_advice(
         )
         return state._replace(shaping=state.share * jnp.mean(shaping(state, pairs)))
 
-    def apply(signal: Signal, phi, state: PotentialState, rollout: Rollout) -> Signal:
-        shaped = signal.reward + state.share * shaping(state, state_action_pairs(signal, rollout, coefficient))
+    def apply(phi, state: PotentialState, rollout: Rollout, signal: Signal) -> Signal:
+        shaped = signal.reward + state.share * shaping(state, state_action_pairs(rollout, signal, coefficient))
         # Adding 0 is not nothing: -0. + 0. is +0., and a potential that has run away is not finite.
         return signal._replace(reward=jnp.where(state.share > 0, shaped, signal.reward))
 
@@ -238,7 +238,7 @@ def dynamic_advice(
     return RewardTransform(init, apply, observe, report)
 
 
-def state_action_pairs(signal: Signal, rollout: Rollout, coefficient: float | Scalar) -> Pairs:
+def state_action_pairs(rollout: Rollout, signal: Signal, coefficient: float | Scalar) -> Pairs:
     """Every step with the state and the action after it, [t, n]; see the head of this file for the ends."""
     steps = rollout.steps
     return Pairs(

@@ -10,7 +10,7 @@ def task() -> RewardTransform:
     """r_p, as the environment gave it; its state holds the task's statistics, for every stream that needs them."""
     return RewardTransform(
         init=lambda key: ({}, no_task_statistics()),
-        apply=lambda signal, phi, state, rollout: signal,
-        observe=lambda state, phi, signal, rollout: observed(state, rollout),
+        apply=lambda phi, state, rollout, signal: signal,
+        observe=lambda phi, state, rollout, signal: observed(state, rollout),
         report=lambda phi, state, rollout: {},
     )

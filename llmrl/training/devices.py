@@ -273,7 +273,7 @@ def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds:
     @jax.jit
     def remembered(states, rollouts, table):
         def one(state, rollout):
-            rollout, _, _ = parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
+            rollout, _, _ = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
             return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
 
         return jax.vmap(one)(states, rollouts)

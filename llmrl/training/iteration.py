@@ -144,7 +144,7 @@ def first_state(
         if parts.meta.needs_rollout:
             # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
             rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, keys.rollout)
-            rollout, _, _ = parts.annotate(rollout, SourceMemory(heard, late), table)
+            rollout, _, _ = parts.annotate(SourceMemory(heard, late), rollout, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=keys.next,
@@ -200,7 +200,7 @@ def learn_from(
     """
     inner = parts.inner
     keys = iteration_keys(state.key)
-    rollout, memory, annotated = parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
+    rollout, memory, annotated = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
     floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
     credit, reward, metrics = learn_reward(

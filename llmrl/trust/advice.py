@@ -178,7 +178,7 @@ def advice_stream(rule: Advice, blend: int, source: int = 0, name: str = "") -> 
         kept = jnp.maximum(KEPT_DISCOUNT, rule.very_good(phi)[source])
         return jnp.where(state.own.advice.event_share[source] > FREQUENT_SHARE, 0.0, kept)
 
-    def apply(signal: Signal, phi, state: WithTask, rollout: Rollout) -> Signal:
+    def apply(phi, state: WithTask, rollout: Rollout, signal: Signal) -> Signal:
         paid = rollout.steps.aux[..., source]
         kept = jnp.where(paid != 0, discount_factor(phi, state), 1.0)
         return Signal(share(phi, state) * paid, kept * signal.discount)
@@ -190,7 +190,7 @@ def advice_stream(rule: Advice, blend: int, source: int = 0, name: str = "") -> 
     transform = RewardTransform(
         init=lambda key: ({"evidence": rule.evidence()} if rule.judged else {}, ()),
         apply=apply,
-        observe=lambda state, phi, signal, rollout: state,
+        observe=lambda phi, state, rollout, signal: state,
         report=lambda phi, state, rollout: {f"advice_share/{name}": share(phi, state)},
         weights=weights,
         needs_task=True,

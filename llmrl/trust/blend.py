@@ -32,7 +32,7 @@ class Weights(NamedTuple):
 
     Attributes:
         init: ``key -> phi``.
-        weight: ``(phi, rollout, seen) -> w``, [t, n, m].
+        weight: ``(phi, seen, rollout) -> w``, [t, n, m].
         offset: ``(phi, rollout) -> eps``, [t, n].
         size: the largest |w|; 1 where it has no bound.
         of_state: ``(phi, obs [..., *obs]) -> w``, [..., m]; None where w looks at more than the state.
@@ -162,7 +162,7 @@ def make_weights(
             raw = raw + shrunk(phi, "network", learned)
         return raw if bound is None else bound * jnp.tanh(raw)
 
-    def weight(phi, rollout, seen=None):
+    def weight(phi, seen, rollout):
         steps = rollout.steps
         events = (steps.aux != 0).astype(steps.aux.dtype)
         return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen, events=events)
@@ -218,7 +218,7 @@ def mixture(
         return phi, state._replace(advice=advice.init())
 
     def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:
-        return limits.limit(state.limits, weights.weight(phi, rollout, state.seen))
+        return limits.limit(state.limits, weights.weight(phi, state.seen, rollout))
 
     def trusted(phi, state: WithTask, rollout: Rollout) -> SourceWeights:
         own, task = state
@@ -228,18 +228,18 @@ def mixture(
             weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - advice.share(phi, own.advice, task)))
         return SourceWeights(weight, weights.size * factors)
 
-    def apply(signal: Signal, phi, state, rollout):
+    def apply(phi, state, rollout, signal: Signal):
         paid = jnp.sum(trusted(phi, state, rollout).weight * rollout.steps.aux, axis=-1)
         reward = signal.reward + paid + weights.offset(phi, rollout)
         if "discount" not in phi:
             return signal._replace(reward=reward)
         return Signal(reward, jnp.where(rollout.steps.terminated, 0.0, jax.nn.sigmoid(phi["discount"])))
 
-    def observe(state: WithTask, phi, signal: Signal, rollout: Rollout) -> MixtureState:
+    def observe(phi, state: WithTask, rollout: Rollout, signal: Signal) -> MixtureState:
         own, task = state
         seen = own.seen if weights.look is None else weights.look(own.seen, rollout)
         advised = own.advice if advice is None else advice.observe(own.advice, task, rollout)
-        return MixtureState(limits.observe(own.limits, task, signal, rollout), seen, advised)
+        return MixtureState(limits.observe(own.limits, task, rollout, signal), seen, advised)
 
     def report(phi, state: WithTask, rollout):
         own, task = state

@@ -41,7 +41,7 @@ class WeightLimits(NamedTuple):
 
     Attributes:
         init: ``() -> LimitsState``.
-        observe: ``(state, task, signal, rollout) -> LimitsState``.
+        observe: ``(state, task, rollout, signal) -> LimitsState``.
         limit: ``(state, weight) -> weight``.
         scale: ``(state, task) -> [m]``: the factor that brings each source to the task's units.
         report: ``state -> {metric: scalar}``.
@@ -50,7 +50,7 @@ class WeightLimits(NamedTuple):
     """
 
     init: Callable[[], LimitsState]
-    observe: Callable[[LimitsState, TaskStatistics, Signal, Rollout], LimitsState]
+    observe: Callable[[LimitsState, TaskStatistics, Rollout, Signal], LimitsState]
     limit: Callable[[LimitsState, Float[Array, "t n m"]], Float[Array, "t n m"]]
     scale: Callable[[LimitsState, TaskStatistics], Float[Array, " m"]]
     report: Callable[[LimitsState], dict[str, Scalar]]
@@ -76,7 +76,7 @@ def no_limits(num_aux: int) -> WeightLimits:
     """No limits: the learned weight is used as it is."""
     return WeightLimits(
         init=lambda: _start(num_aux),
-        observe=lambda state, task, signal, rollout: state,
+        observe=lambda state, task, rollout, signal: state,
         limit=lambda state, weight: weight,
         scale=lambda state, task: jnp.ones(num_aux),
         report=lambda state: {},
@@ -108,9 +108,9 @@ def weight_limits(
         gae_lambda: shortens the discounted sums that ``units`` compares, as it shortens the advantages.
     """
 
-    def observe(state, task, signal, rollout):
+    def observe(state, task, rollout, signal):
         if units:
-            state = _note_units(state, signal, rollout, gae_lambda)
+            state = _note_units(state, rollout, signal, gae_lambda)
         if ceiling:
             state = _note_level(state, task, signal, ceiling_fall, ceiling_rise, setback)
         return state
@@ -134,7 +134,7 @@ def weight_limits(
     return WeightLimits(lambda: _start(num_aux), observe, limit, scale, report, settled)
 
 
-def _note_units(state: LimitsState, signal: Signal, rollout: Rollout, gae_lambda) -> LimitsState:
+def _note_units(state: LimitsState, rollout: Rollout, signal: Signal, gae_lambda) -> LimitsState:
     steps = rollout.steps
     decay = jnp.where(steps.terminated | steps.truncated, 0.0, signal.discount * gae_lambda)
     paid = jnp.concatenate([signal.reward[..., None], steps.aux], axis=-1)

@@ -187,7 +187,7 @@ def test_the_first_stream_is_the_bare_task(random_rollout, name):
     rollout = random_rollout(spec, composed(row).ppo.num_steps)
     bare = task_signal(rollout, 0.9)
     phi, state = streams[0].transform.init(KEYS[0])
-    jax.tree.map(np.testing.assert_array_equal, streams[0].transform.apply(bare, phi, state, rollout), bare)
+    jax.tree.map(np.testing.assert_array_equal, streams[0].transform.apply(phi, state, rollout, bare), bare)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -205,7 +205,7 @@ def test_the_task_counts_once(random_rollout, name):
         for stream, phi, state in stream_states(streams, phis, states):
             if isinstance(state, BonusState):
                 state = state._replace(age=jnp.asarray(100.0))  # after pretraining
-            total += stream.weight * stream.transform.apply(signal, phi, state, rollout).reward
+            total += stream.weight * stream.transform.apply(phi, state, rollout, signal).reward
         return total
 
     more = followed(bare._replace(reward=bare.reward + 1.0)) - followed(bare)

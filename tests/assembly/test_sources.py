@@ -60,7 +60,7 @@ def test_goals_by_rule_pay_once_an_episode(always_left, random_rollout):
     env = make_trainer(config).env
     parts, rollout = build(config, env), experience(random_rollout, config, env)
     memory = SourceMemory(None, tuple(each.source.init(jax.random.key(0)) for each in parts.late))
-    filled, (_, late), metrics = parts.annotate(rollout, memory, None)
+    filled, (_, late), metrics = parts.annotate(memory, rollout, None)
     steps, column = jax.tree.map(np.asarray, filled.steps), env.spec.aux_names.index("goals")
     for n in range(config.ppo.num_envs):
         pushed = False
@@ -80,11 +80,11 @@ def test_goals_from_a_table_are_what_it_says(random_rollout):
     late = tuple(each.source.init(jax.random.key(0)) for each in parts.late)
     memory = SourceMemory(parts.language.init(), late)
     with listening(config, env) as listener:
-        filled, *_ = parts.annotate(rollout, memory, listener.table)
+        filled, *_ = parts.annotate(memory, rollout, listener.table)
         expected, *_ = goal_bonus(rollout, parts.answers(listener.table), late[0], threshold=0.6, ineffective=False)
     np.testing.assert_array_equal(filled.steps.aux[..., 0], expected)
     assert 0 < np.mean(np.asarray(expected) > 0) < 1
-    _, (heard, _), metrics = parts.annotate(rollout, memory, None)  # there are no answers yet: all is noted
+    _, (heard, _), metrics = parts.annotate(memory, rollout, None)  # there are no answers yet: all is noted
     assert metrics["language_coverage"] == 0.0 and jnp.sum(heard.counts) == config.ppo.batch_size
 
 
@@ -115,7 +115,7 @@ def test_ellm_adds_the_source_to_the_task_or_begins_with_it_alone(random_rollout
     rollout = experience(random_rollout, config, env)
     signal = task_signal(rollout, 0.9)
     phi, state = transform.init(jax.random.key(0))
-    paid = transform.apply(signal, phi, transform.observe(state, phi, signal, rollout), rollout)
+    paid = transform.apply(phi, transform.observe(phi, state, rollout, signal), rollout, signal)
     own = 0.0 if pretraining else signal.reward
     np.testing.assert_allclose(paid.reward, own + coefficient * rollout.steps.aux[..., 1], rtol=1e-6)
 

@@ -31,7 +31,7 @@ def shares(rollout, streams, phis=None, states=None):
     nothing = jnp.zeros((*rollout.steps.reward.shape, len(streams)))
     advantages = stream_advantages(every, Values(nothing, nothing), rollout, 0.7)
     advice = advice_steps(advantages, streams, phis, states)
-    found = influence(streams, phis, states, every, advantages, advice, rollout)
+    found = influence(streams, phis, states, rollout, every, advantages, advice)
     return None if found is None else influence_metrics(found, rollout, SPEC.aux_names)
 
 

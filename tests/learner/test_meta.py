@@ -98,7 +98,7 @@ def telling_meta(tell, gains=None, **settings):
         # The rollouts here pay constants; the task has had so many reward events before.
         task = observed(no_task_statistics(), rollout)._replace(event_count=jnp.asarray(events))
         last_kl = jnp.asarray(last_kl, jnp.float32)
-        return meta.update(state, phis, (task, BLEND_STATE), PARAMS, rollout, KEY, jnp.asarray(index), last_kl)
+        return meta.update(phis, state, (task, BLEND_STATE), PARAMS, rollout, KEY, jnp.asarray(index), last_kl)
 
     return init, jax.jit(update)
 
@@ -167,7 +167,7 @@ def test_past_updates_are_remembered_as_they_were_taken(rollout_of, data, window
 
     def tell(problem, theta, phis):
         """The numbers of the rollouts that updates were taken on, as digits, the last in front of the point."""
-        numbers = problem.past.data[0].rollout.steps.obs[:, 0, 0, 0]
+        numbers = problem.past.data[1].rollout.steps.obs[:, 0, 0, 0]
         return jnp.sum(jnp.where(problem.past.taken > 0, numbers * 0.1 ** jnp.arange(float(kept))[::-1], 0.0))
 
     init, update = telling_meta(tell, data=data, window=window, follows_updates=True, cross_fitting=False)

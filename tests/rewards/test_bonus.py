@@ -33,9 +33,9 @@ def test_every_rollout_is_scored_once_and_paid_as_scored(random_rollout):
     for before in range(3):
         rollout = random_rollout(SPEC, T, N, before)
         bare = task_signal(rollout, 0.9)
-        state = transform.observe(state, phi, bare, rollout)
+        state = transform.observe(phi, state, rollout, bare)
         for _ in range(2):
-            found = transform.apply(bare, phi, state, rollout)
+            found = transform.apply(phi, state, rollout, bare)
             np.testing.assert_allclose(found.reward, bare.reward + 10.0 * before + 100.0 * (before + 1), rtol=1e-6)
         np.testing.assert_array_equal(found.discount, bare.discount)
         assert transform.report(phi, state, rollout) == {"counted_bonus": before, "seen": before + 1}
@@ -45,7 +45,7 @@ def test_another_rollout_than_the_one_scored_is_refused_where_its_shape_tells(ra
     transform = paid(COUNTED, added, T, N, "counted")
     half = random_rollout(SPEC, T, N // 2)
     with pytest.raises(ValueError, match=r"shape \(6, 4\), got one of \(6, 2\)"):
-        transform.apply(task_signal(half, 0.9), *transform.init(KEY), half)
+        transform.apply(*transform.init(KEY), half, task_signal(half, 0.9))
 
 
 def test_an_intrinsic_stream_is_the_bonus_alone_and_no_termination_ends_it(random_rollout):
@@ -53,8 +53,8 @@ def test_an_intrinsic_stream_is_the_bonus_alone_and_no_termination_ends_it(rando
     rollout = random_rollout(SPEC, T, N, terminated=np.ones((T, N), bool))
     phi, state = transform.init(KEY)
     for _ in range(2):
-        state = transform.observe(state, phi, task_signal(rollout, 0.9), rollout)
-    found = transform.apply(task_signal(rollout, 0.9), phi, state, rollout)
+        state = transform.observe(phi, state, rollout, task_signal(rollout, 0.9))
+    found = transform.apply(phi, state, rollout, task_signal(rollout, 0.9))
     np.testing.assert_array_equal(found.reward, 1.0)
     np.testing.assert_allclose(found.discount, 0.8)
 

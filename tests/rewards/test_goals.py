@@ -148,8 +148,8 @@ def paid_per_rollout(random_rollout, **options):
         rollout = experience(random_rollout, seed)
         bare = task_signal(rollout, 0.9)
         expected, memory = bonus.score(memory, rollout)
-        state = transform.observe(state, phi, bare, rollout)
-        found = transform.apply(bare, phi, state, rollout)
+        state = transform.observe(phi, state, rollout, bare)
+        found = transform.apply(phi, state, rollout, bare)
         np.testing.assert_array_equal(found.discount, bare.discount)
         assert transform.report(phi, state, rollout)["goal_bonus"] == jnp.mean(expected)
         yield bare.reward, expected, found.reward

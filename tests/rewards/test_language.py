@@ -48,7 +48,7 @@ def said(rollout, answers):
 @pytest.mark.parametrize("factor", [1.0, -2.0])
 def test_the_reward_is_the_dictionarys_score_less_the_centre(heard_of, center, factor):
     source, rollout = language(COLUMN, factor, center), heard_of()
-    filled, _, metrics = source.fill(rollout, source.init(), *table(ANSWERS))
+    filled, _, metrics = source.fill(source.init(), rollout, *table(ANSWERS))
     scores = said(rollout, ANSWERS)
     expected = [[0.0 if score is None else factor * (score - center) for score in row] for row in scores]
     np.testing.assert_allclose(filled.steps.aux[..., COLUMN], expected, atol=1e-6)
@@ -66,7 +66,7 @@ def test_the_reward_is_the_dictionarys_score_less_the_centre(heard_of, center, f
 
 def test_without_answers_the_source_is_silent(heard_of):
     source = language(COLUMN, center=0.0)
-    filled, heard, metrics = source.fill(heard_of(), source.init(), *table({}))
+    filled, heard, metrics = source.fill(source.init(), heard_of(), *table({}))
     np.testing.assert_array_equal(filled.steps.aux[..., COLUMN], 0.0)
     assert metrics["language_coverage"] == 0.0 and np.isnan(metrics["language_score"])
     assert heard.counts.sum() == 24
@@ -77,7 +77,7 @@ def test_misses_are_counted_over_rollouts_and_forgotten_when_told(heard_of):
     heard, expected = source.init(), Counter()
     for seed in range(3):
         rollout = heard_of(seed, states=(2, 5, 7, 9, 11, 2**32 - 2))
-        _, heard, _ = source.fill(rollout, heard, *table(ANSWERS))
+        _, heard, _ = source.fill(heard, rollout, *table(ANSWERS))
         expected += Counter(key for key in rollout.steps.state_key.reshape(-1).tolist() if key not in ANSWERS)
     met = heard.counts > 0
     assert dict(zip(heard.missed[met].tolist(), heard.counts[met].tolist(), strict=True)) == expected
@@ -90,7 +90,7 @@ def test_misses_are_counted_over_rollouts_and_forgotten_when_told(heard_of):
 def test_few_places_keep_the_most_frequent_misses(heard_of):
     source = language(COLUMN, size=2)
     rollout = heard_of(states=(7, 8, 9, 10))
-    _, heard, _ = source.fill(rollout, source.init(), *table({}))
+    _, heard, _ = source.fill(source.init(), rollout, *table({}))
     common = Counter(rollout.steps.state_key.reshape(-1).tolist()).most_common()
     assert heard.counts.tolist() == [count for _, count in common[:2]]
 
@@ -100,7 +100,7 @@ def test_the_running_mean_makes_the_answers_neutral_on_average(heard_of):
     heard = source.init()
     for _ in range(3):  # the same again: its own mean
         rollout = heard_of(0)
-        filled, heard, metrics = source.fill(rollout, heard, *table(ANSWERS))
+        filled, heard, metrics = source.fill(heard, rollout, *table(ANSWERS))
     known = np.asarray([[score is not None for score in row] for row in said(rollout, ANSWERS)])
     assert abs(np.asarray(filled.steps.aux[..., COLUMN])[known].mean()) < 1e-6
     np.testing.assert_array_equal(filled.steps.aux[..., COLUMN][~known], 0.0)
@@ -113,10 +113,10 @@ def test_seeds_share_a_table_and_keep_their_own_misses(heard_of):
     both = jax.tree.map(lambda *x: jnp.stack(x), *rollouts)
     start = jax.tree.map(lambda x: jnp.stack([x, x]), source.init())
     fill = jax.jit(jax.vmap(source.fill, in_axes=(0, 0, None, None)))
-    together = fill(both, start, *table(ANSWERS))
+    together = fill(start, both, *table(ANSWERS))
     for seed in range(2):
-        alone = source.fill(rollouts[seed], source.init(), *table(ANSWERS))
+        alone = source.fill(source.init(), rollouts[seed], *table(ANSWERS))
         one = jax.tree.map(lambda x, seed=seed: x[seed], together)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), one, alone)
-    fill(both, start, *table({1: (0.0, 0.0), **ANSWERS}))
+    fill(start, both, *table({1: (0.0, 0.0), **ANSWERS}))
     assert fill._cache_size() == 1  # more rows are no new program

@@ -47,12 +47,12 @@ def connected(random_rollout, spec, num_steps=T, **fields):
 def shaping(transform, rollout, state):
     """What is paid beside the task's reward, [t, n]."""
     bare = task_signal(rollout, GAMMA)
-    return np.asarray(transform.apply(bare, {}, state, rollout).reward - bare.reward)
+    return np.asarray(transform.apply({}, state, rollout, bare).reward - bare.reward)
 
 
 def observed(transform, state, *rollouts):
     for rollout in rollouts:
-        state = transform.observe(state, {}, task_signal(rollout, GAMMA), rollout)
+        state = transform.observe({}, state, rollout, task_signal(rollout, GAMMA))
     return state
 
 
@@ -239,7 +239,7 @@ def test_at_the_fixed_point_the_shaping_is_worth_the_hint(everything):
     @functools.partial(jax.jit, static_argnums=1)
     def learn(state, rate):
         transform = dpba(spec, hidden=(16,), updates=50, batch_size=192, learning_rate=rate, coefficient=1.0)
-        return jax.lax.scan(lambda s, _: (transform.observe(s, {}, bare, everything), None), state, None, 40)[0]
+        return jax.lax.scan(lambda s, _: (transform.observe({}, s, everything, bare), None), state, None, 40)[0]
 
     transform = dpba(spec, **SMALL | {"hidden": (16,)})
     state = transform.init(KEY)[1]
@@ -278,7 +278,7 @@ def test_what_has_faded_is_the_task_to_the_bit(random_rollout):
     nothing = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), state.params)
     broken = state._replace(params=nothing, previous=nothing)
     for faded in (state, broken):
-        found = transform.apply(task_signal(rollout, GAMMA), {}, faded, rollout)
+        found = transform.apply({}, faded, rollout, task_signal(rollout, GAMMA))
         np.testing.assert_array_equal(bits(found.reward), bits(rollout.steps.reward))
 
 
@@ -305,7 +305,7 @@ def test_nobody_differentiates_the_potential_through_the_reward(random_rollout):
         steps = rollout.steps._replace(obs=obs, reward=reward)
         known = state._replace(params=learned[0], previous=learned[1])
         changed = rollout._replace(steps=steps)
-        return jnp.sum(transform.apply(task_signal(changed, GAMMA), {}, known, changed).reward)
+        return jnp.sum(transform.apply({}, known, changed, task_signal(changed, GAMMA)).reward)
 
     slopes = jax.grad(total, argnums=(0, 1, 2))((state.params, state.previous), rollout.steps.reward, rollout.steps.obs)
     assert all(not np.any(x) for x in jax.tree.leaves((slopes[0], slopes[2])))

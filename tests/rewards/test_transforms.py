@@ -89,10 +89,10 @@ def paid(transform, rollout, phi=None, state=None):
     """The signal, with phi and state as at the start unless given."""
     started = transform.init(KEY)
     return transform.apply(
-        task_signal(rollout, GAMMA),
         started[0] if phi is None else phi,
         after(transform, started[1], ()) if state is None else state,
         rollout,
+        task_signal(rollout, GAMMA),
     )
 
 
@@ -120,11 +120,11 @@ def everything_of(transform, key, phi_shift, rollout):
     bare = task_signal(rollout, GAMMA)
 
     def mean_reward(phi):
-        return jnp.mean(transform.apply(bare, phi, after(transform, state, ()), rollout).reward)
+        return jnp.mean(transform.apply(phi, after(transform, state, ()), rollout, bare).reward)
 
-    noted = transform.observe(after(transform, state, [rollout]), phi, bare, rollout)
+    noted = transform.observe(phi, after(transform, state, [rollout]), rollout, bare)
     now = after(transform, noted, [rollout])
-    signal = transform.apply(bare, phi, now, rollout)
+    signal = transform.apply(phi, now, rollout, bare)
     return phi, signal, state, noted, transform.report(phi, now, rollout), jax.grad(mean_reward)(phi)
 
 
@@ -242,7 +242,9 @@ def test_where_a_source_is_silent_is_not_averaged(random_rollout):
     phi, state = transform.init(KEY)
     phi = jax.tree.map(lambda x: x + 0.3, phi)
     report = transform.report(phi, after(transform, state, ()), rollout)
-    np.testing.assert_allclose(report["weight_mean_active/first"], weights.weight(phi, rollout)[0, 0, 0], rtol=1e-5)
+    np.testing.assert_allclose(
+        report["weight_mean_active/first"], weights.weight(phi, None, rollout)[0, 0, 0], rtol=1e-5
+    )
     assert report["weight_mean_active/second"] == 0
 
 
@@ -312,7 +314,7 @@ def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned_in_units_
     # Whatever is learned enters by its last layer, linearly.
     larger = optax.tree.vdot(last(phi[group]), last(slope[group]))
     alone = make_weights(DISCRETE, hidden=(4,), bound=None, scalar=group == "scalar", network=group == "network")
-    size = jnp.sqrt(jnp.mean(jnp.square(alone.weight({group: phi[group]}, rollout)), axis=(0, 1)))
+    size = jnp.sqrt(jnp.mean(jnp.square(alone.weight({group: phi[group]}, None, rollout)), axis=(0, 1)))
     np.testing.assert_allclose(jnp.sum(slope["evidence"][group] * size), larger, rtol=1e-3)
 
 
@@ -323,7 +325,7 @@ def test_every_group_of_phi_can_be_learned_from_the_start(rollout, group):
     phi, state = transform.init(KEY)
 
     def total(phi):
-        signal = transform.apply(task_signal(rollout, GAMMA), phi, after(transform, state, ()), rollout)
+        signal = transform.apply(phi, after(transform, state, ()), rollout, task_signal(rollout, GAMMA))
         return jnp.sum(jnp.square(signal.reward)) + jnp.sum(signal.discount)
 
     assert optax.tree.norm(jax.grad(total)(phi)[group]) > 0
@@ -342,7 +344,7 @@ def test_the_weights_that_are_shown_are_those_that_are_paid(random_rollout):
         if transform.weights is None or "offset" in phi:
             continue
         phi = jax.tree.map(lambda x: x + 0.3, phi)
-        state = transform.observe(after(transform, state, [rollout]), phi, task_signal(rollout, GAMMA), rollout)
+        state = transform.observe(phi, after(transform, state, [rollout]), rollout, task_signal(rollout, GAMMA))
         state = after(transform, state, [rollout])
         weight, unit = transform.weights(phi, state, rollout)
         extra = paid(transform, rollout, phi, state).reward - rollout.steps.reward
@@ -362,7 +364,7 @@ def test_a_whitened_network_does_not_care_in_what_units_a_state_is_seen(rollout)
         weights = make_weights(DISCRETE, hidden=(4,), scalar=False, whiten=whiten)
         phi = jax.tree.map(lambda x: x + 0.3, weights.init(KEY))
         moments = weights.look(weights.nothing_seen, seen) if whiten else None
-        return weights.weight(phi, seen, moments)
+        return weights.weight(phi, moments, seen)
 
     ours, theirs = (weight_of(True, *units) for units in ((1.0, 0.0), (0.03, 2.0)))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
@@ -378,7 +380,7 @@ def test_how_a_network_learns_changes_neither_weights_nor_the_scalar_nor_evidenc
     worth = jax.random.normal(KEY, (T, N, M)) * (rollout.steps.aux != 0).astype(jnp.float32)
 
     def learned(weights):
-        return jax.value_and_grad(lambda p: jnp.sum(worth * weights.weight(p, rollout)))(phi)
+        return jax.value_and_grad(lambda p: jnp.sum(worth * weights.weight(p, None, rollout)))(phi)
 
     (value, slope), (same, changed) = learned(plain), learned(other)
     np.testing.assert_array_equal(value, same)

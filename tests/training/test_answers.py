@@ -66,7 +66,7 @@ def test_the_source_is_what_the_recorded_words_say(name, sources, factor):
 
         def told(table):
             _, rollout = collect(trainer.env, policy, actor, state.acting, key, config.ppo.num_steps)
-            return parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
+            return parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
         rollout, (heard, _), metrics = jax.jit(told)(listener.table)
 

@@ -81,7 +81,7 @@ def test_the_reward_is_the_source_runs_to_the_last_number(source, target, random
             jax.tree.map(lambda x: x[seed], of) for of in (result.state.phis, result.state.transform_states)
         )
         settled = [stream._replace(transform=frozen_transform(stream.transform)) for stream in streams]
-        return [s.transform.apply(bare, phi, own, rollout) for s, phi, own in stream_states(settled, phis, states)]
+        return [s.transform.apply(phi, own, rollout, bare) for s, phi, own in stream_states(settled, phis, states)]
 
     for seed, learned in enumerate((0, 1, 0)):
         equal(signals(target, seed), signals(source, learned))

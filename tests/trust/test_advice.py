@@ -53,7 +53,7 @@ def followed(rollouts, evidence=0.0, balance=0.0, **settings):
         bare, task = task_signal(rollout, 0.9), observed(task, rollout)
         advised = rule.observe(advised, task, rollout)
         state = WithTask(MixtureState(no_limits(M).init(), advice=advised), task)
-        signal = transform.apply(bare, phi, state, rollout)
+        signal = transform.apply(phi, state, rollout, bare)
         shares.append(float(transform.report(phi, state, rollout)["advice_share/first"]))
         np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux[..., 0], rtol=1e-5, atol=1e-6)
         length, taken = stream.advice(phi, state)
@@ -226,7 +226,7 @@ def test_a_source_that_was_frequent_once_counts_as_that_for_a_while(paying):
 def test_what_a_transform_adds_to_the_task_is_what_is_left_without_it(paying):
     rollout = paying(2.0)
     bare = task_signal(rollout, 0.9)
-    whole, rest = (transform.apply(bare, {}, (), rollout) for transform in (add(0.5), beyond_task(add(0.5))))
+    whole, rest = (transform.apply({}, (), rollout, bare) for transform in (add(0.5), beyond_task(add(0.5))))
     np.testing.assert_allclose(rest.reward + bare.reward, whole.reward, rtol=1e-6, atol=1e-6)
     np.testing.assert_array_equal(rest.discount, whole.discount)
 
@@ -241,7 +241,7 @@ def test_advice_and_learned_weights_together_give_a_source_no_more_than_its_auth
     rollout = paying(one_event())
     phi = phi | {"scalar": jnp.full(M, learned), "evidence": {"advice": jnp.full(M, evidence), "balance": jnp.zeros(M)}}
     task = observed(no_task_statistics(), rollout)
-    state = blend.observe(WithTask(state, task), phi, task_signal(rollout, 0.9), rollout)
+    state = blend.observe(phi, WithTask(state, task), rollout, task_signal(rollout, 0.9))
     weight = blend.weights(phi, WithTask(state, task), rollout).weight
     np.testing.assert_allclose(weight, min(learned, largest), rtol=1e-5, atol=1e-6)
 

@@ -53,7 +53,7 @@ def compiled(trust):
     def observe(state, rollout):
         task = observed(state.task, rollout)
         own = transform.observe(
-            state._replace(task=task), {"scalar": jnp.zeros(M)}, task_signal(rollout, GAMMA), rollout
+            {"scalar": jnp.zeros(M)}, state._replace(task=task), rollout, task_signal(rollout, GAMMA)
         )
         return WithTask(own, task)
 

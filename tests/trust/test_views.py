@@ -25,10 +25,10 @@ def test_the_observation_and_beside_it_the_weights_that_the_reward_uses(random_r
     obs = rollout.steps.obs
     seen = view.of(phis, obs)
     np.testing.assert_array_equal(seen[..., :6], obs.reshape(5, 4, 6))
-    np.testing.assert_allclose(seen[..., 6:], weights.weight(phis[1], rollout), rtol=1e-6)
+    np.testing.assert_allclose(seen[..., 6:], weights.weight(phis[1], None, rollout), rtol=1e-6)
     np.testing.assert_allclose(view.of(phis, obs[0, 0]), seen[0, 0], rtol=1e-5)
     other = rollout._replace(steps=rollout.steps._replace(action=jnp.roll(rollout.steps.action, 1, axis=0)))
-    np.testing.assert_array_equal(weights.weight(phis[1], other), weights.weight(phis[1], rollout))
+    np.testing.assert_array_equal(weights.weight(phis[1], None, other), weights.weight(phis[1], None, rollout))
 
 
 def test_of_bytes_a_policy_sees_what_they_stand_for():
