@@ -108,7 +108,7 @@ def report(
     if measure is not None and entries and not any(measure in entry.curves for entry in entries):
         raise BadValue(f"measure={measure} is in no run's metrics.csv")
     out.mkdir(parents=True, exist_ok=True)
-    draw = _drawer(out)
+    draw = drawer(out)
     counted, repeats = counted_once(entries)
     tasks = sort_into_tasks(counted, measure)
     names = _shown_names(tasks)
@@ -145,15 +145,15 @@ def report(
     return out / PAGE
 
 
-def render(contents: dict[str, Any]) -> str:
-    """The page; whatever comes from a run's files is escaped."""
+def render(contents: dict[str, Any], template: str = "page.html.j2") -> str:
+    """The page, after one of the templates in this folder; whatever comes from a run's files is escaped."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     templates = FileSystemLoader(Path(__file__).parent)
     page = Environment(
         loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    return page.get_template("page.html.j2").render(contents)
+    return page.get_template(template).render(contents)
 
 
 # --- parts ------------------------------------------------------------------------------------------------------------
@@ -162,7 +162,8 @@ Draw = Callable[[Callable[[Path], Any], str, str], Picture]
 """``(picture drawn into a file, its name, what it shows) -> Picture``."""
 
 
-def _drawer(out: Path) -> Draw:
+def drawer(out: Path) -> Draw:
+    """Draws pictures into a directory, each under a name of its own."""
     used: set[str] = set()
 
     def draw(paint: Callable[[Path], Any], name: str, says: str) -> Picture:
@@ -319,4 +320,4 @@ def _versions(entries: Sequence[Entry]) -> list[str]:
     return list(dict.fromkeys(", ".join(f"{name} {version}" for name, version in each.items()) for each in sets))
 
 
-__all__ = ["Broken", "Comparison", "Picture", "Trust", "render", "report"]
+__all__ = ["Broken", "Comparison", "Picture", "Trust", "drawer", "render", "report"]
