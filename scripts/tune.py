@@ -3,8 +3,9 @@
     python scripts/tune.py --methods dpba pies --envs cartpole --sources beneficial harmful --seeds 4
 
 A baseline gets one setting for all environments and sources, as whoever uses it does not know which kind hers is; so
-settings are ranked by their mean over them. What may differ inside one program (``llmrl.sweep``) is one program's grid;
-its points are ordinary run directories under --out, and what is finished there is not trained again.
+settings are ranked by their mean over them. Tasks of the suite's set ``report`` are refused. What may differ inside
+one program (``llmrl.sweep``) is one program's grid; its points are ordinary run directories under --out, and what is
+finished there is not trained again.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from measures import scores
 from study import QUICK
 
 from llmrl.analysis.tables import markdown, number
+from llmrl.settings.errors import BadValue
 from llmrl.studies.carry_out import Found, Run, carry_out, config_of, read_finished, train_anew
+from llmrl.studies.suite_tasks import refuse_report
 
 if TYPE_CHECKING:
     from llmrl.settings.config import Config
@@ -112,7 +115,12 @@ class Point(NamedTuple):
 
 
 def programs(methods: Sequence[str], envs: Sequence[str], sources: Sequence[str], steps: int) -> Iterator[Program]:
-    """All programs; a method that hears no sources has one in each environment."""
+    """All programs; a method that hears no sources has one in each environment.
+
+    Raises:
+        ValueError: an environment is a ``report`` task.
+    """
+    refuse_report(envs)
     for method, env in product(methods, envs):
         knobs = BASELINES[method]
         for source, choice in product(sources if knobs.hears else ("any",), product(*knobs.outside.values())):
@@ -252,7 +260,10 @@ def main() -> None:
 
     seeds, extra = (2, QUICK) if asked.quick else (asked.seeds, ())
     out = asked.out or Path("runs/studies") / ("tune_quick" if asked.quick else "tune")
-    wanted = list(programs(asked.methods, asked.envs, asked.sources, asked.steps))
+    try:
+        wanted = list(programs(asked.methods, asked.envs, asked.sources, asked.steps))
+    except BadValue as error:
+        parser.error(str(error))
     trained = {one.run.name: points(one, config_of(one.run, out, seeds, extra)) for one in wanted}
     missing = [one.run for one in wanted if any(read_finished(point.config) is None for point in trained[one.run.name])]
     print(f"{len(missing)} of {len(wanted)} programs to train", file=sys.stderr)

@@ -68,6 +68,16 @@ def test_a_grid_has_every_combination_and_what_the_method_says_by_itself(tune, m
         assert all(said(point.config, key) == value for key, value in point.values.items())
 
 
+@pytest.mark.parametrize("env", ["keydoor", "crumbs", "moving_goal"])
+def test_nothing_is_tuned_on_a_report_task(tune, env, monkeypatch, capsys):
+    with pytest.raises(ValueError, match="on which no setting is ever chosen"):
+        list(tune.programs(["dpba"], ["cartpole", env], ["harmful"], 4096))
+    monkeypatch.setattr(sys, "argv", ["tune.py", "--envs", env])
+    with pytest.raises(SystemExit):
+        tune.main()
+    assert f"{env} is a task of the set report" in capsys.readouterr().err
+
+
 def said(config, key):
     for part in key.split("."):
         config = getattr(config, part)

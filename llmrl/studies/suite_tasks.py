@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+
+from llmrl.settings.errors import BadValue
 
 QUALITIES = (
     "fair",
@@ -97,3 +100,27 @@ TASKS: dict[str, Task] = {
 def tasks_of(set: str) -> tuple[Task, ...]:
     """The tasks of one set, in order."""
     return tuple(task for task in TASKS.values() if task.set == set)
+
+
+def names_of(set: str) -> frozenset[str]:
+    """What the tasks of a set are called: by the suite, as an environment, as an id of gymnax, as an achievement."""
+    words = [word.partition("=") for task in tasks_of(set) for word in task.overrides]
+    called = {value for key, _, value in words if key in ("env", "env.id", "env.task")}
+    return frozenset({*called, *(task.name for task in tasks_of(set))})
+
+
+REPORT_NAMES = names_of(REPORT) - names_of(DEVELOPMENT)
+"""Names that only a ``report`` task has."""
+
+
+def refuse_report(names: Iterable[str]) -> None:
+    """Refuses ``report`` tasks where a setting is to be chosen.
+
+    Raises:
+        ValueError: one of the names is a ``report`` task's.
+    """
+    for name in names:
+        if name in REPORT_NAMES:
+            raise BadValue(
+                f"{name} is a task of the set report, on which no setting is ever chosen: choose another one"
+            )
