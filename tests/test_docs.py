@@ -222,6 +222,7 @@ CHECKED = {
     "report": overrides.to_report,
     "status": overrides.to_status,
     "figure": overrides.to_reproduction,
+    "suite": overrides.to_suite,
 }
 
 
@@ -229,7 +230,7 @@ def _commands():
     for page in PAGES:
         for line in page.read_text().splitlines():
             command = re.match(
-                r"(?:\$ | {4})(llmrl (?:train|compare|evaluate|label|report|status|figure|bench)\b.*)", line
+                r"(?:\$ | {4})(llmrl (?:train|compare|evaluate|label|report|status|figure|suite|bench)\b.*)", line
             )
             if command:
                 yield page.name, command[1]

@@ -36,6 +36,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   report     statistics, curves and trust of finished runs, on one page
   status     which runs are finished, at work, failed or stopped
   figure     regenerate a figure of the paper
+  suite      every method on many tasks with good and bad sources: where is there regret?
   bench      measure throughput, and what a hypergradient costs
   completion bash, zsh or fish: print a script for the shell, as in eval "$(llmrl completion bash)"
 
@@ -397,6 +398,20 @@ def figure(node: Any) -> None:
     _say(run(request.number, **options, command=_typed("figure", [str(request.number)])))
 
 
+@_job
+def suite(node: Any) -> None:
+    """Trains what the no-regret suite needs and is not there yet, and writes its page."""
+    from hydra.core.hydra_config import HydraConfig
+
+    from llmrl.settings.overrides import to_suite
+
+    request = to_suite(node)
+
+    from llmrl.studies.suite import suite as run
+
+    _say(run(**vars(request), command=shlex.join(["llmrl", "suite", *HydraConfig.get().overrides.task])))
+
+
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train,
     "compare": compare,
@@ -406,6 +421,7 @@ COMMANDS: dict[str, Callable[[Any], None]] = {
     "report": report,
     "status": status,
     "figure": figure,
+    "suite": suite,
 }
 """Subcommands by name; each has a config file and a schema of the same name."""
 

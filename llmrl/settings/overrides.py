@@ -39,6 +39,7 @@ from llmrl.settings.requests import (
     Report,
     Reproduction,
     Status,
+    Suite,
 )
 from llmrl.settings.validation import build, from_dict, refuse_secret, renamed, validate
 from llmrl.settings.words import ONE_CHOICE, as_hydra_reads
@@ -228,6 +229,11 @@ def to_status(node: DictConfig) -> Status:
 def to_reproduction(node: DictConfig) -> Reproduction:
     """A ``Reproduction`` from what Hydra composed."""
     return _checked(Reproduction, node)
+
+
+def to_suite(node: DictConfig) -> Suite:
+    """A ``Suite`` from what Hydra composed."""
+    return _checked(Suite, node)
 
 
 def _checked(kind: type[Request], node: DictConfig) -> Request:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
 from llmrl.settings.config import Config, EnvConfig, LLMConfig
-from llmrl.settings.fields import number, positive, positives
+from llmrl.settings.fields import choice, number, positive, positives
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,41 @@ class Reproduction:
     out: str | None = None
 
 
+SUITE_SETS = ("development", "report")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """What ``llmrl suite`` is asked.
+
+    Attributes:
+        set: one of ``SUITE_SETS``: tasks on which settings may be chosen, or tasks on which none ever is.
+        quick: few cells, seeds and steps, in less than a quarter of an hour on two cores: a look, not a result.
+        tasks: those of the set; all of them where none is named.
+        sources: their sources, by quality; all that a task has where none is named.
+        methods: those to compare with ``ppo`` and ``add``, which are always there; where none is named all that need
+            nothing but a source, and ``implicit`` for ``quick``.
+        seeds: of each run; where not given 30, and 8 for ``quick``.
+        processes: runs trained side by side on this machine.
+        shard: which part of the runs to train here, ``i/n``: one machine of several.
+        devices: of each run, as for ``llmrl train``.
+        dry_run: print what all of it costs, and train nothing.
+        out: directory of runs, page, pictures and ``suite.json``; ``runs/suite/<set>`` where not given.
+    """
+
+    set: str = choice("development", SUITE_SETS)
+    quick: bool = False
+    tasks: tuple[str, ...] = ()
+    sources: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
+    seeds: int | None = positive(None)
+    processes: int = positive(1)
+    shard: str = "1/1"
+    devices: Any = number("auto", above=0, word="auto", whole=True)
+    dry_run: bool = False
+    out: str | None = None
+
+
 SCHEMAS: dict[str, type] = {
     "train": Config,
     "compare": Comparison,
@@ -172,5 +208,6 @@ SCHEMAS: dict[str, type] = {
     "report": Report,
     "status": Status,
     "figure": Reproduction,
+    "suite": Suite,
 }
 """The typed settings behind each primary config file."""

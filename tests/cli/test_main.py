@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import replace
 from types import SimpleNamespace
 
+import hydra
 import pytest
 from hydra.errors import MissingConfigException
 
@@ -397,6 +398,44 @@ def test_figure_takes_its_number_without_a_key(monkeypatch, capsys):
         assert message in capsys.readouterr().err
 
 
+def test_suite_passes_on_what_it_is_asked(monkeypatch, capsys):
+    asked = []
+
+    def suite(**options):
+        asked.append(options)
+        return "index.html"
+
+    monkeypatch.setitem(sys.modules, "llmrl.studies.suite", SimpleNamespace(suite=suite))
+    main(["suite", "quick=true", "methods=[scalar]", "shard=1/2", "devices=1"])
+    assert {name: value for name, value in asked[0].items() if value not in ((), None)} == {
+        "set": "development",
+        "quick": True,
+        "methods": ("scalar",),
+        "processes": 1,
+        "shard": "1/2",
+        "devices": 1,
+        "dry_run": False,
+        "command": "llmrl suite quick=true 'methods=[scalar]' shard=1/2 devices=1",
+    }
+    main(["suite", "--multirun", "set=report", "shard=1/2,2/2"])
+    assert [(options["set"], options["shard"]) for options in asked[1:]] == [("report", "1/2"), ("report", "2/2")]
+    assert capsys.readouterr().out == "index.html\n" * 3
+    for words, message in ((["set=reprot"], "'report'"), (["processes=0"], "processes"), (["task=[x]"], "'tasks'")):
+        with pytest.raises(SystemExit) as exit_:
+            main(["suite", *words])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("launcher", PLUGINS)
+def test_every_launcher_fits_the_suite(launcher):
+    pytest.importorskip(f"hydra_plugins.{PLUGINS[launcher]}")
+    overrides.register_schemas()
+    with overrides._own_hydra():
+        node = hydra.compose("suite", [f"launcher={launcher}", "shard=1/2"])
+    assert overrides.to_suite(node).devices == ("auto" if launcher == "slurm" else 1)
+
+
 def test_compare_passes_on_what_a_run_is_told(monkeypatch, capsys):
     asked = []
 
@@ -453,6 +492,7 @@ SLOW = ("jax", "flax", "gymnax", "orbax", "matplotlib", "rich")
         ["evaluate", "--help"],
         ["report", "--help"],
         ["figure", "--cfg", "job", "1"],
+        ["suite", "--help"],
         ["train", "seeds=0"],
     ],
 )
@@ -474,7 +514,7 @@ def test_help_names_groups_and_keys(capsys):
         assert word in printed
 
 
-@pytest.mark.parametrize("command", ["figure", "report", "status", "bench"])
+@pytest.mark.parametrize("command", ["figure", "suite", "report", "status", "bench"])
 def test_commands_without_groups_name_none(command, capsys):
     with pytest.raises(SystemExit):
         main([command, "--help"])
