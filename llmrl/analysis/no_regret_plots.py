@@ -53,7 +53,8 @@ def heat_map(
         place = tasks.index(task), sources.index(source)
         regret[place], gain[place] = lost(score), score.area.gain
         if score.clear:
-            left.add_patch(Rectangle((place[1] + 0.04, place[0] + 0.04), 0.92, 0.92, fill=False, linewidth=1.4))
+            corner = place[1] + 0.06, place[0] + 0.06
+            left.add_patch(Rectangle(corner, 0.88, 0.88, fill=False, linewidth=1.5, zorder=3))
     words = {(tasks.index(task), sources.index(source)): "failed" for task, source in failed}
     words |= {(tasks.index(task), sources.index(source)): NO_RATIO for task, source in found}
     _draw(figure, left, regret, words, REGRET, "regret")
@@ -90,7 +91,7 @@ def _draw(
         style = {"ha": "center", "va": "center", "fontsize": 9, "color": "white" if value > 0.6 else "0.15"}
         axes.text(column + 0.5, row + 0.5, text, **style)
     axes.set_title(title, fontsize=11, loc="left")
-    axes.invert_yaxis()
+    axes.set_ylim(len(values), 0)
     axes.xaxis.tick_top()
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
