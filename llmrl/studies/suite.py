@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from llmrl.settings.errors import BadValue
 from llmrl.studies.carry_out import Train, carry_out, parse_shard
 from llmrl.studies.suite_page import write
-from llmrl.studies.suite_plan import cost, failures, plan
+from llmrl.studies.suite_plan import cost, failures, plan, with_others
 from llmrl.studies.suite_tasks import DEVELOPMENT, REPORT
 from llmrl.training.progress import note
 
@@ -56,17 +58,14 @@ def suite(
         return cost(planned, folder)
     note(ON[set])
     note(cost(planned, folder, part[1]))
+    extra = [f"devices={devices}"]
     outcome = carry_out(
-        planned.runs,
-        folder,
-        seeds=planned.seeds,
-        extra=[f"devices={devices}"],
-        shard=part,
-        processes=processes,
-        train=train,
+        planned.runs, folder, seeds=planned.seeds, extra=extra, shard=part, processes=processes, train=train
     )
-    failed = failures(planned, outcome, folder)
-    page = write(planned, outcome.results, failed, folder, command, ON[set])
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".page.lock"):  # parts that end at the same time write one page after the other
+        outcome = outcome._replace(results=with_others(planned, outcome.results, folder, extra))
+        page = write(planned, outcome.results, failures(planned, outcome, folder), folder, command, ON[set])
     if outcome.failures:
         raise BadValue(
             f"{len(outcome.failures)} of the runs failed, the first is {next(iter(outcome.failures))}: "

@@ -42,7 +42,6 @@ def write(planned: Plan, results: Results, failed: Mapping[str, str], folder: Pa
     Returns:
         The page.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     cells = cells_of(planned, results)
     in_cells = [scores(cell) for cell in cells]
     over_cells = summaries(cells)

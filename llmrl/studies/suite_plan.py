@@ -21,7 +21,7 @@ from llmrl.analysis.statistics import area_under_curve, known_mean
 from llmrl.runs import directory as runs
 from llmrl.runs.identity import IGNORING
 from llmrl.settings.errors import BadValue, unknown
-from llmrl.studies.carry_out import Outcome, Results, Run
+from llmrl.studies.carry_out import Outcome, Results, Run, config_of, read_finished
 from llmrl.studies.suite_tasks import REPORT, TASKS, Task, tasks_of
 from llmrl.training.progress import plural
 
@@ -203,6 +203,18 @@ def cells_of(planned: Plan, results: Results) -> list[Cell]:
                 by_chance = float(known_mean(area_under_curve(played.curves[measure_of(task)])))
                 scored = {method: reached(np.asarray(each, np.float64)) for method, each in curves.items()}
                 found.append(Cell(task.name, source, by_chance, scored))
+    return found
+
+
+def with_others(planned: Plan, results: Results, folder: Path, extra: Sequence[str]) -> Results:
+    """The results, and those of runs that other processes have finished meanwhile."""
+    found = {}
+    for run in planned.runs:
+        here = results.get(run.name)
+        if here is None and (folder / run.name / "summary.json").is_file():
+            here = read_finished(config_of(run, folder, planned.seeds, extra))
+        if here is not None:
+            found[run.name] = here
     return found
 
 

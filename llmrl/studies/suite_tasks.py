@@ -43,7 +43,7 @@ class Task:
 
 
 def _task(name: str, set: str, total_steps: int, *overrides: str, language: tuple[str, ...] = ()) -> Task:
-    sources = {quality: (f"aux={quality}",) for quality in QUALITIES}
+    sources: dict[str, tuple[str, ...]] = {quality: (f"aux={quality}",) for quality in QUALITIES}
     if language:
         sources["language"] = ("aux=language", *language)
     return Task(name, overrides, total_steps, set, sources)

@@ -210,6 +210,17 @@ def test_parts_share_a_directory_and_the_last_one_shows_all(tmp_path, fake_train
     assert len(data["cells"]) == 6
 
 
+def test_what_another_part_finishes_meanwhile_is_on_the_page(tmp_path, fake_train):
+    def train(config):
+        if not fake_train.configs:
+            suite(**SMALL, seeds=5, out=str(tmp_path), shard="2/2", train=fake_train)
+        return fake_train(config)
+
+    suite(**SMALL, seeds=5, out=str(tmp_path), shard="1/2", train=train)
+    assert json.loads((tmp_path / "suite.json").read_text())["missing"] == []
+    assert len({config.run_dir for config in fake_train.configs}) == len(fake_train.configs) == 6
+
+
 def test_a_suite_that_was_stopped_goes_on(tmp_path, fake_train):
     def stopped(config):
         if len(fake_train.configs) == 4:
