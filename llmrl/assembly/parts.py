@@ -14,7 +14,7 @@ from jaxtyping import PyTree
 
 from llmrl.assembly.methods import make_method
 from llmrl.assembly.sources import LateSource, language_source, late_sources, suggested_by_rule
-from llmrl.envs import HOST_ENVIRONMENTS, make_host
+from llmrl.envs import HOST_ENVIRONMENTS, LATE_WRONG, make_host
 from llmrl.envs import make as make_env
 from llmrl.language import Table
 from llmrl.learner.ppo import Params, make_update, with_advice_steps
@@ -117,6 +117,7 @@ def length_schedules(config: Config) -> list[str]:
     courses = {
         "ppo.anneal=true": config.ppo.anneal,
         f"method.potential.decay={config.method.potential.decay}": method == "pies",
+        f"aux={LATE_WRONG}": LATE_WRONG in config.aux.sources,
         f"method.goals.pretraining={goals.pretraining}": method.startswith("ellm") and goals.pretraining > 0.0,
     }
     return [setting for setting, chosen in courses.items() if chosen]

@@ -1,4 +1,5 @@
-"""Auxiliary sources that are filled in once a rollout is complete: what a language model says, and what is new."""
+"""Auxiliary sources that are filled in once a rollout is complete: what a language model says, what is new, and what
+turns wrong in the middle of a training."""
 
 from __future__ import annotations
 
@@ -7,9 +8,9 @@ from functools import partial
 from typing import NamedTuple
 
 from llmrl.assembly.methods import novelty_of
-from llmrl.envs import GOALS, LANGUAGE, NOVELTY
+from llmrl.envs import GOALS, LANGUAGE, LATE_WRONG, NOVELTY
 from llmrl.ops.rules import rule_scores
-from llmrl.rewards import Language, Late, Suggested, bonus_source, goal_source, language
+from llmrl.rewards import Language, Late, Suggested, bonus_source, goal_source, language, turning_source
 from llmrl.settings.config import Config
 from llmrl.types import Captioner, EnvSpec, Rules, Scalar
 
@@ -59,7 +60,7 @@ def rules_of(config: Config, captioner: Captioner | None) -> Rules | None:
 
 
 def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSource, ...]:
-    """Goals and novelty, where they are sources."""
+    """Goals, novelty, and help that is harmful in the second half of the training, where they are sources."""
     settings, num_envs = config.method.goals, config.ppo.num_envs
     makers: dict[str, Callable[[], Late]] = {
         GOALS: lambda: goal_source(
@@ -67,8 +68,12 @@ def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSo
         ),
         NOVELTY: lambda: bonus_source(novelty_of(config, spec), NOVELTY, num_envs),
     }
-    return tuple(
+    late = tuple(
         LateSource(name, spec.aux_names.index(name), _factor(config, name), make())
         for name, make in makers.items()
         if name in config.aux.sources
     )
+    if LATE_WRONG not in config.aux.sources:
+        return late
+    column, half = spec.aux_names.index(LATE_WRONG), (config.num_iterations + 1) // 2
+    return (*late, LateSource(LATE_WRONG, column, 1.0, turning_source(column, half)))  # the steps have its factor

@@ -13,10 +13,11 @@ from jaxtyping import Array, Float
 from llmrl.envs import captions as _captions
 from llmrl.envs import cartpole as _cartpole
 from llmrl.envs import craftax_classic as _craftax_classic
-from llmrl.envs import crafter_codes as _crafter_codes
 from llmrl.envs import crafter_goals as _crafter_goals
 from llmrl.envs import crafter_host as _crafter_host
+from llmrl.envs import crafter_qualities as _crafter_qualities
 from llmrl.envs import gridworld as _gridworld
+from llmrl.envs import gymnax_qualities as _gymnax_qualities
 from llmrl.envs import small_tasks as _small_tasks
 from llmrl.envs.base import (
     EXPECTED,
@@ -31,7 +32,9 @@ from llmrl.envs.base import (
 from llmrl.envs.captions import with_captioner
 from llmrl.envs.checking import checked_environment
 from llmrl.envs.gymnax_env import from_gymnax
+from llmrl.envs.once import Once, paid_once, paid_once_on_host
 from llmrl.envs.parameters import fitted_arguments, fitted_like
+from llmrl.envs.qualities import LATE_WRONG
 from llmrl.settings.errors import OWN_ENVIRONMENT, BadType, BadValue, first_line, unknown
 from llmrl.settings.loading import load_function
 from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
@@ -57,8 +60,9 @@ AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
     "cartpole_continuous": _cartpole.AUX_SOURCES,
     "gridworld": _gridworld.AUX_SOURCES,
     **_small_tasks.AUX_SOURCES,
-    "craftax_classic": _crafter_codes.AUX_SOURCES,
-    "crafter": _crafter_codes.AUX_SOURCES,
+    **_gymnax_qualities.AUX_SOURCES,
+    "craftax_classic": _crafter_qualities.AUX_SOURCES,
+    "crafter": _crafter_qualities.AUX_SOURCES,
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
 
@@ -114,9 +118,10 @@ def make(
     env = _in_words(_build(name, kwargs), name, captioner, chosen, kwargs)
     factors = aux if isinstance(aux, Mapping) else {}
     # One by one, since a mapping would silently lose the first of two equal names that ``with_aux`` complains of.
-    for source, function in _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs):
+    functions = _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs)
+    for source, function in functions:
         env = with_aux(env, {source: function}, aux_scale * factors.get(source, 1.0))
-    return env
+    return paid_once(env, _that_pay_once(functions))
 
 
 def make_host(
@@ -142,13 +147,19 @@ def make_host(
     functions = _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs)
     names = tuple(source for source, _ in functions)
     sources = tuple(_scaled(function, aux_scale * factors.get(source, 1.0)) for source, function in functions)
-    return env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
+    env = env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
+    return paid_once_on_host(env, _that_pay_once(functions))
 
 
 def defaults_of(name: str) -> dict[str, Any]:
     """The parameters of one of our own environments with their defaults; empty for any other."""
     maker = {**ENVIRONMENTS, **HOST_ENVIRONMENTS}.get(name)
     return {} if maker is None else {key: each.default for key, each in inspect.signature(maker).parameters.items()}
+
+
+def _that_pay_once(functions: Sequence[tuple[str, AuxFunction]]) -> list[int]:
+    """Columns of sources that pay once; only an environment's own do, which have one column each and come first."""
+    return [column for column, (_, function) in enumerate(functions) if isinstance(function, Once)]
 
 
 def _scaled(function: AuxFunction, factor: Any) -> AuxFunction:
@@ -260,7 +271,9 @@ def _filled_later(state: EnvState, action: Any, next_state: EnvState) -> Float[A
 
 def _settings(name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
     """What the environment was built with, its defaults included."""
-    bound = inspect.signature({**ENVIRONMENTS, **HOST_ENVIRONMENTS}[name]).bind(**kwargs)
+    if (maker := {**ENVIRONMENTS, **HOST_ENVIRONMENTS}.get(name)) is None:
+        return {}  # gymnax's, whose sources look at states alone
+    bound = inspect.signature(maker).bind(**kwargs)
     bound.apply_defaults()
     return bound.arguments
 
@@ -279,6 +292,7 @@ __all__ = [
     "HOST_ENVIRONMENTS",
     "LANGUAGE",
     "LATE",
+    "LATE_WRONG",
     "NOVELTY",
     "AuxFunction",
     "checked_aux",

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray, Shaped
 
 from llmrl.envs.base import AuxFunction, action_shape, clip_action, key_of_seed, require_positive_int, time_step
 from llmrl.envs.gymnax_steps import gymnax_functions
+from llmrl.envs.qualities import Help, gain, sources_of
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Box, Discrete, Environment, EnvSpec, EnvState, TimeStep
 
@@ -200,7 +201,30 @@ def random(seed: int = 0, frequency: float = 3.0) -> AuxFunction:
     return noise
 
 
+def rare(*, horizon: int, magnitude: float = 0.5) -> AuxFunction:
+    """Half of the time limit, once per episode: +magnitude where the pole has stood so long.
+
+    Args:
+        horizon: time limit in steps.
+        magnitude: the reward's size.
+
+    Returns:
+        A function of (state, action, next_state) that returns [].
+    """
+    return lambda state, action, next_state: jnp.where(next_state.time == (horizon + 1) // 2, magnitude, 0.0)
+
+
 AUX_SOURCES: dict[str, Callable[..., AuxFunction]] = {
+    **sources_of(
+        Help(
+            progress=gain(lambda state: -jnp.abs(state.theta + 0.2 * state.theta_dot)),  # the angle in 0.2 seconds
+            first_half=lambda state: state.x >= 0.0,
+            cell=lambda state: (2.0 * state.x, 20.0 * state.theta, 2.0 * state.theta_dot),
+            fair=1.0,
+            useless=0.5,
+        )
+    ),
+    "rare": rare,
     "harmful": harmful,
     "beneficial": beneficial,
     "random": random,

@@ -13,12 +13,10 @@ Both games show 7 x 9 cells around the player. The observation is a vector of by
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
-from llmrl.envs.base import AuxFunction
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Codes
 
@@ -165,67 +163,3 @@ def check_rules(damage: int, table_wood: int) -> None:
         raise BadValue(f"damage must be 1 (the game's) or 5 (ELLM's), got {damage!r}")
     if table_wood not in (1, 2):
         raise BadValue(f"table_wood must be 2 (the game's) or 1 (ELLM's), got {table_wood!r}")
-
-
-# --- auxiliary sources ----------------------------------------------------------------------------------------------
-
-HELPFUL = ("collect_wood", "place_table", "make_wood_pickaxe")
-DISTRACTING = ("collect_sapling", "collect_drink", "place_plant", "wake_up")
-
-
-def hints(magnitude: float = 1.0) -> AuxFunction:
-    """What leads to tools: +magnitude for the first wood, table and wooden pickaxe of an episode.
-
-    Args:
-        magnitude: the reward's size.
-
-    Returns:
-        A function of (state, action, next_state) that returns [].
-    """
-    return _unlocking(HELPFUL, magnitude)
-
-
-def distracting(magnitude: float = 1.0) -> AuxFunction:
-    """What leads nowhere near a tool: +magnitude for an episode's first sapling, drink, plant and waking up.
-
-    Args:
-        magnitude: the reward's size.
-
-    Returns:
-        A function of (state, action, next_state) that returns [].
-    """
-    return _unlocking(DISTRACTING, magnitude)
-
-
-def harmful(magnitude: float = 1.0) -> AuxFunction:
-    """Bad advice: -magnitude where ``hints`` would pay.
-
-    Args:
-        magnitude: the size of the fine.
-
-    Returns:
-        A function of (state, action, next_state) that returns [].
-    """
-    return _unlocking(HELPFUL, -magnitude)
-
-
-AUX_SOURCES: dict[str, Callable[..., AuxFunction]] = {
-    "hints": hints,
-    "distracting": distracting,
-    "harmful": harmful,
-}
-
-
-def _unlocking(names: Sequence[str], magnitude: float) -> AuxFunction:
-    """magnitude times the achievements among ``names`` that a step unlocks.
-
-    States of either game tell what an episode has unlocked so far as ``unlocked``, booleans [22].
-    """
-    chosen = np.array(achievement_indices(names))
-
-    def function(state: Any, action: Any, next_state: Any) -> Any:
-        del action
-        new = next_state.unlocked[chosen] & ~state.unlocked[chosen]
-        return magnitude * new.astype(np.float32).sum()
-
-    return function

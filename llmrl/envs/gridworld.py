@@ -11,6 +11,8 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from llmrl.envs.base import AuxFunction, key_of_seed, require_positive_int, time_step
+from llmrl.envs.once import Once
+from llmrl.envs.qualities import Help, sources_of
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.types import Discrete, Environment, EnvSpec, TimeStep
 
@@ -166,7 +168,30 @@ def goal_distance(position: Int[Array, "2"], size: int) -> Float[Array, ""]:
     return (2 * (size - 1) - jnp.sum(position)).astype(jnp.float32)
 
 
+def rare(*, size: int, magnitude: float = 0.5) -> AuxFunction:
+    """Half of the way, once per episode: +magnitude for the first step that ends there.
+
+    Args:
+        size: cells per side.
+        magnitude: the reward's size.
+
+    Returns:
+        A function of (state, action, next_state) that returns [].
+    """
+    return Once(lambda state, action, next_state: jnp.where(jnp.sum(next_state.position) >= size - 1, magnitude, 0.0))
+
+
 AUX_SOURCES: dict[str, Callable[..., AuxFunction]] = {
+    **sources_of(
+        Help(
+            progress=lambda state, action, next_state: _progress(state, next_state),
+            first_half=lambda state: state.position[0] < state.position[1],
+            cell=lambda state: (state.position,),
+            fair=0.1,
+            useless=0.1,
+        )
+    ),
+    "rare": rare,
     "helpful_hackable": helpful_hackable,
     "harmful": harmful,
     "random": random,

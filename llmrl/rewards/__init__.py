@@ -18,6 +18,7 @@ from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
 from llmrl.rewards.potential import dpba, pbrs, pies
 from llmrl.rewards.task import task
+from llmrl.rewards.turning import turning_source
 
 __all__ = [
     "Bonus",
@@ -47,4 +48,5 @@ __all__ = [
     "task",
     "task_and_goals",
     "task_signal",
+    "turning_source",
 ]

@@ -11,6 +11,7 @@ from llmrl.assembly.parts import SourceMemory, build
 from llmrl.envs import captions
 from llmrl.rewards import task_signal
 from llmrl.rewards.goals import goal_bonus
+from llmrl.runs import checkpoint
 from llmrl.training.answers import listening
 from llmrl.training.loop import make_trainer, train
 from llmrl.types import Rules
@@ -127,3 +128,50 @@ def test_who_cannot_suggest_goals_is_told_how():
     with pytest.raises(ValueError, match="aux=goals needs words for the states of gridworld"):
         make_trainer(llmrl.compose("env=gridworld", "aux=goals", "method=add"))
     make_trainer(llmrl.compose("env=gridworld", "aux=novelty", "method=add"))
+
+
+# --- a source that turns ----------------------------------------------------------------------------------------------
+
+LATE_WRONG = ("env=crumbs", "env.size=3", "aux=[fair,late_wrong]", "ppo=tiny", "seeds=2", "progress=false")
+FIVE = ("total_steps=320", "num_chunks=5")
+
+
+def test_it_is_fair_in_the_first_half_and_harmful_in_the_second(random_rollout):
+    config = llmrl.compose(*LATE_WRONG, *FIVE, "method=add", "aux.sources.late_wrong=3", "aux.scale=2")
+    env = make_trainer(config).env
+    parts = build(config, env)
+    rollout = random_rollout(env.spec, config.ppo.num_steps, config.ppo.num_envs)
+    memory = SourceMemory(None, tuple(each.source.init(jax.random.key(0)) for each in parts.late))
+    signs = []
+    for _ in range(config.num_iterations):
+        asked = random_rollout(env.spec, config.ppo.num_steps, config.ppo.num_envs, seed=1)
+        told, _, _ = parts.annotate(rollout, memory, None, asked)
+        filled, memory, _ = parts.annotate(rollout, memory, None)
+        signs.append(float(np.unique(np.sign(filled.steps.aux[..., 1] * rollout.steps.aux[..., 1]))[-1]))
+        np.testing.assert_array_equal(filled.steps.aux[..., 1], signs[-1] * rollout.steps.aux[..., 1])
+        np.testing.assert_array_equal(told.steps.aux[..., 1], signs[-1] * asked.steps.aux[..., 1])
+        np.testing.assert_array_equal(filled.steps.aux[..., 0], rollout.steps.aux[..., 0])
+    assert signs == [1, 1, 1, -1, -1]
+
+
+def test_it_turns_on_every_seed_and_goes_on_where_it_was(tmp_path, monkeypatch):
+    """Interrupted after the turn, between two chunks, and not at all: the same numbers."""
+    typed = (*LATE_WRONG, *FIVE, "method=add", "devices=1")
+    whole = train(llmrl.compose(*typed, f"run_dir={tmp_path / 'whole'}"))
+    assert [memory.tolist() for memory in whole.state.late] == [[5, 5]]
+    with monkeypatch.context() as patched:
+        saved, save = [], checkpoint.save
+
+        def interrupted(*arguments, **options):
+            save(*arguments, **options)
+            saved.append(None)
+            if len(saved) == 4:
+                raise KeyboardInterrupt
+
+        patched.setattr(checkpoint, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            train(llmrl.compose(*typed, f"run_dir={tmp_path / 'cut'}"))
+    resumed = train(llmrl.compose(*typed, f"run_dir={tmp_path / 'cut'}"))
+    for path in ("whole", "cut"):
+        assert (tmp_path / "whole" / "metrics.csv").read_bytes() == (tmp_path / path / "metrics.csv").read_bytes()
+    jax.tree.map(np.testing.assert_array_equal, whole.state.params, resumed.state.params)

@@ -19,6 +19,7 @@ from llmrl.envs import craftax_classic as module
 from llmrl.envs import crafter_captions as captions
 from llmrl.envs import crafter_codes as codes
 from llmrl.envs import crafter_goals, make
+from llmrl.envs import crafter_qualities as qualities
 from llmrl.envs.crafter_codes import ACHIEVEMENTS, ACTIONS, BLOCKS
 from llmrl.nets import make_policy
 from llmrl.ops.codes import decode
@@ -180,7 +181,7 @@ def test_a_task_pays_once_an_episode():
 
 def test_sources_pay_once_for_what_they_name():
     before, after, results, _ = walk()
-    for source, names in enumerate((codes.HELPFUL, codes.DISTRACTING)):
+    for source, names in enumerate((qualities.HELPFUL, qualities.DISTRACTING)):
         chosen = [ACHIEVEMENTS.index(name) for name in names]
         new = after.world.achievements[..., chosen] & ~before.world.achievements[..., chosen]
         np.testing.assert_array_equal(results.aux[..., source], new.sum(-1))

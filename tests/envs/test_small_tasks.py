@@ -9,7 +9,7 @@ from llmrl.envs import AUX_SOURCES, ENVIRONMENTS, checked_environment, make
 from llmrl.envs import small_tasks as room
 
 TASKS = ("crumbs", "keydoor", "moving_goal")
-QUALITIES = ("fair", "farmable", "rare", "useless", "harmful", "half_right", "loud", "faint")
+QUALITIES = ("fair", "farmable", "rare", "useless", "harmful", "half_right", "late_wrong", "loud", "faint")
 UP, RIGHT, DOWN, LEFT = range(4)
 KEY = jax.random.key(3)
 

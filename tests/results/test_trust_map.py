@@ -121,6 +121,14 @@ def test_sources_that_are_filled_in_afterwards_speak_as_in_training():
     assert {name: np.mean(shares(found, name).used) for name in found.sources} == {"goals": 1.0, "novelty": 1.0}
 
 
+def test_a_source_that_has_turned_is_shown_as_the_run_last_heard_it():
+    run = untrained("env=crumbs", "env.size=3", "aux=[fair,late_wrong]")
+    run.state = run.state._replace(late=(jnp.full(2, run.config.num_iterations),))
+    found = llmrl.trust_map(run, num_steps=8, num_envs=2)
+    np.testing.assert_array_equal(found.aux[..., 1], -found.aux[..., 0])
+    assert np.abs(found.aux[:, :, 1:]).max() > 0
+
+
 def test_a_policy_that_sees_the_weights_is_played_with_them():
     run = untrained("env=cartpole", "aux=harmful", "method=bipars_em")
     found = llmrl.trust_map(run, num_steps=4, num_envs=2)

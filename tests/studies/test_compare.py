@@ -102,7 +102,7 @@ def test_a_run_that_fails_is_named_and_the_others_are_shown(tmp_path, fake_train
     [
         (["env=gridworld", "aux=hints"], ("ppo", "add"), "unknown auxiliary source of gridworld 'hints'"),
         (["env=cartpole", "method=add", "aux=none"], ("pbrs",), "method=pbrs"),
-        (["env=gymnax", "env.id=Acrobot-v1"], ("ppo",), r"got aux=harmful: choose aux=none, or .* aux=function"),
+        (["env=gymnax", "env.id=Swimmer-misc"], ("ppo",), r"got aux=harmful: choose aux=none, or .* aux=function"),
         (["env=cartpole", "method=frozen", "reward_from=nowhere"], ("ppo",), "nowhere"),
         (["aux=language", "llm=oracle", "llm.function=nope.f"], ("ppo",), r"llm\.function"),
         (["aux=language", "llm=recorded", "llm.answers=/nope.jsonl"], ("ppo",), r"recorded answers '/nope\.jsonl'"),

@@ -11,10 +11,11 @@ from llmrl.studies.suite_tasks import DEVELOPMENT, QUALITIES, REPORT, REPORT_NAM
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_task_composes(name):
+def test_a_task_composes_with_each_of_its_sources(name):
     task = TASKS[name]
     assert task.set in (DEVELOPMENT, REPORT) and set(task.sources) >= set(QUALITIES)
-    llmrl.compose(*task.overrides, "aux=none", "method=ppo", f"total_steps={task.total_steps}")
+    for source in (("aux=none",), *task.sources.values()):
+        llmrl.compose(*task.overrides, *source, "method=ppo", f"total_steps={task.total_steps}")
 
 
 def test_both_sets_together_are_all_tasks():

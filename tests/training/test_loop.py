@@ -110,6 +110,7 @@ def test_an_extended_run_without_a_schedule_is_the_run_made_at_once(tmp_path, ca
         (("method=pies", "ppo.anneal=false"), ["method.potential.decay=0.5"]),
         (("method=ellm_pretrained",), ["ppo.anneal=true", "method.goals.pretraining=0.8"]),
         (("method=ellm", "ppo.anneal=false"), []),
+        (("aux=late_wrong", "ppo.anneal=false"), ["aux=late_wrong"]),
     ],
 )
 def test_what_depends_on_the_length_of_a_run_is_said_when_it_is_extended(words, schedules, capfd):
@@ -329,7 +330,7 @@ PARTNERS = {
     "potential": ("env=gridworld",),
     "hints": ("env=craftax_classic",),
     "distracting": ("env=craftax_classic",),
-    **dict.fromkeys(("fair", "farmable", "rare", "useless", "loud", "faint"), ("env=crumbs",)),
+    **dict.fromkeys(("fair", "farmable", "rare", "useless", "late_wrong", "loud", "faint"), ("env=crumbs",)),
     "frozen": ("reward_from=elsewhere", "method.reward_of=scalar"),
     "ellm": (GOALS,),
     "ellm_pretrained": (GOALS,),
