@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from llmrl.assembly.methods import make_method
+from llmrl.assembly.methods import METHODS, ellm, frozen, make_method
 from llmrl.bilevel.trees import all_finite
 from llmrl.learner.blending import Credit, RewardState, learn_reward, reported
 from llmrl.learner.ppo import Params
@@ -21,8 +21,12 @@ from llmrl.learner.streams import given
 from llmrl.nets import Critic, Policy
 from llmrl.settings.config import Config, MethodConfig, PPOConfig, SolverConfig
 from llmrl.settings.errors import BadType, BadValue
+from llmrl.settings.fields import check
 from llmrl.settings.validation import validate
 from llmrl.types import Discrete, EnvSpec, Rollout, Scalar, Stream, Transition
+
+_ELSEWHERE = (frozen, ellm)
+"""Recipes that learn no weights, and would ask for a run or for goals that a learner cannot be given."""
 
 
 class Steps(NamedTuple):
@@ -135,8 +139,7 @@ def learner(
         ValueError: there is no source, a setting is out of range, or the method learns no weights, keeps old rollouts,
             or needs a policy that sees them.
     """
-    if method is not None and not isinstance(method, MethodConfig):
-        raise BadType(f"method is {method!r}; expected a MethodConfig, as llmrl.compose('method=scalar').method")
+    _check_kinds(spec, distribution, values, method)
     if not spec.aux_names:
         raise BadValue("trust.learner learns weights of auxiliary sources, got spec.aux_names=(): name at least one")
     ppo = PPOConfig(
@@ -146,12 +149,17 @@ def learner(
         advantage_floor=advantage_floor,
         advantage_decay=advantage_decay,
     )
-    config = validate(Config(method=method or MethodConfig(), solver=solver or SolverConfig(), ppo=ppo))
+    check(ppo)  # by the names of the arguments
+    method = method or MethodConfig()
+    useless = BadValue(f"trust.learner needs a method that learns weights, as implicit does, got {method.name}")
+    if METHODS.get(method.name) in _ELSEWHERE:
+        raise useless
+    config = validate(Config(method=method, solver=solver or SolverConfig(), ppo=ppo))
     made = make_method(config, spec)
     streams = made.streams
     trusted = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if made.meta is None or not trusted:
-        raise BadValue(f"trust.learner needs a method that learns weights, as implicit does, got {config.method.name}")
+        raise useless
     if made.view is not None:
         raise BadValue(f"method={config.method.name} shows its weights to the policy, which trust.learner cannot")
     policy = distribution if isinstance(distribution, Policy) else Policy(_made_by_caller, distribution)
@@ -277,6 +285,16 @@ def _blend(streams: Sequence[Stream], credit: Credit, weight: Array, unit: Array
     )
 
 
+def _check_kinds(spec: Any, distribution: Any, values: Any, method: Any) -> None:
+    if not isinstance(spec, EnvSpec):
+        raise BadType(f"spec is {spec!r}; expected a llmrl.types.EnvSpec")
+    if method is not None and not isinstance(method, MethodConfig):
+        raise BadType(f"method is {method!r}; expected a MethodConfig, as llmrl.compose('method=scalar').method")
+    for name, function, kind in (("distribution", distribution, Policy), ("values", values, Critic)):
+        if not (callable(function) or isinstance(function, kind)):
+            raise BadType(f"{name} is {function!r}; expected a function of parameters and observations")
+
+
 def _check_rollout(rollout: Rollout, spec: EnvSpec, halves: bool) -> None:
     """Every field's shape, told from the rewards' [t, n] and the spec."""
     steps = rollout.steps
@@ -293,7 +311,8 @@ def _check_rollout(rollout: Rollout, spec: EnvSpec, halves: bool) -> None:
             )
     if halves and steps.reward.shape[1] % 2:
         raise BadValue(
-            f"trust.cross_fitting splits the environments in halves: the rollout's n={steps.reward.shape[1]} is odd"
+            "method.trust.cross_fitting splits the environments in halves: the rollout's "
+            f"n={steps.reward.shape[1]} is odd"
         )
 
 
