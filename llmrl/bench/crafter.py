@@ -28,9 +28,9 @@ from llmrl.learner.rollout import collect, reset_all
 from llmrl.settings.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig
 from llmrl.settings.requests import Bench
 from llmrl.training.cores import use_compilation_cache
-from llmrl.training.devices import initial_states, seed_mesh
+from llmrl.training.devices import seed_mesh
 from llmrl.training.iteration import iterate, iteration_keys, learn_from
-from llmrl.training.loop import make_trainer
+from llmrl.training.loop import initial_states, make_trainer
 from llmrl.training.progress import note
 from llmrl.types import Environment, HostEnvironment
 

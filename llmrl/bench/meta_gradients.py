@@ -34,8 +34,8 @@ from llmrl.ops.surrogates import ratio
 from llmrl.settings.config import AuxConfig, Config, SolverConfig
 from llmrl.settings.requests import Bench
 from llmrl.training.cores import use_compilation_cache
-from llmrl.training.devices import compiled_run, initial_states, seed_mesh
-from llmrl.training.loop import make_trainer
+from llmrl.training.devices import seed_mesh
+from llmrl.training.loop import compiled_run, initial_states, make_trainer
 from llmrl.training.progress import note
 from llmrl.types import Scalar
 

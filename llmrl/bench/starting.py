@@ -29,8 +29,8 @@ def main() -> None:
 
     from llmrl.settings.validation import from_dict
     from llmrl.training.cores import use_compilation_cache, use_cores
-    from llmrl.training.devices import compiled_run, initial_states, seed_mesh
-    from llmrl.training.loop import make_trainer
+    from llmrl.training.devices import seed_mesh
+    from llmrl.training.loop import compiled_run, initial_states, make_trainer
 
     config = from_dict(settings)
     use_compilation_cache()

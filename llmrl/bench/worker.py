@@ -34,10 +34,11 @@ def llmrl_program(config: dict[str, Any], iterations: int, table: Any = None) ->
     by side."""
     import numpy as np
 
-    from llmrl.training.devices import compiled_run, initial_states, on_devices, seeds_at_once
+    from llmrl.training.devices import everywhere, seeds_at_once
+    from llmrl.training.loop import compiled_run, initial_states
 
     settings, trainer, mesh = _llmrl(config)
-    table = on_devices(table, mesh)
+    table = everywhere(table, mesh)
     states = initial_states(trainer, settings, mesh, table)
     at_once = seeds_at_once(settings, trainer.env.spec, mesh)
     program = compiled_run(trainer, states, mesh, iterations, table, at_once)
@@ -63,8 +64,7 @@ def llmrl_in_chunks(config: dict[str, Any], iterations: int) -> Program:
     import numpy as np
 
     from llmrl.training.answers import listening, misses_of
-    from llmrl.training.devices import opened_pieces
-    from llmrl.training.loop import chunk_lengths
+    from llmrl.training.loop import chunk_lengths, opened_pieces
 
     settings, trainer, mesh = _llmrl(config)
     pieces = opened_pieces(settings, trainer, mesh).__enter__()  # a compiled environment's stay open

@@ -33,22 +33,23 @@ from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
 from llmrl.studies.grids import names_of, points_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
-from llmrl.training.devices import Rows, opened_pieces, seed_keys, seed_mesh, state_shapes
+from llmrl.training.devices import seed_keys, seed_mesh, state_shapes
 from llmrl.training.iteration import Trainer, TrainState
 from llmrl.training.loop import (
     Result,
-    Store,
+    Rows,
     Trained,
     chunk_lengths,
     listener_of,
     make_trainer,
-    opened_store,
+    opened_pieces,
     result_of,
     tell_extended,
     tell_skipped,
     train_chunks,
 )
 from llmrl.training.progress import note, plural, show_table
+from llmrl.training.store import Store, opened_store
 from llmrl.types import HostEnvironment
 
 TABLE = "table.md"

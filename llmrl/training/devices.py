@@ -1,30 +1,24 @@
-"""Where a run is computed: its seeds side by side on many devices, or its games on the host and the rest on one."""
+"""Where a run is computed: its seeds, or rows of a grid, side by side on one device or many."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
-from collections.abc import Callable, Iterator
-from functools import partial
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Key, PyTree
+from jaxtyping import Array, Key, PyTree
 
-from llmrl.assembly.parts import SourceMemory, build, with_numbers
-from llmrl.language import Table
-from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
-from llmrl.learner.rollout_host import collect_host, restarted
-from llmrl.ops.distributions import sampling_noise
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.training import hosts
-from llmrl.training.iteration import Trainer, TrainState, iteration_keys, learn_from
-from llmrl.types import EnvSpec, HostEnvironment, HostWorlds
+from llmrl.training.iteration import Trainer, TrainState
+from llmrl.types import EnvSpec
+
+Tree = TypeVar("Tree")
 
 SHARE_OF_MEMORY = 0.5
 """Of a device's memory, what all seeds together may be expected to need."""
@@ -49,18 +43,6 @@ def seed_mesh(config: Config) -> Mesh:
     of_each = [[device for device in devices if device.process_index == i] for i in range(processes)]
     chosen = [device for own in of_each for device in own[: max(fitting)]]
     return jax.make_mesh((len(chosen),), ("seed",), axis_types=(AxisType.Auto,), devices=chosen)
-
-
-class Rows(NamedTuple):
-    """What is trained side by side: a config's seeds, or those of one point of a grid after the other.
-
-    Attributes:
-        keys: a key per row.
-        numbers: those of a trainer's numbers that differ from row to row; empty for seeds alone.
-    """
-
-    keys: Key[Array, " rows"]
-    numbers: dict[str, Float[np.ndarray, " rows"]]
 
 
 def seed_keys(config: Config) -> Key[Array, " seeds"]:
@@ -115,185 +97,49 @@ def state_shapes(trainer: Trainer, config: Config) -> TrainState:
     return jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
 
 
-def initial_states(
-    trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None, rows: Rows | None = None
-) -> TrainState:
-    """Every row's first state, [rows], spread over the mesh; without ``rows`` those of the config's seeds."""
-    at_once = len(mesh.local_devices) * seeds_at_once(config, trainer.env.spec, mesh)
-
-    def start(rows, table):
-        return _for_all(lambda row: trainer.init(row.keys, trainer.numbers | row.numbers, table), rows, at_once)
-
-    rows = rows or Rows(seed_keys(config), {})
-    started = jax.jit(start, compiler_options=_once(mesh))(hosts.own(rows, mesh), table)
-    return hosts.spread(started, mesh)
+def everywhere(tree: Tree, mesh: Mesh) -> Tree:
+    """The same arrays on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))
 
 
-def _once(mesh: Mesh) -> dict[str, str]:
-    """How to compile what runs once: a CPU's compiler needs half the time for code that is hardly slower."""
-    return {"xla_backend_optimization_level": "1"} if mesh.local_devices[0].platform == "cpu" else {}
+def computed_once(function: Callable[..., Tree], rows: PyTree, mesh: Mesh, at_once: int, *alike: PyTree) -> Tree:
+    """``function(row, *alike)`` of every row, [rows], spread over the mesh.
+
+    A CPU's compiler takes half the time for code that is hardly slower; this code runs once.
+    """
+
+    def many(rows, *alike):
+        return _of_each(lambda row: function(row, *alike), rows, len(mesh.local_devices) * at_once)
+
+    cpu = mesh.local_devices[0].platform == "cpu"
+    options = {"xla_backend_optimization_level": "1"} if cpu else {}
+    return hosts.spread(jax.jit(many, compiler_options=options)(hosts.own(rows, mesh), *alike), mesh)
 
 
-def on_devices(table: Table | None, mesh: Mesh) -> Table | None:
-    """The same table on every device."""
-    return jax.device_put(table, NamedSharding(mesh, PartitionSpec()))
+def compiled_for_rows(function: Callable, rows: PyTree, mesh: Mesh, at_once: int, *alike: PyTree) -> Callable:
+    """``(rows, *alike) -> results [rows]``: ``function(row, *alike)`` of every row, compiled. Every device computes its
+    own rows, ``at_once`` of them side by side, and nothing is exchanged.
 
+    Args:
+        function: of one row.
+        rows: arrays of every row, [rows]; others of the same shapes fit as well.
+        mesh: the devices.
+        at_once: rows of a device side by side.
+        alike: what is the same for all rows, likewise.
+    """
 
-def _for_all(function: Callable, seeds: PyTree, at_once: int) -> PyTree:
-    """A function of every seed, so many side by side and batch after batch."""
-    if at_once >= len(jax.tree.leaves(seeds)[0]):
-        return jax.vmap(function)(seeds)
-    return jax.lax.map(function, seeds, batch_size=at_once)
+    def many(rows, *alike):
+        return _of_each(lambda row: function(row, *alike), rows, at_once)
 
-
-def compiled_run(
-    trainer: Trainer,
-    states: TrainState,
-    mesh: Mesh,
-    num_iterations: int,
-    table: Table | None = None,
-    at_once: int | None = None,
-    numbers: dict[str, Float[np.ndarray, " rows"]] | None = None,
-) -> Callable:
-    """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
-    seeds, ``at_once`` of them (all, where not given) side by side, and nothing is exchanged. Any table of the same
-    shape fits, ``on_devices``. ``numbers`` are those of ``Rows``."""
+    # Rows never meet, so there is nothing for the check of replicated values to find.
     spec = PartitionSpec("seed")
-    own = jax.device_put(numbers or {}, NamedSharding(mesh, spec))
-
-    def many(states, own, first, table):
-        def one(row):
-            state, differing = row
-            return trainer.run(state, trainer.numbers | differing, num_iterations, first, table)
-
-        return _for_all(one, (states, own), at_once or len(states.iteration))
-
-    # Seeds never meet, so there is nothing for the check of replicated values to find.
-    alike = PartitionSpec()
-    sharded = jax.shard_map(many, mesh=mesh, in_specs=(spec, spec, alike, alike), out_specs=spec, check_vma=False)
-    program = jax.jit(sharded).lower(states, own, np.int32(0), table).compile()
-    return lambda states, first, table=None: program(states, own, first, table)
+    specs = spec, *[PartitionSpec()] * len(alike)
+    sharded = jax.shard_map(many, mesh=mesh, in_specs=specs, out_specs=spec, check_vma=False)
+    return jax.jit(sharded).lower(rows, *alike).compile()
 
 
-# --- the pieces of a run ----------------------------------------------------------------------------------------------
-
-
-class Pieces(NamedTuple):
-    """The parts of a run that the host loop puts together.
-
-    Attributes:
-        initial: ``table -> states``, [seeds].
-        restored: ``states -> states``, ready to go on with what a checkpoint holds.
-        program: ``(states, length, table) -> ((states, first, table) -> (states, metrics [seeds, length]))``.
-    """
-
-    initial: Callable[[Table | None], TrainState]
-    restored: Callable[[TrainState], TrainState]
-    program: Callable[[TrainState, int, Table | None], Callable]
-
-
-@contextlib.contextmanager
-def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh, rows: Rows | None = None) -> Iterator[Pieces]:
-    """A run's pieces, as long as the games that it plays are open. Where there are ``rows``, which only what is
-    compiled can have, ``config.seeds`` is their number."""
-    if isinstance(trainer.env, HostEnvironment):
-        with trainer.env.opened(trainer.env.sources) as worlds:
-            yield _host_pieces(config, trainer, trainer.env, worlds)
-        return
-
-    numbers = rows.numbers if rows is not None else None
-
-    def program(states, length, table):
-        at_once = seeds_at_once(config, trainer.env.spec, mesh)
-        run = compiled_run(trainer, states, mesh, length, on_devices(table, mesh), at_once, numbers)
-        return lambda states, first, table: run(states, first, on_devices(table, mesh))
-
-    def initial(table):
-        # What lies on the devices of all processes, one of them alone cannot compute with.
-        return initial_states(trainer, config, mesh, table if hosts.several() else on_devices(table, mesh), rows)
-
-    yield Pieces(
-        initial,
-        lambda states: hosts.spread(hosts.own(states, mesh), mesh),
-        program,
-    )
-
-
-def _host_pieces(config: Config, trainer: Trainer, env: HostEnvironment, worlds: HostWorlds) -> Pieces:
-    """Acting step by step on the host, everything else compiled; all seeds at once, on one device.
-
-    Worlds are not part of a state: a resumed run starts fresh episodes.
-    """
-    seeds, ppo = config.seeds, config.ppo
-    live = with_numbers(config, trainer.numbers)
-    parts = build(live, env)
-    chances = np.random.default_rng([config.seed, 1])
-
-    @jax.jit
-    def noise_of(states):
-        shape = ppo.num_steps + 1, ppo.num_envs
-        return jax.vmap(lambda key: sampling_noise(iteration_keys(key).rollout, env.spec.action, shape))(states.key)
-
-    @jax.jit
-    def act(actors, phis, obs, noise):
-        def one(actor, phis, obs, noise):
-            distribution = parts.policy(phis).distribution(actor, obs)
-            action = distribution.sample(noise)
-            return action, distribution.log_prob(action)
-
-        return jax.vmap(one)(actors, phis, obs, noise)
-
-    @jax.jit
-    def learn(states, obs, rollouts, index, table):
-        def one(state, obs, rollout):
-            length, returned, episodes = episode_statistics(state.acting, rollout.steps)
-            return learn_from(
-                live, parts, state, ActingState((), obs, length, returned, episodes), rollout, index, table
-            )
-
-        return jax.vmap(one)(states, obs, rollouts)
-
-    @jax.jit
-    def captioned(rollouts):
-        return jax.vmap(lambda rollout: rollout._replace(steps=with_captions(env, rollout.steps)))(rollouts)
-
-    def play(states):
-        acting, obs = partial(act, states.params.actor, states.phis), np.asarray(states.acting.obs)
-        obs, rollouts = collect_host(worlds, acting, obs, noise_of(states), chances)
-        return obs, captioned(rollouts)
-
-    def started(states):
-        """The same states at the beginning of fresh episodes."""
-        shape = seeds, ppo.num_envs
-        obs = restarted(worlds, np.zeros((*shape, *env.spec.obs_shape), np.uint8), np.ones(shape, bool), chances)
-        return states._replace(
-            acting=states.acting._replace(obs=jnp.asarray(obs), length=jnp.zeros(shape), returned=jnp.zeros(shape))
-        )
-
-    @jax.jit
-    def remembered(states, rollouts, table):
-        def one(state, rollout):
-            rollout, _, _ = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
-            return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
-
-        return jax.vmap(one)(states, rollouts)
-
-    def initial(table):
-        states = started(jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config)))
-        if parts.meta is None:
-            return states
-        _, rollouts = play(states)
-        return started(states._replace(meta_state=remembered(states, rollouts, table)))
-
-    def program(states, length, table):
-        def run(states, first, table):
-            rows, states = [], states._replace(heard=parts.attentive(states.heard))
-            for index in range(first, first + length):
-                obs, rollouts = play(states)
-                states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32), table)
-                rows.append(row)
-            return states, jax.tree.map(lambda *x: jnp.stack(x, axis=1), *rows)
-
-        return run
-
-    return Pieces(initial, started, program)
+def _of_each(function: Callable[[PyTree], Tree], rows: PyTree, at_once: int) -> Tree:
+    """A function of every row, so many side by side and batch after batch."""
+    if at_once >= len(jax.tree.leaves(rows)[0]):
+        return jax.vmap(function)(rows)
+    return jax.lax.map(function, rows, batch_size=at_once)

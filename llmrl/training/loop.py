@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,22 +11,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
 
-from llmrl.assembly.parts import (
-    acting_policy,
-    any_environment,
-    build,
-    length_schedules,
-    make_environment,
-    numbers_of,
-    policy_of,
-    with_numbers,
-)
+from llmrl.assembly.parts import any_environment, build, length_schedules, numbers_of, with_numbers
 from llmrl.envs.watching import watched
 from llmrl.language import Table
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics as metrics_file
-from llmrl.runs import trackers
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
@@ -35,53 +26,20 @@ from llmrl.training import hosts, transfer
 from llmrl.training.answers import Listener, hearing, misses_of, provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import (
-    Pieces,
-    compiled_run,
-    initial_states,
-    on_devices,
-    opened_pieces,
+    compiled_for_rows,
+    computed_once,
+    everywhere,
     seed_keys,
     seed_mesh,
+    seeds_at_once,
     state_shapes,
 )
 from llmrl.training.iteration import Trainer, TrainState, first_state, iterate
+from llmrl.training.iteration_host import host_pieces
 from llmrl.training.progress import note, progress
 from llmrl.training.stopping import stop_requests
+from llmrl.training.store import Store, opened_store
 from llmrl.types import Environment, EnvSpec, HostEnvironment
-
-__all__ = [
-    "Result",
-    "Store",
-    "TrainState",
-    "Trained",
-    "Trainer",
-    "acting_policy",
-    "any_environment",
-    "check",
-    "chunk_lengths",
-    "chunks_left",
-    "compiled_run",
-    "initial_states",
-    "listener_of",
-    "make_environment",
-    "make_trainer",
-    "numbers_of",
-    "on_devices",
-    "opened_pieces",
-    "opened_store",
-    "policy_of",
-    "result_of",
-    "seed_keys",
-    "seed_mesh",
-    "state_shapes",
-    "tell_extended",
-    "tell_skipped",
-    "train",
-    "train_chunks",
-    "use_compilation_cache",
-    "use_cores",
-    "with_numbers",
-]
 
 
 def make_trainer(config: Config) -> Trainer:
@@ -110,6 +68,97 @@ def make_trainer(config: Config) -> Trainer:
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
 
     return Trainer(env, init, run, numbers_of(config))
+
+
+# --- the compiled pieces of a run -------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    """What is trained side by side: a config's seeds, or those of one point of a grid after the other.
+
+    Attributes:
+        keys: a key per row.
+        numbers: those of a trainer's numbers that differ from row to row; empty for seeds alone.
+    """
+
+    keys: Key[Array, " rows"]
+    numbers: dict[str, Float[np.ndarray, " rows"]]
+
+
+def initial_states(
+    trainer: Trainer, config: Config, mesh: Mesh, table: Table | None = None, rows: Rows | None = None
+) -> TrainState:
+    """Every row's first state, [rows], spread over the mesh; without ``rows`` those of the config's seeds."""
+
+    def start(row, table):
+        return trainer.init(row.keys, trainer.numbers | row.numbers, table)
+
+    rows = rows or Rows(seed_keys(config), {})
+    return computed_once(start, rows, mesh, seeds_at_once(config, trainer.env.spec, mesh), table)
+
+
+def compiled_run(
+    trainer: Trainer,
+    states: TrainState,
+    mesh: Mesh,
+    num_iterations: int,
+    table: Table | None = None,
+    at_once: int | None = None,
+    numbers: dict[str, Float[np.ndarray, " rows"]] | None = None,
+) -> Callable:
+    """``(states, first[, table]) -> (states, metrics [seeds, num_iterations])``, compiled; every device runs its own
+    seeds, ``at_once`` of them (all, where not given) side by side. Any table of the same shape fits, put
+    ``everywhere``. ``numbers`` are those of ``Rows``."""
+    own = hosts.spread(numbers or {}, mesh)
+
+    def one(row, first, table):
+        state, differing = row
+        return trainer.run(state, trainer.numbers | differing, num_iterations, first, table)
+
+    at_once = at_once or len(states.iteration)
+    program = compiled_for_rows(one, (states, own), mesh, at_once, np.int32(0), table)
+    return lambda states, first, table=None: program((states, own), first, table)
+
+
+class Pieces(NamedTuple):
+    """The parts of a run that the host loop puts together.
+
+    Attributes:
+        initial: ``table -> states``, [seeds].
+        restored: ``states -> states``, ready to go on with what a checkpoint holds.
+        program: ``(states, length, table) -> ((states, first, table) -> (states, metrics [seeds, length]))``.
+    """
+
+    initial: Callable[[Table | None], TrainState]
+    restored: Callable[[TrainState], TrainState]
+    program: Callable[[TrainState, int, Table | None], Callable]
+
+
+@contextlib.contextmanager
+def opened_pieces(config: Config, trainer: Trainer, mesh: Mesh, rows: Rows | None = None) -> Iterator[Pieces]:
+    """A run's pieces, as long as the games that it plays are open. Where there are ``rows``, which only what is
+    compiled can have, ``config.seeds`` is their number."""
+    if isinstance(trainer.env, HostEnvironment):
+        with trainer.env.opened(trainer.env.sources) as worlds:
+            yield Pieces(*host_pieces(config, trainer, trainer.env, worlds))
+        return
+
+    numbers = rows.numbers if rows is not None else None
+
+    def program(states, length, table):
+        at_once = seeds_at_once(config, trainer.env.spec, mesh)
+        run = compiled_run(trainer, states, mesh, length, everywhere(table, mesh), at_once, numbers)
+        return lambda states, first, table: run(states, first, everywhere(table, mesh))
+
+    def initial(table):
+        # What lies on the devices of all processes, one of them alone cannot compute with.
+        return initial_states(trainer, config, mesh, table if hosts.several() else everywhere(table, mesh), rows)
+
+    yield Pieces(
+        initial,
+        lambda states: hosts.spread(hosts.own(states, mesh), mesh),
+        program,
+    )
 
 
 # --- the host loop ----------------------------------------------------------------------------------------------------
@@ -154,70 +203,6 @@ def chunks_left(num_iterations: int, num_chunks: int, start: int) -> Iterator[tu
         if first + length > start:
             yield max(first, start), first + length - max(first, start)
         first += length
-
-
-class Store(NamedTuple):
-    """Where chunks go: run directories, or nowhere but memory.
-
-    Attributes:
-        restore, restore_language, record: as ``llmrl.runs`` has them, for what is open.
-        run: the run that is open, the first of several; None in memory.
-    """
-
-    restore: Callable[[TrainState], tuple[TrainState, int] | None]
-    restore_language: Callable[[int], tuple[Table | None, dict[str, float]]]
-    record: Callable[[TrainState, dict[str, np.ndarray], int, Table | None], None]
-    run: runs.Run | None
-
-
-_NOWHERE = Store(lambda like: None, lambda start: (None, {}), lambda *chunk: None, None)
-
-
-@contextlib.contextmanager
-def opened_store(config: Config) -> Iterator[Store]:
-    """A config's store; its ``run_dir``, where it has one, is held meanwhile."""
-    if config.run_dir is None:
-        if config.track.tensorboard or config.track.wandb:
-            raise BadValue("track=... needs a run_dir: dashboards are fed from the metrics.csv in there")
-        yield _NOWHERE
-        return
-    with contextlib.ExitStack() as opened:
-        with hosts.together():
-            store = opened.enter_context(_directory(config)) if hosts.first() else _NOWHERE
-        yield _shared(store) if hosts.several() else store
-
-
-@contextlib.contextmanager
-def _directory(config: Config) -> Iterator[Store]:
-    with runs.open_run(config) as run, trackers.tracking(config) as track:
-
-        def restore(like):
-            restored = runs.restore(run, like)
-            track()  # what a killed process had no time to send
-            return restored
-
-        def record(*chunk):
-            runs.record(run, *chunk)
-            track()
-
-        yield Store(restore, functools.partial(runs.restore_language, run), record, run)
-
-
-def _shared(store: Store) -> Store:
-    """The first process's store for all of them: each hears what it holds, and gives it its part."""
-
-    def restore(like):
-        with hosts.together():
-            restored = store.restore(like)
-        done = hosts.agreed(restored[1] if restored else -1)
-        return (hosts.from_first(restored[0] if restored else None, like), done) if done >= 0 else None
-
-    def record(states, *chunk):
-        states = hosts.whole(states)
-        with hosts.together():
-            store.record(states, *chunk)
-
-    return store._replace(restore=restore, record=record)
 
 
 @in_float32

@@ -9,8 +9,8 @@ from llmrl.results import video
 from llmrl.runs import directory as runs
 from llmrl.settings.config import EnvConfig
 from llmrl.training.answers import listening
-from llmrl.training.devices import initial_states, seed_mesh
-from llmrl.training.loop import make_trainer
+from llmrl.training.devices import seed_mesh
+from llmrl.training.loop import initial_states, make_trainer
 
 TINY = ("env=cartpole", "env.horizon=30", "ppo=tiny", "seeds=1", "total_steps=64", "progress=false", "devices=1")
 ADDED = ("aux=[harmful,goals]", "llm=oracle", "llm.cache=null", "method=add", "method.goals.threshold=0.6")

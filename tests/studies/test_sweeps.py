@@ -150,7 +150,7 @@ def test_a_damaged_checkpoint_sets_all_points_back(finished, copied):
 
 def test_finished_points_are_not_trained_again_and_a_grid_may_grow(finished, copied, monkeypatch):
     path, config = copied
-    monkeypatch.setattr(sys.modules["llmrl.training.devices"], "compiled_run", refuse)
+    monkeypatch.setattr(sys.modules["llmrl.training.loop"], "compiled_run", refuse)
     points = sweep(config, GRID)
     assert rows(path) == rows(finished)
     assert points[3].result.summary == runs.read_summary(runs.load_run(path / NAMES[3]))
@@ -209,7 +209,7 @@ def test_a_grid_does_not_move_into_a_run(finished):
 
 def test_one_table_with_a_row_per_point(copied, capsys, monkeypatch):
     _, config = copied
-    monkeypatch.setattr(sys.modules["llmrl.training.devices"], "compiled_run", refuse)
+    monkeypatch.setattr(sys.modules["llmrl.training.loop"], "compiled_run", refuse)
     file = tabulate(config, GRID, command="llmrl train x")
     lines = file.read_text().splitlines()
     assert lines[0] == "    llmrl train x"

@@ -177,7 +177,7 @@ async def never(question):
 def test_misses_are_counted_answers_arrive_and_nothing_is_compiled_again(slow, monkeypatch):
 
     compiled = []
-    module = sys.modules["llmrl.training.devices"]
+    module = sys.modules["llmrl.training.loop"]
     original = module.compiled_run
     monkeypatch.setattr(module, "compiled_run", lambda *a: compiled.append(a[3]) or original(*a))
     result = train(llmrl.compose(*TINY, "num_chunks=6"))

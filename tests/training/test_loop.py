@@ -217,7 +217,7 @@ def test_a_finished_run_is_not_trained_again(finished, in_memory, monkeypatch):
 
     kept = {path.name: path.read_bytes() for path in finished.iterdir() if path.is_file()}
     # By its full name: in the package's namespace, the name is the function's.
-    monkeypatch.setattr(sys.modules["llmrl.training.devices"], "compiled_run", refuse)
+    monkeypatch.setattr(sys.modules["llmrl.training.loop"], "compiled_run", refuse)
     again = train(llmrl.compose(*TINY, "method=add", f"run_dir={finished}"))
     assert again.summary == runs.read_summary(runs.load_run(finished))
     assert_same_metrics(again.metrics, in_memory.metrics)
