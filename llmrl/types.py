@@ -252,10 +252,13 @@ class Rollout(NamedTuple):
     Attributes:
         steps: transitions, leading axes [t, n].
         final_action: action drawn in the state after the last step, [n, ...].
+        arm: number of the policy that acted, [t, n], where several act in turns; counted from the one that learns,
+            which is 0. None where one policy does both.
     """
 
     steps: Transition
     final_action: Shaped[Array, "n *a"]
+    arm: Int[Array, "t n"] | None = None
 
 
 # --- reward streams -------------------------------------------------------------------------------------------------
@@ -327,12 +330,15 @@ class Stream(NamedTuple):
             ``(phi, state) -> (x, y)``, from 0 to 1: the length of those steps, and what the steps on the inner
             objective lose meanwhile. None where a stream is part of it.
         of: number of the stream whose state this one goes by; None for its own.
+        task_units: whether its advantage counts in the task's units, whatever the size of its reward: times the
+            deviation of the task's advantage over that of its own.
     """
 
     transform: RewardTransform
     weight: float | Scalar
     advice: Callable[[PyTree, PyTree], tuple[Scalar, Scalar]] | None = None
     of: int | None = None
+    task_units: bool = False
 
 
 class View(NamedTuple):

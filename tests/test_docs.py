@@ -19,6 +19,7 @@ from llmrl.assembly.methods import METHODS, make_method
 from llmrl.assembly.parts import SourceMemory, build, make_environment
 from llmrl.cli import main as cli
 from llmrl.learner import influence, meta
+from llmrl.learner.arms import decided, first_arms
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
 from llmrl.learner.rollout import EpisodeStatistics
@@ -29,6 +30,7 @@ from llmrl.runs import metrics
 from llmrl.settings import overrides
 from llmrl.settings.config import Config
 from llmrl.studies.grids import points_of
+from llmrl.training import arms
 from llmrl.training.answers import COUNTERS
 from llmrl.training.devices import state_shapes
 from llmrl.training.loop import make_trainer
@@ -117,6 +119,7 @@ def logged(random_rollout):
     table = jax.numpy.zeros(1, jax.numpy.uint32), jax.numpy.zeros((1, 2))
     found |= set(jax.eval_shape(heard.fill, heard.init(), random_rollout(spec), *table)[2])
     found |= _said_by_late_sources(random_rollout)
+    found |= {re.sub(r"/\d+", "/<arm>", name) for name in _said_of_arms()}
     return {name.replace("/harmful", "/<source>") for name in found}
 
 
@@ -136,6 +139,11 @@ def _said_by_late_sources(random_rollout):
         return parts.annotate(SourceMemory(None, memories), rollout, None)[2]
 
     return set(jax.eval_shape(filled, jax.random.key(0)))
+
+
+def _said_of_arms():
+    state = first_arms(2, 4)
+    return arms.reported(state, decided(state, jnp.zeros(()), arms.rule_of(_config("twin"))))
 
 
 @pytest.fixture(scope="module")

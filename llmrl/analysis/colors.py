@@ -31,6 +31,8 @@ METHOD_COLORS = {
     "lirpg": "#783744",
     "barfi": "#10acc6",
     "frozen": "#10ac5e",
+    "credit": "#c6105e",
+    "twin": "#5e10ed",
 }
 """Far from each other; those that stand in one picture most often are farthest."""
 

@@ -39,6 +39,7 @@ from llmrl.settings.config import Config, NoveltyConfig, OuterConfig, SolverConf
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.trust.advice import advice_rule, advice_stream
 from llmrl.trust.blend import Weights, make_weights, mixture
+from llmrl.trust.credit import credit_stream
 from llmrl.trust.limits import weight_limits
 from llmrl.trust.views import beside_weights
 from llmrl.types import EnvSpec, RewardTransform, Scalar, Stream, View
@@ -247,6 +248,12 @@ def implicit(config: Config, spec: EnvSpec) -> Method:
     return Method(_blend(config, spec), learned(config))
 
 
+def credit(config: Config, spec: EnvSpec) -> Method:
+    """Follow the auxiliary sources action by action, in the task's units."""
+    _require_sources(config, spec)
+    return Method((Stream(task(), 1.0), credit_stream(spec, config.method.follow)))
+
+
 def lirpg(config: Config, spec: EnvSpec) -> Method:
     """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
     return Method(_beside_task(intrinsic(spec)), learned(config))
@@ -376,6 +383,8 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "implicit": implicit,
     "implicit_paper": implicit,
     "scalar": implicit,
+    "credit": credit,
+    "twin": credit,
     "lirpg": lirpg,
     "pbrs": potential_based,
     "dpba": dynamic_advice,

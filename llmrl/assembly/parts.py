@@ -17,7 +17,7 @@ from llmrl.assembly.sources import LateSource, language_source, late_sources, su
 from llmrl.envs import HOST_ENVIRONMENTS, LATE_WRONG, make_host
 from llmrl.envs import make as make_env
 from llmrl.language import Table
-from llmrl.learner.ppo import Params, make_update, with_advice_steps
+from llmrl.learner.ppo import Params, make_update, make_update_of_arms, with_advice_steps
 from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.optimizers import own_promotion
@@ -164,6 +164,7 @@ class Parts(NamedTuple):
         inner: what the inner level learns.
         optimizer: of the inner level.
         update: ``policy -> update``, as ``make_update`` gives it.
+        update_arms: the same of ``make_update_of_arms``, for several policies side by side.
         meta: the outer level; None where nothing is learned there.
         language: the language source, or a part that only counts states without an answer; None where no model is
             asked.
@@ -176,6 +177,7 @@ class Parts(NamedTuple):
     inner: InnerProblem
     optimizer: optax.GradientTransformation
     update: Callable[[Policy], Callable]
+    update_arms: Callable[[Policy], Callable]
     meta: Any
     language: Language | None
     num_events: int
@@ -246,19 +248,12 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     critic = make_critic(spec, ppo.hidden, len(method.streams))
     inner = InnerProblem(method.streams, policy, critic, ppo.discount, ppo.gae_lambda, ppo.entropy, method.view)
     optimizer = _optimizer(config, any(stream.advice is not None for stream in method.streams))
-    update = partial(
-        make_update,
-        critic=critic,
-        optimizer=optimizer,
-        clip=ppo.clip,
-        entropy=ppo.entropy,
-        value_coefficient=ppo.value_coefficient,
-        num_epochs=ppo.num_epochs,
-        num_minibatches=ppo.num_minibatches,
-    )
+    names = ("clip", "entropy", "value_coefficient", "num_epochs", "num_minibatches")
+    settings = {"critic": critic, "optimizer": optimizer} | {name: getattr(ppo, name) for name in names}
     meta = method.meta(inner) if method.meta is not None else None
     num_events = 0 if env.captioner is None else len(env.captioner.events)
     suggested = suggested_by_rule(config, env.captioner)
     heard = language_source(config, spec, suggested)
     late = late_sources(config, spec, num_events)
-    return Parts(inner, optimizer, update, meta, heard, num_events, late, suggested, spec.aux_names)
+    updates = partial(make_update, **settings), partial(make_update_of_arms, **settings)
+    return Parts(inner, optimizer, *updates, meta, heard, num_events, late, suggested, spec.aux_names)

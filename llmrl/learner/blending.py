@@ -17,7 +17,9 @@ from llmrl.learner.streams import (
     Values,
     advice_steps,
     blended,
+    deviations,
     given,
+    in_units,
     signals,
     stream_advantages,
     stream_states,
@@ -35,7 +37,8 @@ class RewardState(NamedTuple):
         phis: parameters of the streams' transforms.
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
-        advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2].
+        advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2]; where
+            a stream is measured in the task's units, then those of all streams, [2 + k].
     """
 
     phis: tuple[PyTree, ...]
@@ -102,11 +105,21 @@ def learn_reward(
         )
 
     all_signals, values, advantages, advice = _valued(inner, phis, states, params, rollout)
-    advantage = blended(advantages, inner.streams)
-    spreads = [jnp.std(advantage), jnp.zeros(()) if advice is None else jnp.std(advice.advantage)]
-    peaks = running_peak(reward.advantage_peaks, jnp.stack(spreads), decay)
-    credit = Credit(all_signals, values, advantages, advantage, advice, floor * peaks)
+    peaks, unit = reward.advantage_peaks, None
+    if in_units(inner.streams):
+        now = deviations(advantages, rollout)
+        peaks = peaks.at[2:].set(running_peak(peaks[2:], now, decay))
+        unit = jnp.maximum(now, floor * peaks[2:])
+    advantage = blended(advantages, inner.streams, unit)
+    spreads = [deviations(advantage, rollout), jnp.zeros(()) if advice is None else jnp.std(advice.advantage)]
+    peaks = peaks.at[:2].set(running_peak(peaks[:2], jnp.stack(spreads), decay))
+    credit = Credit(all_signals, values, advantages, advantage, advice, floor * peaks[:2])
     return credit, RewardState(phis, states, meta_state, peaks), metrics
+
+
+def no_peaks(streams: Sequence[Stream]) -> Float[Array, " peaks"]:
+    """The largest deviations before the first rollout."""
+    return jnp.zeros(2 + (len(streams) if in_units(streams) else 0))
 
 
 def noted_of(inner: InnerProblem, phis, states, rollout: Rollout) -> tuple[PyTree, ...]:

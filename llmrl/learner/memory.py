@@ -23,7 +23,7 @@ def halves(tree: PyTree, axis: int) -> PyTree:
 
 def split_rollout(rollout: Rollout) -> Rollout:
     """Two rollouts of half the environments each, stacked on a new leading axis."""
-    return Rollout(halves(rollout.steps, 1), halves(rollout.final_action, 0))
+    return Rollout(halves(rollout.steps, 1), halves(rollout.final_action, 0), halves(rollout.arm, 1))
 
 
 def merge(memory: Rollout) -> Rollout:
@@ -36,8 +36,8 @@ def merge(memory: Rollout) -> Rollout:
         x = jnp.moveaxis(x, 0, 2)
         return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
 
-    steps = jax.tree.map(merged, memory.steps)
-    return Rollout(steps, merged(memory.final_action[:, None])[0])
+    steps, arm = jax.tree.map(merged, (memory.steps, memory.arm))
+    return Rollout(steps, merged(memory.final_action[:, None])[0], arm)
 
 
 def filled(entry: PyTree, size: int) -> PyTree:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.nets import Critic, Policy
 from llmrl.ops.losses import approximate_kl, clipped_policy_loss, normalized, value_loss
@@ -96,7 +96,7 @@ def with_advice_steps(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
-def make_update(
+def make_minibatch_step(
     policy: Policy,
     critic: Critic,
     optimizer: optax.GradientTransformation,
@@ -104,10 +104,8 @@ def make_update(
     clip: float | Scalar,
     entropy: float | Scalar,
     value_coefficient: float | Scalar,
-    num_epochs: int,
-    num_minibatches: int,
 ):
-    """PPO's update as a pure function.
+    """One gradient step of PPO as a pure function.
 
     Args:
         policy: the policy.
@@ -116,16 +114,11 @@ def make_update(
         clip: range of the importance ratio.
         entropy: c_H.
         value_coefficient: weight of the value loss.
-        num_epochs: passes over the batch.
-        num_minibatches: per pass; divides the batch.
 
     Returns:
-        ``(params, opt_state, batch, key, least_deviations=(0, 0), lengths=(1, 0)) -> (params, opt_state, UpdateInfo)``.
-        Advantages are divided by their deviation in a minibatch, or by their ``least_deviations`` (of ``advantage``, of
-        ``advice``) where those are larger: once a task is solved, what is left of them is noise, and should stay small.
-        ``lengths``, from 0 to 1, are those of the actor's steps on either, where there is advice.
+        ``(params, opt_state, minibatch, least_deviations, lengths) -> (params, opt_state, UpdateInfo)``, see
+        ``make_update``.
     """
-
     distribution_of = policy.in_updates or policy.distribution
 
     def loss(params: Params, minibatch: Batch, least_deviation: float | Scalar):
@@ -152,6 +145,35 @@ def make_update(
         advantage = normalized(cast(Array, minibatch.advice), least_deviation)
         return clipped_policy_loss(log_prob, minibatch.log_prob, advantage, clip)
 
+    def step(params: Params, opt_state: PyTree, minibatch: Batch, least_deviations, lengths):
+        gradient, info = jax.grad(loss, has_aux=True)(params, minibatch, least_deviations[0])
+        extra = {}
+        if minibatch.advice is not None:
+            advice = jax.grad(advice_loss)(params.actor, minibatch, least_deviations[1])
+            extra = {"advice": advice, "lengths": lengths}
+        updates, opt_state = optimizer.update(gradient, opt_state, params, **extra)
+        params = cast(Params, optax.apply_updates(params, updates))
+        return params, opt_state, info._replace(gradient_norm=optax.tree.norm(gradient))
+
+    return step
+
+
+def make_update(*parts: Any, num_epochs: int, num_minibatches: int, **numbers: Any):
+    """PPO's update as a pure function.
+
+    Args:
+        parts, numbers: as ``make_minibatch_step`` takes them.
+        num_epochs: passes over the batch.
+        num_minibatches: per pass; divides the batch.
+
+    Returns:
+        ``(params, opt_state, batch, key, least_deviations=(0, 0), lengths=(1, 0)) -> (params, opt_state, UpdateInfo)``.
+        Advantages are divided by their deviation in a minibatch, or by their ``least_deviations`` (of ``advantage``, of
+        ``advice``) where those are larger: once a task is solved, what is left of them is noise, and should stay small.
+        ``lengths``, from 0 to 1, are those of the actor's steps on either, where there is advice.
+    """
+    step = make_minibatch_step(*parts, **numbers)
+
     def update(
         params: Params,
         opt_state: PyTree,
@@ -164,18 +186,94 @@ def make_update(
         order = shuffled_indices(key, num_epochs, size).reshape(num_epochs * num_minibatches, -1)
 
         def minibatch_step(carry, indices):
-            params, opt_state = carry
             minibatch = jax.tree.map(lambda x: x[indices], batch)
-            gradient, info = jax.grad(loss, has_aux=True)(params, minibatch, least_deviations[0])
-            extra = {}
-            if batch.advice is not None:
-                advice = jax.grad(advice_loss)(params.actor, minibatch, least_deviations[1])
-                extra = {"advice": advice, "lengths": lengths}
-            updates, opt_state = optimizer.update(gradient, opt_state, params, **extra)
-            params = cast(Params, optax.apply_updates(params, updates))
-            return (params, opt_state), info._replace(gradient_norm=optax.tree.norm(gradient))
+            params, opt_state, info = step(*carry, minibatch, least_deviations, lengths)
+            return (params, opt_state), info
 
         (params, opt_state), info = jax.lax.scan(minibatch_step, (params, opt_state), order)
         return params, opt_state, jax.tree.map(jnp.mean, info)
 
     return update
+
+
+class Turn(NamedTuple):
+    """One gradient step among those of several policies.
+
+    Attributes:
+        arm: whose step it is, [].
+        indices: its minibatch, samples of that policy, [b].
+        taken: whether it is taken, [].
+    """
+
+    arm: Int[Array, "*s"]
+    indices: Int[Array, "*s b"]
+    taken: Bool[Array, "*s"]
+
+
+def arm_minibatches(
+    key: PRNGKeyArray, arm: Int[Array, " size"], num_arms: int, num_epochs: int, num_minibatches: int
+) -> Turn:
+    """Minibatches of a batch that several policies have collected, [s]: each holds samples of one policy alone.
+
+    A policy has as many minibatches per epoch as its samples fill, the last one filled up with samples it had in others
+    of the epoch, so all together take hardly more steps than one policy with all of the samples.
+    """
+    size = arm.shape[0]
+    width, slots = size // num_minibatches, num_minibatches + num_arms - 1
+    count = jnp.sum(arm == jnp.arange(num_arms)[:, None], axis=1)
+    first = jnp.cumsum(count) - count
+    batches = -(-count // width)
+    ends = jnp.cumsum(batches)
+    slot = jnp.arange(slots)
+    owner = jnp.minimum(jnp.sum(slot[:, None] >= ends, axis=1), num_arms - 1)
+    within = (slot - (ends - batches)[owner])[:, None] * width + jnp.arange(width)
+    places = first[owner][:, None] + within % jnp.maximum(count, 1)[owner][:, None]
+    # Shuffled, and then in the order of the arms: a stable sort keeps the shuffle within each.
+    shuffled = shuffled_indices(key, num_epochs, size)
+    by_arm = jnp.take_along_axis(shuffled, jnp.argsort(arm[shuffled], axis=1, stable=True), axis=1)
+    indices = by_arm[:, places].reshape(num_epochs * slots, width)
+    return Turn(jnp.tile(owner, num_epochs), indices, jnp.tile(slot < ends[-1], num_epochs))
+
+
+def make_update_of_arms(*parts: Any, num_epochs: int, num_minibatches: int, **numbers: Any):
+    """The update of several policies, each on its own samples; arguments as ``make_update`` takes them.
+
+    Returns:
+        ``(params [k], opt_state [k], batch, arm [size], key, least_deviations [k, 2], steps_before []) -> (params,
+        opt_state, UpdateInfo [k])``. ``advantage`` and ``target`` of the batch have a leading axis [k]. Learning rates
+        fall with ``steps_before``, the gradient steps that a policy with all samples would have taken before.
+    """
+    step = make_minibatch_step(*parts, **numbers)
+
+    def update(params: Params, opt_state: PyTree, batch: Batch, arm: Int[Array, " size"], key, least, steps_before):
+        num_arms = least.shape[0]
+        turns = arm_minibatches(key, arm, num_arms, num_epochs, num_minibatches)
+        opt_state = _paced(opt_state, steps_before)
+
+        def minibatch_step(carry, turn: Turn):
+            mine = jax.tree.map(lambda x: x[turn.arm], (*carry, least))
+            minibatch = batch._replace(advantage=batch.advantage[turn.arm], target=batch.target[turn.arm])
+            minibatch = jax.tree.map(lambda x: x[turn.indices], minibatch)
+            *after, info = step(*mine[:2], minibatch, mine[2], (1.0, 0.0))
+            after = jax.tree.map(lambda new, old: jnp.where(turn.taken, new, old), tuple(after), mine[:2])
+            return jax.tree.map(lambda x, y: x.at[turn.arm].set(y), carry, after), info
+
+        (params, opt_state), info = jax.lax.scan(minibatch_step, (params, opt_state), turns)
+        own = (turns.arm == jnp.arange(num_arms)[:, None]) & turns.taken
+        own = own.astype(jnp.float32)
+        share = own / jnp.maximum(jnp.sum(own, axis=1, keepdims=True), 1.0)
+        return params, opt_state, jax.tree.map(lambda x: share @ x, info)
+
+    return update
+
+
+def _paced(opt_state: PyTree, count: Int[Array, ""]) -> PyTree:
+    """The state of an optimiser whose learning rate is where ``count`` steps would have brought it."""
+
+    def of_schedule(path, value) -> bool:
+        return getattr(path[-1], "tuple_name", "") == optax.ScaleByScheduleState.__name__
+
+    if not any(of_schedule(path, value) for path, value in optax.tree_utils.tree_get_all_with_path(opt_state, "count")):
+        return opt_state
+    set_to = jnp.full(jax.tree.leaves(opt_state)[0].shape[:1], count, jnp.int32)
+    return optax.tree_utils.tree_set(opt_state, of_schedule, count=set_to)

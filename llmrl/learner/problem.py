@@ -10,7 +10,16 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PyTree, Shaped
 
 from llmrl.bilevel.types import Scores
-from llmrl.learner.streams import Values, blended, signals, stream_advantage, stream_advantages, value_rollout
+from llmrl.learner.streams import (
+    Values,
+    blended,
+    deviations,
+    in_units,
+    signals,
+    stream_advantage,
+    stream_advantages,
+    value_rollout,
+)
 from llmrl.nets import Critic, Policy
 from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
@@ -128,7 +137,8 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 def _blended_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
     advantages = stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda)
-    return blended(advantages, inner.streams)
+    unit = held_constant(deviations(advantages, data.rollout)) if in_units(inner.streams) else None
+    return blended(advantages, inner.streams, unit)
 
 
 def inner_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:

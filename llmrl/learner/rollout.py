@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree, Shaped
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.base import clip_action
 from llmrl.learner.resets import PoolStatistics, Resets, Worlds, full_pool, make_resets, start_all
@@ -28,6 +28,7 @@ class ActingState(NamedTuple):
         episodes: statistics of the episodes that ended last.
         pool: of the last rollout's fresh worlds, where they come from a pool.
         worlds: that pool, [k].
+        turn: the policy that plays each environment's running episode, [n]; None where there is only one.
     """
 
     env_state: EnvState
@@ -37,6 +38,7 @@ class ActingState(NamedTuple):
     episodes: EpisodeStatistics
     pool: PoolStatistics | None = None
     worlds: Worlds | None = None
+    turn: Int[Array, " n"] | None = None
 
 
 class EpisodeStatistics(NamedTuple):
@@ -79,6 +81,7 @@ def collect(
     key: PRNGKeyArray,
     num_steps: int,
     fresh_starts: Callable[..., Resets] = make_resets,
+    following: Int[Array, "t n"] | None = None,
 ) -> tuple[ActingState, Rollout]:
     """Act for ``num_steps`` steps in every environment.
 
@@ -92,6 +95,8 @@ def collect(
         key: a key.
         num_steps: T.
         fresh_starts: how ended episodes go on, ``(env, key, num_steps, num_envs, worlds) -> Resets``.
+        following: where several policies act, ``acting.turn`` says which, ``params`` are theirs, [k, ...], and this is
+            the one that would play an episode that starts after each step.
 
     Returns:
         Where the environments stand afterwards, and the rollout, [t, n].
@@ -102,13 +107,19 @@ def collect(
     resets = fresh_starts(env, reset_key, num_steps, num_envs, acting.worlds)
     step_keys = jax.random.split(step_key, (num_steps, num_envs))
 
-    start = acting.env_state, acting.obs, resets.start
+    start = acting.env_state, acting.obs, resets.start, acting.turn
     pack, unpack = packing(start)
 
+    def distribution_of(turn, obs):
+        if turn is None:
+            return policy.distribution(params, obs)
+        of_all = jax.vmap(policy.distribution, in_axes=(0, None))(params, obs)
+        return jax.tree.map(lambda x: x[turn, jnp.arange(num_envs)], of_all)
+
     def one_step(carry, draws):
-        env_state, obs, carried = unpack(carry)
-        noise_t, draw, keys = draws
-        distribution = policy.distribution(params, obs)
+        env_state, obs, carried, turn = unpack(carry)
+        noise_t, draw, keys, following_t = draws
+        distribution = distribution_of(turn, obs)
         action = distribution.sample(noise_t)
         env_state, next_obs, step, carried = resets.advance(keys, env_state, action, draw, carried)
         transition = Transition(
@@ -124,16 +135,18 @@ def collect(
             state_key=step.state_key,
             event=step.event,
         )
+        next_turn = turn if turn is None else jnp.where(step.terminated | step.truncated, following_t, turn)
         # What is recorded stays apart: each field is written where it is computed, at once.
-        return pack((env_state, next_obs, carried)), transition
+        return pack((env_state, next_obs, carried, next_turn)), (transition, turn)
 
-    carry, steps = jax.lax.scan(one_step, pack(start), (noise[:-1], resets.draws, step_keys))
-    env_state, obs, carried = unpack(carry)
+    carry, (steps, arm) = jax.lax.scan(one_step, pack(start), (noise[:-1], resets.draws, step_keys, following))
+    env_state, obs, carried, turn = unpack(carry)
     steps = with_captions(env, steps)
-    final_action = policy.distribution(params, obs).sample(noise[-1])
+    final_action = distribution_of(turn, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)
     worlds, pool = resets.finish(carried)
-    return ActingState(env_state, obs, length, returned, episodes, pool, worlds), Rollout(steps, final_action)
+    after = ActingState(env_state, obs, length, returned, episodes, pool, worlds, turn)
+    return after, Rollout(steps, final_action, arm)
 
 
 def with_captions(env: Environment | HostEnvironment, steps: Transition) -> Transition:

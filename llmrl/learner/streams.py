@@ -84,7 +84,7 @@ def stream_advantages(
     steps = rollout.steps
     goes_on = steps.terminated[..., None] & (discount != 0)
     following = jnp.concatenate([values.now[1:], values.next[-1:]])
-    return generalized_advantage(
+    advantages = generalized_advantage(
         reward,
         discount,
         values.now,
@@ -92,12 +92,44 @@ def stream_advantages(
         (steps.terminated | steps.truncated)[..., None] & ~goes_on,
         gae_lambda,
     )
+    # Arms change where an episode ends, so what another one did never enters a return.
+    return advantages if rollout.arm is None else jnp.where(rollout.arm[..., None] == 0, advantages, 0.0)
 
 
-def blended(advantages: Float[Array, "t n k"], streams: Sequence[Stream]) -> Float[Array, "t n"]:
-    """The advantage of the inner objective: the weighted sum of the streams that are part of it."""
-    parts = [stream.weight * advantages[..., i] for i, stream in enumerate(streams) if stream.advice is None]
+def deviations(advantages: Float[Array, "t n *k"], rollout: Rollout) -> Float[Array, " *k"]:
+    """Deviation of each stream's advantage on the steps of the policy that learns."""
+    spread = jnp.std(advantages, axis=(0, 1))
+    if rollout.arm is None:
+        return spread
+    # Elsewhere they are 0, which leaves their squares' share.
+    return spread / jnp.sqrt(jnp.maximum(jnp.mean((rollout.arm == 0).astype(jnp.float32)), 1e-6))
+
+
+def blended(
+    advantages: Float[Array, "t n k"], streams: Sequence[Stream], unit: Float[Array, " k"] | None = None
+) -> Float[Array, "t n"]:
+    """The advantage of the inner objective: the weighted sum of the streams that are part of it.
+
+    Args:
+        advantages: of all streams.
+        streams: the streams; stream 0 is the bare task.
+        unit: size of each stream's advantage, constant to gradients; only streams in the task's units ask for it.
+    """
+    parts = [_factor(stream, unit, i) * advantages[..., i] for i, stream in enumerate(streams) if stream.advice is None]
     return reduce(add, parts)
+
+
+def in_units(streams: Sequence[Stream]) -> bool:
+    """Whether any stream is measured in the task's units."""
+    return any(stream.task_units for stream in streams)
+
+
+def _factor(stream: Stream, unit: Float[Array, " k"] | None, i: int) -> float | Scalar:
+    if not stream.task_units or unit is None:
+        return stream.weight
+    # A task that has paid nothing yet has no units; any will do then, as nothing else is in the sum.
+    task = jnp.where(unit[0] > 0, unit[0], 1.0)
+    return stream.weight * jnp.where(unit[i] > 0, task / jnp.maximum(unit[i], 1e-12), 0.0)
 
 
 class AdviceSteps(NamedTuple):

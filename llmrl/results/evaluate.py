@@ -20,6 +20,7 @@ from llmrl.runs import directory as runs
 from llmrl.runs import metrics
 from llmrl.settings.config import AuxConfig, Config, EnvConfig
 from llmrl.settings.errors import BadValue
+from llmrl.training.arms import leaders
 from llmrl.training.cores import in_float32, use_compilation_cache
 from llmrl.training.devices import state_shapes
 from llmrl.training.iteration import TrainState
@@ -234,7 +235,8 @@ def _policy_and_place(config: Config, chosen: EnvConfig) -> tuple[Policy, Enviro
 def trained_states(run: runs.Run) -> tuple[TrainState, int]:
     """Every seed's last state, [seeds, ...], and the iterations behind it."""
     trainer = make_trainer(run.config)
-    return runs.load_state(run, state_shapes(trainer, run.config))
+    states, iterations = runs.load_state(run, state_shapes(trainer, run.config))
+    return leaders(states), iterations
 
 
 def _random_agent(spec: EnvSpec) -> Policy | None:

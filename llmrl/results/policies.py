@@ -32,6 +32,7 @@ from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import from_dict
+from llmrl.training.arms import leaders
 from llmrl.training.cores import in_float32
 from llmrl.training.devices import state_shapes
 from llmrl.training.loop import Result, make_trainer
@@ -239,6 +240,7 @@ def _trained(source: Result | str | Path) -> tuple[Config, Any]:
 
 def _params_of(states: Any, config: Config, seed: int) -> PyTree:
     _check_seed(seed, config.seeds)
+    states = leaders(states)
     return jax.tree.map(lambda x: x[seed], (states.params.actor, states.phis))
 
 

@@ -23,6 +23,7 @@ from llmrl.rewards import frozen
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
+from llmrl.training.arms import leaders
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache
 from llmrl.training.devices import state_shapes
 from llmrl.training.iteration import TrainState
@@ -118,10 +119,10 @@ def _words(env: Environment, state_key: np.ndarray, event: np.ndarray, table: Ta
 
 def _trained(result_or_run_dir: Any) -> tuple[Config, PyTree, Table | None]:
     if not isinstance(result_or_run_dir, str | Path):
-        return result_or_run_dir.config, result_or_run_dir.state, result_or_run_dir.answers
+        return result_or_run_dir.config, leaders(result_or_run_dir.state), result_or_run_dir.answers
     run = runs.load_run(result_or_run_dir)
     states, iterations = runs.load_state(run, state_shapes(make_trainer(run.config), run.config))
-    return run.config, states, runs.read_answers(run, iterations)
+    return run.config, leaders(states), runs.read_answers(run, iterations)
 
 
 def _probes(spec: EnvSpec) -> dict[str, Shaped[Array, "*a"]]:

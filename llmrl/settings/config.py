@@ -22,6 +22,7 @@ PROVIDERS = ("recorded", "oracle", "plausible", "openai")
 PROMPTS = ("yes_no", "goals")
 SCORES = ("token_probability", "embedding_similarity", "string_similarity")
 NOISE_UNITS = ("state", "answer")
+FOLLOWING = ("credit", "twin")
 MODES = ("offline", "online")
 SOLVERS = (
     "neumann",
@@ -387,12 +388,35 @@ class GoalsConfig:
 
 
 @dataclass(frozen=True)
+class ArmsConfig:
+    """Several policies side by side, judged by what they earn (``twin``); see ``llmrl.learner.arms``.
+
+    Attributes:
+        follow: ``method.follow`` of each policy; the first must be 0, the task alone. Empty trains one policy.
+        budget: share of the return that is spent on trying the others.
+        haste: how early it is spent; evenly at 1.
+        memory: number of episodes after which a policy's returns have been forgotten to 1/e.
+        caution: standard errors by which a policy must be behind before its share of the episodes falls.
+        sure: standard errors by which a policy must be ahead before the first one takes it over.
+    """
+
+    follow: tuple[float, ...] = ()
+    budget: float = number(0.05, low=0, high=1)
+    haste: float = number(8.0, low=1)
+    memory: float = positive(32.0)
+    caution: float = number(1.0, low=0)
+    sure: float = number(3.0, low=0)
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """Which method, and the settings of its reward (ignored by methods that have no use for them).
 
     Attributes:
         name: see ``llmrl.assembly.methods.METHODS``.
+        follow: for ``credit`` and ``twin``: share of the sources' advantage in the policy's, where the task's is 1.
         reward_of: for ``frozen``, the method that learned the reward; found in the run that ``reward_from`` names.
+        arms: several policies side by side.
         weight: the learned weight.
         outer: the outer level.
         trust: trust that asks for evidence.
@@ -402,7 +426,9 @@ class MethodConfig:
     """
 
     name: str = "implicit"
+    follow: float = number(1.0, low=0)
     reward_of: str | None = None
+    arms: ArmsConfig = field(default_factory=ArmsConfig)
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)

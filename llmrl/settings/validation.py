@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from llmrl.settings.config import PROMPTS, Config, LLMConfig, MethodConfig, PPOConfig, SolverConfig
+from llmrl.settings.config import FOLLOWING, PROMPTS, Config, LLMConfig, MethodConfig, PPOConfig, SolverConfig
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.fields import check, hints
 
@@ -52,6 +52,7 @@ def _validate_solver(solver: SolverConfig) -> None:
 
 def _validate_method(method: MethodConfig) -> None:
     outer, trust, weight = method.outer, method.trust, method.weight
+    _validate_arms(method)
     if outer.gradient == "incremental" and (outer.data not in ("previous", "past") or trust.cross_fitting):
         raise BadValue(
             "method.outer.gradient=incremental follows past inner updates: it needs method.outer.data=previous or past "
@@ -74,6 +75,20 @@ def _validate_method(method: MethodConfig) -> None:
                 f"method.weight.{name}={getattr(weight, name)} is for what a network learns: it needs "
                 "method.weight.network=true"
             )
+
+
+def _validate_arms(method: MethodConfig) -> None:
+    follow = method.arms.follow
+    if follow and method.name not in FOLLOWING:
+        raise BadValue(
+            f"method.arms.follow={list(follow)} is for methods that follow sources ({', '.join(FOLLOWING)}), got "
+            f"method={method.name}"
+        )
+    if follow and (follow[0] != 0.0 or min(follow) < 0.0):
+        raise BadValue(
+            f"method.arms.follow must begin with 0, the policy that learns from the task alone, and hold no number "
+            f"below 0; got {list(follow)}"
+        )
 
 
 def _validate_transfer(config: Config) -> None:

@@ -13,7 +13,8 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 from llmrl.assembly.parts import Parts, SourceMemory, build
 from llmrl.bilevel.trees import all_finite
 from llmrl.language import Table
-from llmrl.learner.blending import RewardState, learn_reward, reported
+from llmrl.learner.arms import ArmsState
+from llmrl.learner.blending import RewardState, learn_reward, no_peaks, reported
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
@@ -37,10 +38,13 @@ class TrainState(NamedTuple):
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
         last_kl: how far the last inner update moved the policy.
-        advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2].
+        advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2], and
+            of all streams where one is measured in the task's units.
         iteration: iterations done.
         heard: what the language source has noted; None where there is none.
         late: memories of the other sources that are filled in once a rollout is complete.
+        arms: where several policies stand side by side, what each has earned; their parts of the state have a leading
+            axis [k] then (``llmrl.training.arms``). None where there is one.
     """
 
     key: PRNGKeyArray
@@ -55,6 +59,7 @@ class TrainState(NamedTuple):
     iteration: Array
     heard: Heard | None = None
     late: tuple[PyTree, ...] = ()
+    arms: ArmsState | None = None
 
 
 class Trainer(NamedTuple):
@@ -155,7 +160,7 @@ def first_state(
         transform_states=states,
         meta_state=meta_state,
         last_kl=jnp.asarray(jnp.inf, jnp.float32),
-        advantage_peaks=jnp.zeros(2),
+        advantage_peaks=no_peaks(parts.inner.streams),
         iteration=jnp.zeros((), jnp.int32),
         heard=heard,
         late=late,

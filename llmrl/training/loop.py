@@ -22,7 +22,7 @@ from llmrl.runs import metrics as metrics_file
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
-from llmrl.training import hosts, transfer
+from llmrl.training import arms, hosts, transfer
 from llmrl.training.answers import Listener, hearing, misses_of, provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import (
@@ -49,9 +49,11 @@ def make_trainer(config: Config) -> Trainer:
         A ``Trainer`` of pure functions; nothing is compiled yet.
     """
     env = any_environment(config)
+    if config.method.arms.follow and isinstance(env, HostEnvironment):
+        raise BadValue(f"{env.spec.name} runs in Python, where one policy is trained at a time: method.arms.follow=[]")
 
     def init(key, numbers, table=None):
-        return first_state(with_numbers(config, numbers), env, key, table)
+        return arms.spread(config, first_state(with_numbers(config, numbers), env, key, table))
 
     def run(state, numbers, num_iterations, first=0, table=None):
         compiled = env
@@ -61,8 +63,10 @@ def make_trainer(config: Config) -> Trainer:
         parts = build(live, compiled)
         state = state._replace(heard=parts.attentive(state.heard))
 
+        one = arms.iterate if config.method.arms.follow else iterate
+
         def body(state, offset):
-            return iterate(live, compiled, parts, state, offset, table)
+            return one(live, compiled, parts, state, offset, table)
 
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))

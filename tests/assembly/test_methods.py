@@ -46,13 +46,29 @@ TINY = (
     "total_steps=64",
 )
 KEYS = jax.random.split(jax.random.key(0))
-UNLEARNED = {"ppo", "add", "pbrs", "dpba", "pies", "frozen", "rnd", "icm", "apt", "ellm", "ellm_pretrained"}
+UNLEARNED = {
+    "ppo",
+    "add",
+    "pbrs",
+    "dpba",
+    "pies",
+    "frozen",
+    "rnd",
+    "icm",
+    "apt",
+    "ellm",
+    "ellm_pretrained",
+    "credit",
+    "twin",
+}
 """Methods that learn nothing along a hypergradient."""
 
 ROWS = {
     "ppo": ("method=ppo",),
     "add": ("method=add",),
     "lirpg": ("method=lirpg",),
+    "credit": ("method=credit",),
+    "twin": ("method=twin",),
     "pbrs": ("method=pbrs",),
     "dpba": ("method=dpba",),
     "pies": ("method=pies",),

@@ -1,0 +1,214 @@
+"""Several policies side by side: whose turn it is, what each has earned, and who takes over from whom.
+
+Each environment is played by one policy, an arm, until its episode ends; then an arm is drawn anew. Arm 0 learns from
+the task alone. What the others cost is a budget: ``budget`` of the return is spent on trying them, most of it early.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
+
+from llmrl.types import Rollout, Scalar
+
+LEAST_EPISODES = 8.0
+"""Remembered episodes of both arms that a copy needs."""
+LEAST_DIFFERENCE = 1e-3
+"""Returns that differ by less, in units of their range or of their size, are the same."""
+
+
+class ArmRule(NamedTuple):
+    """How arms share the environments.
+
+    Attributes:
+        budget: share of the return that is spent on trying arms, alpha.
+        haste: how early it is spent, kappa >= 1: evenly at 1.
+        memory: number of episodes after which an arm's returns have been forgotten to 1/e.
+        caution: standard errors by which an arm must be behind before its share falls, c.
+        sure: standard errors by which an arm must be ahead before arm 0 takes it over.
+        discount: of the returns that are compared, gamma.
+    """
+
+    budget: float | Scalar
+    haste: float | Scalar
+    memory: float | Scalar
+    caution: float | Scalar
+    sure: float | Scalar
+    discount: float | Scalar
+
+
+class Returns(NamedTuple):
+    """An arm's discounted task returns, episode by episode, exponentially forgotten.
+
+    Attributes:
+        count: weight of the episodes, [k].
+        total: weighted sum of their returns, [k].
+        squares: weighted sum of their squares, [k].
+    """
+
+    count: Float[Array, " k"]
+    total: Float[Array, " k"]
+    squares: Float[Array, " k"]
+
+    @property
+    def known(self) -> Bool[Array, " k"]:
+        """Whether an episode is remembered."""
+        return self.count >= 1.0
+
+    @property
+    def mean(self) -> Float[Array, " k"]:
+        """0 where nothing is known."""
+        return self.total / jnp.maximum(self.count, 1e-6)
+
+    @property
+    def error(self) -> Float[Array, " k"]:
+        """Standard error of the mean."""
+        variance = self.squares / jnp.maximum(self.count, 1e-6) - jnp.square(self.mean)
+        return jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(self.count, 1.0))
+
+
+class ArmsState(NamedTuple):
+    """Where the arms stand between two rollouts.
+
+    Attributes:
+        discounted: discounted return of each environment's running episode so far, [n].
+        factor: gamma to the power of its length so far, [n].
+        returns: what each arm has earned.
+        lowest: the lowest mean so far; infinite before the first.
+        share: the probability that each arm plays a new episode, [k].
+    """
+
+    discounted: Float[Array, " n"]
+    factor: Float[Array, " n"]
+    returns: Returns
+    lowest: Scalar
+    share: Float[Array, " k"]
+
+
+class Decision(NamedTuple):
+    """What follows from the arms' returns.
+
+    Attributes:
+        share: of each arm in the next rollout's episodes, [k].
+        leader: the arm that plays the rest, [].
+        source: the arm that arm 0 takes over, []; 0 where it stays as it is.
+    """
+
+    share: Float[Array, " k"]
+    leader: Int[Array, ""]
+    source: Int[Array, ""]
+
+
+def first_arms(num_arms: int, num_envs: int) -> ArmsState:
+    """Before the first rollout: the environments are shared evenly."""
+    nothing = jnp.zeros(num_arms)
+    return ArmsState(
+        discounted=jnp.zeros(num_envs),
+        factor=jnp.ones(num_envs),
+        returns=Returns(nothing, nothing, nothing),
+        lowest=jnp.asarray(jnp.inf),
+        share=jnp.full(num_arms, 1.0 / num_arms),
+    )
+
+
+def drawn_turns(key: PRNGKeyArray, share: Float[Array, " k"], num_steps: int, num_envs: int) -> Int[Array, "t n"]:
+    """The arm that would play an episode that starts after each step, [t, n]."""
+    uniform = jax.random.uniform(key, (num_steps, num_envs, 1))
+    return jnp.minimum(jnp.sum(uniform > jnp.cumsum(share), axis=-1), share.size - 1)
+
+
+def relative_to(rollout: Rollout, arm: Int[Array, ""] | int) -> Rollout:
+    """The rollout as an arm sees it that is to learn from it."""
+    return rollout._replace(arm=None if rollout.arm is None else rollout.arm - arm)
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def noted(state: ArmsState, rollout: Rollout, rule: ArmRule) -> ArmsState:
+    """The state after a rollout, its episodes among the arms' returns.
+
+    Args:
+        state: before it.
+        rollout: the rollout, with the arm that took each step.
+        rule: the rule.
+    """
+    steps, arm = rollout.steps, rollout.arm
+    assert arm is not None
+
+    def follow(carry, now):
+        discounted, factor = carry
+        reward, ended = now
+        discounted = discounted + factor * reward
+        return (jnp.where(ended, 0.0, discounted), jnp.where(ended, 1.0, factor * rule.discount)), discounted
+
+    ended = steps.terminated | steps.truncated
+    (discounted, factor), returns = jax.lax.scan(follow, (state.discounted, state.factor), (steps.reward, ended))
+    of_arm = jnp.where(ended[..., None], jax.nn.one_hot(arm, state.share.size), 0.0)
+    earned = of_arm * returns[..., None]
+    fresh = Returns(*(jnp.sum(x, axis=(0, 1)) for x in (of_arm, earned, earned * returns[..., None])))
+    kept = jnp.exp(-fresh.count / rule.memory)
+    measured = Returns(*(kept * old + new for old, new in zip(state.returns, fresh, strict=True)))
+    lowest = jnp.minimum(state.lowest, jnp.min(jnp.where(measured.known, measured.mean, jnp.inf)))
+    return ArmsState(discounted, factor, measured, lowest, state.share)
+
+
+def decided(state: ArmsState, progress: Scalar, rule: ArmRule) -> Decision:
+    """Shares for the next rollout, and whether arm 0 takes another one over.
+
+    With L the leader, the arm with the highest mean m, and x the share of the training that is over, arm j has
+
+        p_j = min(1/K, rate (m_L - lowest) / gap_j),  gap_j = m_L - m_j - c sqrt(se_L^2 + se_j^2)
+
+    or 1/K where the gap is not above 0, with rate = alpha kappa (1 - x)^(kappa - 1) / (K - 1): what is lost to trying,
+    sum_j p_j gap_j, is at most the rate's share of what the leader has gained so far, and over a training alpha of it.
+    While every return has been the same, nothing is known of any gap: arm 0 leads, and the others have the rate itself.
+
+    Args:
+        state: the arms' returns.
+        progress: x, from 0 to 1.
+        rule: the rule.
+    """
+    returns, num_arms = state.returns, state.share.size
+    best = jnp.argmax(jnp.where(returns.known, returns.mean, -jnp.inf))
+    source = jnp.where(_surely_better(state, best, rule), best, 0)
+    mean, error = (x.at[0].set(x[source]) for x in (returns.mean, returns.error))
+
+    leader = jnp.argmax(jnp.where(returns.known, mean, -jnp.inf))
+    rate = rule.budget * rule.haste * (1.0 - progress) ** (rule.haste - 1.0) / max(1, num_arms - 1)
+    gained = mean[leader] - state.lowest
+    gap = mean[leader] - mean - rule.caution * jnp.sqrt(jnp.square(error) + jnp.square(error[leader]))
+    most = 1.0 / num_arms
+    share = jnp.where(gap > 0, jnp.minimum(most, rate * gained / jnp.maximum(gap, 1e-9)), most)
+    share = jnp.where(returns.known, share, most)
+    silent = (gained <= LEAST_DIFFERENCE * jnp.abs(state.lowest)) & (
+        jnp.max(error) <= LEAST_DIFFERENCE * jnp.abs(state.lowest)
+    )
+    silent = silent | ~jnp.any(returns.known)
+    share = jnp.where(silent, jnp.minimum(most, rate), share)
+    leader = jnp.where(silent, 0, leader)
+    share = share.at[leader].set(0.0)
+    return Decision(share.at[leader].set(1.0 - jnp.sum(share)), leader, source)
+
+
+def _surely_better(state: ArmsState, arm: Int[Array, ""], rule: ArmRule) -> Bool[Array, ""]:
+    """Whether an arm earns more than arm 0, beyond doubt."""
+    returns = state.returns
+    ahead = returns.mean[arm] - returns.mean[0]
+    doubt = jnp.sqrt(jnp.square(returns.error[arm]) + jnp.square(returns.error[0]))
+    enough = jnp.minimum(returns.count[arm], returns.count[0]) >= LEAST_EPISODES
+    matters = ahead > LEAST_DIFFERENCE * (returns.mean[arm] - state.lowest)
+    return (arm != 0) & enough & matters & (ahead > rule.sure * doubt)
+
+
+def copied(tree: PyTree, source: Int[Array, ""]) -> PyTree:
+    """Every array of all arms, [k, ...], where arm 0 has taken over what ``source`` has."""
+    return jax.tree.map(lambda x: x.at[0].set(x[source]), tree)
+
+
+def chosen(tree: PyTree, arm: Int[Array, ""]) -> PyTree:
+    """One arm's arrays, of all arms' [k, ...]."""
+    return jax.tree.map(lambda x: x[arm], tree)

@@ -1,0 +1,134 @@
+"""One iteration of several policies side by side: each acts in its own episodes, and learns from them alone."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PyTree
+
+from llmrl.assembly.parts import Parts, SourceMemory, build, with_numbers
+from llmrl.bilevel.trees import all_finite
+from llmrl.language import Table
+from llmrl.learner import arms
+from llmrl.learner.blending import RewardState, learn_reward
+from llmrl.learner.blending import reported as reported_of_streams
+from llmrl.learner.ppo import Batch
+from llmrl.learner.rollout import collect
+from llmrl.settings.config import Config
+from llmrl.training.iteration import Metrics, TrainState, iteration_keys
+from llmrl.types import Environment
+
+LEARNED = ("params", "opt_state", "phis", "transform_states", "meta_state", "last_kl", "advantage_peaks")
+"""Parts of a state that each arm has for itself, [k, ...]."""
+
+
+def rule_of(config: Config) -> arms.ArmRule:
+    """How a config has arms share the environments."""
+    chosen = config.method.arms
+    return arms.ArmRule(chosen.budget, chosen.haste, chosen.memory, chosen.caution, chosen.sure, config.ppo.discount)
+
+
+def spread(config: Config, state: TrainState) -> TrainState:
+    """A first state in which every arm has the same."""
+    num_arms = len(config.method.arms.follow)
+    if not num_arms:
+        return state
+    alike = {
+        name: jax.tree.map(lambda x: jnp.repeat(x[None], num_arms, axis=0), getattr(state, name)) for name in LEARNED
+    }
+    acting = state.acting._replace(turn=jnp.arange(config.ppo.num_envs) % num_arms)
+    return state._replace(**alike, acting=acting, arms=arms.first_arms(num_arms, config.ppo.num_envs))
+
+
+def leader(state: TrainState) -> TrainState:
+    """The state of the policy that is handed over, the arm that has earned most; of one policy, the state itself."""
+    if state.arms is None:
+        return state
+    returns = state.arms.returns
+    best = jnp.argmax(jnp.where(returns.known, returns.mean, -jnp.inf))
+    return state._replace(
+        **{name: arms.chosen(getattr(state, name), best) for name in LEARNED},
+        arms=None,
+        acting=state.acting._replace(turn=None),
+    )
+
+
+def leaders(states: TrainState) -> TrainState:
+    """The states, [seeds], of the policies that are handed over."""
+    return states if states.arms is None else jax.vmap(leader)(states)
+
+
+def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
+    """Collect with all arms, learn with each, and share the next episodes by what they have earned."""
+    ppo, rule, kept = config.ppo, rule_of(config), state.arms
+    assert kept is not None
+    keys, num_arms = iteration_keys(state.key), kept.share.size
+    turn_key = jax.random.fold_in(keys.rollout, 1)
+    following = arms.drawn_turns(turn_key, kept.share, ppo.num_steps, ppo.num_envs)
+    policy = parts.inner.policy
+    acting, rollout = collect(
+        env, policy, state.params.actor, state.acting, keys.rollout, ppo.num_steps, following=following
+    )
+    rollout, memory, annotated = parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
+
+    def credited(arm, follow, reward: RewardState, params, last_kl):
+        own = build(with_numbers(config, {"method.follow": follow}), env)
+        seen = arms.relative_to(rollout, arm)
+        key = jax.random.fold_in(keys.meta, arm)
+        credit, reward, metrics = learn_reward(
+            own.inner, own.meta, reward, params, seen, key, index, last_kl, ppo.advantage_floor, ppo.advantage_decay
+        )
+        metrics = metrics | reported_of_streams(own.inner.streams, reward, credit, seen, parts.aux_names)
+        return credit.advantage, credit.advantages + credit.values.now, credit.least_deviations, reward, metrics
+
+    before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
+    follow = jnp.asarray(config.method.arms.follow, jnp.float32)
+    advantage, target, least, reward, metrics = jax.vmap(credited)(
+        jnp.arange(num_arms), follow, before, state.params, state.last_kl
+    )
+    steps = rollout.steps
+    shared = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (steps.obs, steps.action, steps.log_prob))
+    flat = [x.reshape(num_arms, -1, *x.shape[3:]) for x in (advantage, target)]
+    steps_before = state.iteration * ppo.num_epochs * ppo.num_minibatches
+    params, opt_state, info = parts.update_arms(policy)(
+        state.params, state.opt_state, Batch(*shared, *flat), rollout.arm.reshape(-1), keys.update, least, steps_before
+    )
+    learned = dict(zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True))
+    learned, skipped = _without_harm(state, learned, rollout)
+
+    kept = arms.noted(kept, rollout, rule)
+    decision = arms.decided(kept, (index + 1).astype(jnp.float32) / config.num_iterations, rule)
+    learned, returns = arms.copied((learned, kept.returns), decision.source)
+    kept = kept._replace(returns=returns, share=decision.share)
+
+    metrics = arms.chosen(metrics | info._asdict(), decision.leader)
+    metrics = acting.episodes._asdict() | ({} if acting.pool is None else acting.pool._asdict()) | metrics | annotated
+    metrics = metrics | reported(kept, decision) | {"skipped_update": jnp.max(skipped)}
+    new_state = state._replace(
+        key=keys.next, acting=acting, iteration=state.iteration + 1, heard=memory.heard, late=memory.late, **learned
+    )
+    return new_state._replace(arms=kept), metrics
+
+
+def _without_harm(before: TrainState, learned: dict[str, PyTree], rollout) -> tuple[dict[str, PyTree], Array]:
+    """What every arm has learned; nothing, and 1, for an arm that an element that is no number got into."""
+    checked = [learned[name] for name in ("params", "opt_state", "phis")]
+    sound = jax.vmap(all_finite)(checked) & all_finite(rollout.steps)
+
+    def kept(new, old):
+        return jnp.where(sound.reshape(-1, *(1,) * (new.ndim - 1)), new, old)
+
+    learned = {name: jax.tree.map(kept, learned[name], getattr(before, name)) for name in LEARNED}
+    return learned, jnp.where(sound, 0.0, 1.0)
+
+
+def reported(state: arms.ArmsState, decision: arms.Decision) -> Metrics:
+    """What every arm has earned, and whose turn it will be."""
+    metrics: Metrics = {"arm_leader": decision.leader, "arm_copied": (decision.source != 0).astype(jnp.float32)}
+    for k in range(state.share.size):
+        metrics |= {
+            f"arm_share/{k}": state.share[k],
+            f"arm_return/{k}": state.returns.mean[k],
+            f"arm_error/{k}": state.returns.error[k],
+        }
+    return metrics
