@@ -46,11 +46,11 @@ def credit_stream(spec: EnvSpec, follow: float | Scalar) -> Stream:
         factor = jnp.where(follow != 0, factor, 0.0)
         return SourceWeights(jnp.broadcast_to(factor, rollout.steps.aux.shape), factor)
 
-    def apply(signal: Signal, phi, state: CreditState, rollout: Rollout) -> Signal:
+    def apply(phi, state: CreditState, rollout: Rollout, signal: Signal) -> Signal:
         reward = jnp.sum(paid(state, rollout).weight * (rollout.steps.aux - state.mean), axis=-1)
         return Signal(reward, jnp.zeros_like(signal.discount))
 
-    def observe(state: CreditState, phi, signal: Signal, rollout: Rollout) -> CreditState:
+    def observe(phi, state: CreditState, rollout: Rollout, signal: Signal) -> CreditState:
         aux, first = rollout.steps.aux, jnp.all(state.size == 0)
         mean = jnp.mean(aux, axis=(0, 1))
         mean = jnp.where(first, mean, MEMORY * state.mean + (1.0 - MEMORY) * mean)

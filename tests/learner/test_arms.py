@@ -1,0 +1,150 @@
+"""Several policies side by side: who has which samples, what each has earned, and what trying costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmrl.envs import make
+from llmrl.learner import arms
+from llmrl.learner.arms import ArmRule, ArmsState, Returns
+from llmrl.learner.ppo import arm_minibatches, shuffled_indices
+
+KEY = jax.random.key(3)
+RULE = ArmRule(budget=0.05, haste=8.0, memory=32.0, caution=1.0, sure=3.0, discount=0.9)
+
+
+# --- whose samples ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("counts", [(64, 0), (0, 64), (1, 63), (33, 31), (16, 48), (20, 20, 24), (0, 5, 59)])
+def test_each_policy_meets_each_of_its_samples_in_every_epoch_and_no_others(counts):
+    arm = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
+    turns = arm_minibatches(KEY, jnp.asarray(arm), len(counts), num_epochs=3, num_minibatches=4)
+    slots = 4 + len(counts) - 1
+    for epoch in range(3):
+        at = slice(epoch * slots, (epoch + 1) * slots)
+        owner, indices, taken = (np.asarray(x)[at] for x in turns)
+        assert np.all(arm[indices[taken]] == owner[taken][:, None])
+        for k, count in enumerate(counts):
+            own = indices[taken & (owner == k)]
+            assert len(own) == -(-count // 16)  # no more steps than its samples fill
+            assert set(own.ravel()) == set(np.flatnonzero(arm == k))
+            times = np.bincount(own.ravel(), minlength=64)[arm == k]
+            assert count == 0 or times.max() - times.min() <= 1
+
+
+def test_one_policy_has_the_minibatches_of_plain_ppo():
+    turns = arm_minibatches(KEY, jnp.zeros(64, jnp.int32), 1, num_epochs=3, num_minibatches=4)
+    assert np.all(turns.taken) and np.all(turns.arm == 0)
+    np.testing.assert_array_equal(turns.indices, shuffled_indices(KEY, 3, 64).reshape(12, 16))
+
+
+def test_turns_are_drawn_with_the_arms_shares():
+    share = jnp.asarray([0.2, 0.0, 0.8])
+    drawn = np.asarray(arms.drawn_turns(KEY, share, 200, 100))
+    np.testing.assert_allclose(np.bincount(drawn.ravel(), minlength=3) / drawn.size, share, atol=0.01)
+
+
+# --- measured returns -------------------------------------------------------------------------------------------------
+
+
+def test_returns_are_those_of_whole_episodes_forgotten_by_their_number(random_rollout):
+    """Against brute force, across two rollouts: an episode that is cut in two by them counts once, in full."""
+    spec = make("cartpole", ("harmful",)).spec
+    rollouts = [random_rollout(spec, 9, 4, seed=seed) for seed in (1, 2)]
+    rng = np.random.default_rng(0)
+    turn, state, episodes = np.arange(4) % 2, arms.first_arms(2, 4), []
+    running = [[] for _ in range(4)]
+    total = np.zeros((3, 2))
+    for rollout in rollouts:
+        steps, acted, ended_now = rollout.steps, np.zeros((9, 4), int), []
+        for t in range(9):
+            for n in range(4):
+                acted[t, n] = turn[n]
+                running[n].append(float(steps.reward[t, n]))
+                if steps.terminated[t, n] or steps.truncated[t, n]:
+                    ended_now.append((turn[n], sum(r * 0.9**i for i, r in enumerate(running[n]))))
+                    running[n], turn[n] = [], rng.integers(2)
+        state = arms.noted(state, rollout._replace(arm=jnp.asarray(acted)), RULE)
+        for k in range(2):
+            own = np.array([value for arm, value in ended_now if arm == k])
+            kept = np.exp(-len(own) / 32.0)
+            total[:, k] = kept * total[:, k] + [len(own), own.sum(), np.square(own).sum()]
+        episodes += ended_now
+    assert len(episodes) > 3
+    np.testing.assert_allclose(np.stack(state.returns), total, rtol=1e-4, atol=1e-5)
+
+
+# --- the rule ---------------------------------------------------------------------------------------------------------
+
+
+def _state(mean, error, count=32.0, lowest=0.0):
+    """Arms with these means and standard errors."""
+    mean, error = np.asarray(mean, np.float32), np.asarray(error, np.float32)
+    count = np.broadcast_to(np.asarray(count, np.float32), mean.shape)
+    squares = count * (np.square(mean) + np.square(error) * np.maximum(count, 1.0))
+    returns = Returns(*(jnp.asarray(x, jnp.float32) for x in (count, count * mean, squares)))
+    share = jnp.full(len(mean), 1.0 / len(mean))
+    return ArmsState(jnp.zeros(4), jnp.ones(4), returns, jnp.asarray(lowest, jnp.float32), share)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_is_lost_to_trying_stays_within_the_budget(seed):
+    """The expected loss of a rollout's episodes is at most the rate's share of what the leader has gained."""
+    rng = np.random.default_rng(seed)
+    num_arms = int(rng.integers(2, 5))
+    mean, error, progress = rng.uniform(0, 2, num_arms), rng.uniform(0, 0.2, num_arms), rng.uniform()
+    decision = arms.decided(_state(mean, error), jnp.asarray(progress, jnp.float32), RULE)
+    share, leader = np.asarray(decision.share), int(decision.leader)
+    mean[0], error[0] = mean[int(decision.source)], error[int(decision.source)]
+    gap = mean[leader] - mean - np.sqrt(np.square(error[leader]) + np.square(error))
+    assert share.sum() == pytest.approx(1.0, abs=1e-5) and np.all(share >= 0)
+    rate = 0.05 * 8.0 * (1.0 - progress) ** 7
+    assert np.sum(share * np.maximum(gap, 0.0)) <= rate * mean[leader] + 1e-5
+
+
+def test_over_a_training_the_rate_spends_the_budget():
+    progress = (np.arange(1000) + 0.5) / 1000
+    assert np.mean(0.05 * 8.0 * (1.0 - progress) ** 7) == pytest.approx(0.05, rel=1e-3)
+
+
+def test_arms_that_earn_the_same_share_evenly():
+    decision = arms.decided(_state([1.0, 1.0], [0.1, 0.1]), jnp.asarray(0.9), RULE)
+    np.testing.assert_allclose(decision.share, 0.5)
+    assert int(decision.source) == 0
+
+
+def test_a_silent_task_is_led_by_the_policy_that_learns_from_it_alone():
+    decision = arms.decided(_state([0.0, 0.0], [0.0, 0.0]), jnp.asarray(0.5), RULE)
+    assert int(decision.leader) == 0
+    assert float(decision.share[1]) == pytest.approx(0.05 * 8.0 * 0.5**7)
+
+
+@pytest.mark.parametrize(
+    ("mean", "error", "count", "source"),
+    [
+        ([1.0, 2.0], [0.1, 0.1], 32.0, 1),
+        ([1.0, 1.3], [0.1, 0.1], 32.0, 0),  # three standard errors are 0.42
+        ([2.0, 1.0], [0.1, 0.1], 32.0, 0),
+        ([1.0, 2.0], [0.1, 0.1], [32.0, 7.0], 0),  # too few episodes
+        ([1.0, 2.0, 3.0], [0.1, 0.1, 0.1], 32.0, 2),
+    ],
+)
+def test_policy_0_takes_over_who_surely_earns_more(mean, error, count, source):
+    decision = arms.decided(_state(mean, error, count), jnp.asarray(0.5), RULE)
+    assert int(decision.source) == source
+    tree = {"x": jnp.arange(len(mean) * 2.0).reshape(-1, 2)}
+    taken = arms.copied(tree, decision.source)["x"]
+    np.testing.assert_array_equal(taken[0], tree["x"][source])
+    np.testing.assert_array_equal(taken[1:], tree["x"][1:])
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+def test_the_size_of_the_tasks_reward_does_not_matter(scale):
+    one, other = (
+        arms.decided(_state(s * np.array([1.0, 0.4]), s * np.array([0.1, 0.1]), lowest=-s), jnp.asarray(0.3), RULE)
+        for s in (1.0, scale)
+    )
+    np.testing.assert_allclose(one.share, other.share, rtol=1e-4)
+    assert int(one.source) == int(other.source) and int(one.leader) == int(other.leader)

@@ -1,0 +1,65 @@
+"""Credit for single actions: neither a source's size nor its offset nor its repetition counts."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from llmrl.envs import make
+from llmrl.learner.streams import Values, blended, deviations, signals, stream_advantages
+from llmrl.rewards import task
+from llmrl.trust.credit import credit_stream
+from llmrl.types import Stream
+
+SPEC = make("cartpole", ("harmful", "random")).spec
+KEY = jax.random.key(0)
+
+
+def _advantage(rollout, follow=1.0):
+    """What the policy follows after one rollout, with a critic that knows nothing yet."""
+    streams = (Stream(task(), 1.0), credit_stream(SPEC, follow))
+    started = [stream.transform.init(KEY) for stream in streams]
+    bare = signals(streams[:1], [started[0][0]], [started[0][1]], rollout, 0.9)[0]
+    states = [s.transform.observe(phi, state, rollout, bare) for s, (phi, state) in zip(streams, started, strict=True)]
+    paid = signals(streams, [phi for phi, _ in started], states, rollout, 0.9)
+    zeros = jnp.zeros((*rollout.steps.reward.shape, 2))
+    advantages = stream_advantages(paid, Values(zeros, zeros), rollout, 0.95)
+    return blended(advantages, streams, deviations(advantages, rollout)), advantages
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1e-6, 0.0), (1e6, 0.0), (-3.0, 0.0), (1.0, 1.0), (100.0, -500.0)])
+def test_the_size_and_offset_of_a_source_do_not_matter(random_rollout, scale, offset):
+    rollout = random_rollout(SPEC, 12, 6)
+    changed = rollout._replace(steps=rollout.steps._replace(aux=rollout.steps.aux * abs(scale) + offset))
+    one, other = _advantage(rollout)[0], _advantage(changed)[0]
+    np.testing.assert_allclose(one, other, rtol=2e-3, atol=2e-3 * float(jnp.std(one)))
+
+
+def test_source_and_task_count_alike(random_rollout):
+    rollout = random_rollout(SPEC, 12, 6)
+    _, advantages = _advantage(rollout)
+    total = _advantage(rollout)[0] - advantages[..., 0]
+    assert float(jnp.std(total)) == pytest.approx(float(jnp.std(advantages[..., 0])), rel=1e-4)
+
+
+def test_what_is_paid_later_does_not_count_for_an_action(random_rollout):
+    """A source's advantage is its own step's pay: changing all others leaves it, up to the rollout's mean and size."""
+    rollout = random_rollout(SPEC, 12, 6)
+    _, advantages = _advantage(rollout)
+    aux = rollout.steps.aux
+    expected = jnp.sum((aux - jnp.mean(aux, axis=(0, 1))) / jnp.std(aux, axis=(0, 1)), axis=-1)
+    np.testing.assert_allclose(advantages[..., 1], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_policy_that_follows_nothing_has_the_tasks_advantage_alone(random_rollout):
+    rollout = random_rollout(SPEC, 12, 6)
+    total, advantages = _advantage(rollout, follow=0.0)
+    np.testing.assert_array_equal(total, advantages[..., 0])
+    assert not np.any(advantages[..., 1])
+
+
+def test_in_a_task_that_has_paid_nothing_the_source_alone_is_followed(random_rollout):
+    rollout = random_rollout(SPEC, 12, 6)
+    rollout = rollout._replace(steps=rollout.steps._replace(reward=jnp.zeros_like(rollout.steps.reward)))
+    total, advantages = _advantage(rollout)
+    np.testing.assert_allclose(total * jnp.std(advantages[..., 1]), advantages[..., 1], rtol=1e-4, atol=1e-5)
