@@ -55,7 +55,7 @@ def suite(
     planned = plan(set, quick, tasks, sources, methods, seeds)
     folder = Path(out or f"runs/suite/{set}{'_quick' if quick else ''}")
     if dry_run:
-        return cost(planned, folder)
+        return cost(planned, folder, part[1])
     note(ON[set])
     note(cost(planned, folder, part[1]))
     extra = [f"devices={devices}"]

@@ -44,7 +44,7 @@ ON = "on two CPU cores"
 COMPILING = 15.0
 """Seconds of starting and compiling a run, on two CPU cores."""
 SPEEDS = {"cartpole": 6e5, "cartpole_continuous": 6e5, "gridworld": 6e5, "craftax_classic": 2e4}
-USUAL_SPEED, MINATAR_SPEED = 3e5, 5e4
+USUAL_SPEED, MINATAR_SPEED = 5e5, 1e5
 """Environment steps per second of all seeds of ``ppo`` together, there; what learns more takes twice the time."""
 
 
@@ -147,7 +147,7 @@ def cost(planned: Plan, folder: Path, parts: int = 1) -> str:
     what = (len(planned.tasks), "task"), (sum(len(task.sources) for task in planned.tasks), "cell")
     words = ", ".join(plural(*each) for each in (*what, (len(planned.methods), "method")))
     words += f": {plural(len(planned.runs), 'run')} of {plural(planned.seeds, 'seed')}, "
-    words += f"{sum(steps.values()):.2g} environment steps, about {_time(whole)} "
+    words += f"{sum(steps.values()) / 1e6:,.0f} million environment steps, about {_time(whole)} "
     words += f"by the {plural(len(taken), 'run')} that {'is' if len(taken) == 1 else 'are'} finished" if taken else ON
     words += f"; {_time(left)} are left" if taken else ""
     return words + (f", {_time(left / parts)} in each of {parts} parts" if parts > 1 else "")

@@ -127,7 +127,7 @@ def test_what_does_not_exist_is_refused_before_anything_is_trained(asked, messag
 def test_the_cost_is_said_before_anything_starts(tmp_path, fake_train, capsys):
     words = suite(**SMALL, seeds=5, dry_run=True, out=str(tmp_path))
     assert not fake_train.configs and "1 task, 2 cells, 3 methods: 6 runs of 5 seeds" in words
-    assert "5.1e+06 environment steps" in words and "on two CPU cores" in words
+    assert "5 million environment steps" in words and "on two CPU cores" in words
     suite(**SMALL, seeds=5, out=str(tmp_path), train=fake_train)
     told = capsys.readouterr().err
     assert told.index("environment steps, about") < told.index("training cartpole/any/random")
