@@ -277,6 +277,22 @@ class Signal(NamedTuple):
     discount: Float[Array, "t n"]
 
 
+class HeadValues(NamedTuple):
+    """What two of the critic's heads say of a rollout's steps, held constant.
+
+    Attributes:
+        task: the task's head, of the observations acted on, [t, n].
+        next_task: the same of the observations after the step, [t, n].
+        own: the head of the stream that is asked about, [t, n].
+        next_own: the same of the observations after the step, [t, n].
+    """
+
+    task: Float[Array, "t n"]
+    next_task: Float[Array, "t n"]
+    own: Float[Array, "t n"]
+    next_own: Float[Array, "t n"]
+
+
 class SourceWeights(NamedTuple):
     """How far each auxiliary source is trusted on the steps of a rollout.
 
@@ -306,6 +322,8 @@ class RewardTransform(NamedTuple):
             where a transform has no weight per source. Only ``obs``, ``action`` and ``aux`` of the steps may matter.
         settled: ``state -> state``: what the transform goes by once it is frozen, in place of what it noted last; None
             where that is the same.
+        corrected: ``(phi, state, signal, task's signal, HeadValues) -> signal``: the transform's signal once the
+            critics have valued the rollout; None where it does not depend on them.
         needs_task: whether these functions get the task's statistics with the state
             (``llmrl.trust.task_statistics.WithTask``); ``observe`` returns the state alone.
     """
@@ -316,6 +334,7 @@ class RewardTransform(NamedTuple):
     report: Callable[[PyTree, PyTree, Rollout], dict[str, Scalar]]
     weights: Callable[[PyTree, PyTree, Rollout], SourceWeights] | None = None
     settled: Callable[[PyTree], PyTree] | None = None
+    corrected: Callable[[PyTree, PyTree, Signal, Signal, HeadValues], Signal] | None = None
     needs_task: bool = False
 
 

@@ -18,7 +18,7 @@ import llmrl
 from llmrl.assembly.methods import METHODS, make_method
 from llmrl.assembly.parts import SourceMemory, build, make_environment
 from llmrl.cli import main as cli
-from llmrl.learner import influence, meta
+from llmrl.learner import influence, meta, streams
 from llmrl.learner.arms import decided, first_arms
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
@@ -112,7 +112,7 @@ def logged(random_rollout):
     """Every name that a run may log, sources as ``<source>``."""
     found = {name for method in METHODS for name in _reported(method, random_rollout)}
     found |= {*metrics.INDEX, *EpisodeStatistics._fields, *PoolStatistics._fields, *UpdateInfo._fields}
-    found |= {f"{name}/<source>" for name in influence.METRICS}
+    found |= {f"{name}/<source>" for name in influence.METRICS} | {streams.CORRECTION_SHARE}
     found |= {*meta.METRICS, "meta_step", "skipped_update", *(f"language_{name}" for name in COUNTERS)}
     heard, config = language(0), llmrl.compose("aux=language", "ppo=tiny", "llm.cache=null")
     spec = make_environment(config).spec

@@ -21,6 +21,7 @@ METHOD_COLORS = {
     "dpba": "#51379f",
     "pies": "#c6ac85",
     "pbrs": "#10b8a3",
+    "adops": "#1d2a5e",
     "ellm": "#ed9210",
     "rnd": "#5e9278",
     "apt": "#92b9ed",

@@ -19,6 +19,7 @@ from llmrl.learner.problem import InnerProblem
 from llmrl.rewards import (
     Bonus,
     add,
+    adops,
     apt,
     beyond_task,
     dpba,
@@ -278,6 +279,14 @@ def explicit_shaping(config: Config, spec: EnvSpec) -> Method:
     return Method(_beside_task(fading))
 
 
+def optimality_preserving(config: Config, spec: EnvSpec) -> Method:
+    """Add the sources, but cut where they would change which actions the task prefers (Forbes et al. 2025)."""
+    _require_sources(config, spec)
+    settings = config.method.correction
+    bonus = adops(epsilon=settings.epsilon, ramp=settings.ramp * config.num_iterations)
+    return Method((Stream(task(), 1.0), Stream(bonus, 1.0)))
+
+
 def _potential(config: Config) -> dict[str, Any]:
     return {name: value for name, value in vars(config.method.potential).items() if name != "decay"}
 
@@ -389,6 +398,7 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "pbrs": potential_based,
     "dpba": dynamic_advice,
     "pies": explicit_shaping,
+    "adops": optimality_preserving,
     "unrolled": implicit,
     "barfi": implicit,
     "bipars_em": bipars_em,

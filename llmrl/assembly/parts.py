@@ -118,6 +118,8 @@ def length_schedules(config: Config) -> list[str]:
         "ppo.anneal=true": config.ppo.anneal,
         f"method.potential.decay={config.method.potential.decay}": method == "pies",
         f"aux={LATE_WRONG}": LATE_WRONG in config.aux.sources,
+        f"method.correction.ramp={config.method.correction.ramp}": method == "adops"
+        and config.method.correction.ramp > 0.0,
         f"method.goals.pretraining={goals.pretraining}": method.startswith("ellm") and goals.pretraining > 0.0,
     }
     return [setting for setting, chosen in courses.items() if chosen]

@@ -26,6 +26,7 @@ AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
 
 METHODS: dict[str, Config] = {
     "ppo": replace(AIDED, method=MethodConfig(name="ppo")),
+    "adops": replace(AIDED, method=MethodConfig(name="adops")),
     "implicit": AIDED,
     "implicit, Neumann K=20, curvature on all": replace(
         AIDED, solver=SolverConfig(name="neumann", num_terms=20, curvature_fraction=1.0)

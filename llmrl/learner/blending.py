@@ -17,6 +17,7 @@ from llmrl.learner.streams import (
     Values,
     advice_steps,
     blended,
+    correction_share,
     deviations,
     given,
     in_units,
@@ -138,8 +139,8 @@ def noted_of(inner: InnerProblem, phis, states, rollout: Rollout) -> tuple[PyTre
 
 def _valued(inner: InnerProblem, phis, states, params: Params, rollout: Rollout):
     """Signals, values and advantages of every stream, and the steps on advice."""
-    all_signals = signals(inner.streams, phis, states, rollout, inner.discount)
     values = value_rollout(inner.critic, params.critic, rollout)
+    all_signals = signals(inner.streams, phis, states, rollout, inner.discount, values)
     advantages = stream_advantages(all_signals, values, rollout, inner.gae_lambda)
     return all_signals, values, advantages, advice_steps(advantages, inner.streams, phis, states)
 
@@ -158,6 +159,7 @@ def reported(
     metrics: dict[str, Scalar] = {}
     for stream, phi, noted in stream_states(streams, reward.phis, reward.transform_states):
         metrics = metrics | stream.transform.report(phi, noted, rollout)
+    metrics |= correction_share(streams, reward.phis, reward.transform_states, rollout, credit.signals)
     moved = influence(
         streams, reward.phis, reward.transform_states, rollout, credit.signals, credit.advantages, credit.advice
     )

@@ -135,7 +135,7 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 
 
 def _blended_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:
-    all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount)
+    all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount, data.values)
     advantages = stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda)
     unit = held_constant(deviations(advantages, data.rollout)) if in_units(inner.streams) else None
     return blended(advantages, inner.streams, unit)

@@ -15,7 +15,7 @@ from llmrl.ops.losses import held_constant
 from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards.base import task_signal
 from llmrl.trust.task_statistics import WithTask
-from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Stream
+from llmrl.types import HeadValues, RewardTransform, Rollout, Scalar, Signal, Stream
 
 
 class Values(NamedTuple):
@@ -42,12 +42,56 @@ def signals(
     states: Sequence[PyTree],
     rollout: Rollout,
     discount: float | Scalar,
+    values: Values | None = None,
 ) -> list[Signal]:
-    """What each stream makes of the task's signal."""
-    bare = task_signal(rollout, discount)
-    return [
-        stream.transform.apply(phi, state, rollout, bare) for stream, phi, state in stream_states(streams, phis, states)
+    """What each stream makes of the task's signal.
+
+    Args:
+        streams: the reward streams.
+        phis, states: the parameters and memories of their transforms.
+        rollout: the experience.
+        discount: gamma of the task.
+        values: of the critic, for transforms that correct their signal by it; None leaves signals uncorrected.
+    """
+    bare, found = task_signal(rollout, discount), []
+    for head, (stream, phi, state) in enumerate(stream_states(streams, phis, states)):
+        signal, corrected = stream.transform.apply(phi, state, rollout, bare), stream.transform.corrected
+        if corrected is not None and values is not None:
+            signal = corrected(phi, state, signal, bare, head_values(values, head))
+        found.append(signal)
+    return found
+
+
+def head_values(values: Values, head: int) -> HeadValues:
+    """The task's head and another one."""
+    return HeadValues(values.now[..., 0], values.next[..., 0], values.now[..., head], values.next[..., head])
+
+
+CORRECTION_SHARE = "correction_share"
+"""The metric of ``correction_share``."""
+
+
+def correction_share(
+    streams: Sequence[Stream],
+    phis: Sequence[PyTree],
+    states: Sequence[PyTree],
+    rollout: Rollout,
+    all_signals: Sequence[Signal],
+) -> dict[str, Scalar]:
+    """The metric: the share of the steps whose reward the critics have changed; empty where none may.
+
+    Args:
+        streams: the reward streams.
+        phis, states: the parameters and memories of their transforms.
+        rollout: the experience.
+        all_signals: their signals, corrected.
+    """
+    changed = [
+        jnp.mean(stream.transform.apply(phi, state, rollout, all_signals[0]).reward != all_signals[head].reward)
+        for head, (stream, phi, state) in enumerate(stream_states(streams, phis, states))
+        if stream.transform.corrected is not None
     ]
+    return {CORRECTION_SHARE: reduce(add, changed) / len(changed)} if changed else {}
 
 
 def stream_states(

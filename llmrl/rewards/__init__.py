@@ -1,6 +1,7 @@
 """Reward transforms, one per file: how the task's signal becomes the one an agent learns from."""
 
 from llmrl.rewards.add import add
+from llmrl.rewards.adops import adops
 from llmrl.rewards.base import beyond_task, frozen, stateless, task_signal
 from llmrl.rewards.bonus import Bonus, Late, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
@@ -27,6 +28,7 @@ __all__ = [
     "Late",
     "Suggested",
     "add",
+    "adops",
     "apt",
     "beyond_task",
     "bonus_source",

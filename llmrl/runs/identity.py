@@ -15,6 +15,7 @@ IGNORING = ("ppo", "rnd", "icm", "apt")
 SECTIONS = {
     **dict.fromkeys(("ppo", "add"), ()),
     **dict.fromkeys(("pbrs", "dpba", "pies"), ("potential",)),
+    "adops": ("correction",),
     **dict.fromkeys(("rnd", "icm", "apt"), ("novelty",)),
     **dict.fromkeys(("ellm", "ellm_pretrained"), ("goals",)),
 }

@@ -338,6 +338,20 @@ class PotentialConfig:
 
 
 @dataclass(frozen=True)
+class CorrectionConfig:
+    """Cutting the sources where they would change which actions the task prefers: ``adops``.
+
+    Attributes:
+        epsilon: how far an action that the task thinks worse than average stays below average.
+        ramp: share of the training over which the cut rises from nothing to all of it, while the critics learn; 0 cuts
+            from the start.
+    """
+
+    epsilon: float = positive(1e-7)
+    ramp: float = number(0.0, low=0, high=1)
+
+
+@dataclass(frozen=True)
 class NoveltyConfig:
     """Rewards for what is new: ``rnd``, ``icm`` and ``apt``.
 
@@ -421,6 +435,7 @@ class MethodConfig:
         outer: the outer level.
         trust: trust that asks for evidence.
         potential: the potential of shaping methods.
+        correction: cutting the sources by the critics.
         novelty: rewards for what is new.
         goals: suggested goals.
     """
@@ -433,6 +448,7 @@ class MethodConfig:
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)
     potential: PotentialConfig = field(default_factory=PotentialConfig)
+    correction: CorrectionConfig = field(default_factory=CorrectionConfig)
     novelty: NoveltyConfig = field(default_factory=NoveltyConfig)
     goals: GoalsConfig = field(default_factory=GoalsConfig)
 

@@ -46,21 +46,8 @@ TINY = (
     "total_steps=64",
 )
 KEYS = jax.random.split(jax.random.key(0))
-UNLEARNED = {
-    "ppo",
-    "add",
-    "pbrs",
-    "dpba",
-    "pies",
-    "frozen",
-    "rnd",
-    "icm",
-    "apt",
-    "ellm",
-    "ellm_pretrained",
-    "credit",
-    "twin",
-}
+SHAPING = ("pbrs", "dpba", "pies", "adops")
+UNLEARNED = {"ppo", "add", *SHAPING, "frozen", "rnd", "icm", "apt", "ellm", "ellm_pretrained", "credit", "twin"}
 """Methods that learn nothing along a hypergradient."""
 
 ROWS = {
@@ -72,6 +59,7 @@ ROWS = {
     "pbrs": ("method=pbrs",),
     "dpba": ("method=dpba",),
     "pies": ("method=pies",),
+    "adops": ("method=adops", "method.correction.ramp=0.5"),
     "implicit": ("method=implicit", "solver=neumann", "method.outer.surrogate=ratio", "method.outer.data=fresh"),
     "paper": (
         "method=implicit_paper",
@@ -188,7 +176,7 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
         assert moved[1].get("scalar", True)
 
 
-@pytest.mark.parametrize("row", ["pbrs", "dpba", "pies"])
+@pytest.mark.parametrize("row", SHAPING)
 def test_shaping_asks_for_something_to_shape_with(row):
     config = llmrl.compose(*TINY, *ROWS[row], "aux=none")
     with pytest.raises(ValueError, match=f"method={row} shapes with auxiliary sources, got none.*aux=harmful"):

@@ -14,6 +14,7 @@ from llmrl.language import Table
 from llmrl.learner.streams import given
 from llmrl.rewards import (
     add,
+    adops,
     apt,
     dpba,
     goals,
@@ -64,6 +65,7 @@ TRANSFORMS = {
     "pbrs": lambda spec: pbrs(0.5),
     "dpba": lambda spec: dpba(spec, **POTENTIAL),
     "pies": lambda spec: pies(spec, num_iterations=4, decay=0.5, **POTENTIAL),
+    "adops": lambda spec: adops(epsilon=1e-7, ramp=2.0),
     "rnd": lambda spec: explore(rnd, N, spec=spec),
     "icm": lambda spec: explore(icm, N, spec=spec),
     "apt": lambda spec: explore(apt, T, N, spec=spec, neighbors=3),
@@ -73,6 +75,8 @@ CASES = [(name, DISCRETE) for name in TRANSFORMS]
 CASES += [("intrinsic", CONTINUOUS), ("everything", CONTINUOUS), ("icm", CONTINUOUS), ("dpba", CONTINUOUS)]
 NON_EPISODIC = ("rnd", "icm", "apt")
 """Streams of their own, without the task's reward and beyond its terminations."""
+APART = (*NON_EPISODIC, "adops")
+"""Streams of their own, without the task's reward."""
 
 
 def contract(make, cases=CASES):
@@ -82,7 +86,7 @@ def contract(make, cases=CASES):
 
 
 def contract_with_task(make):
-    return contract(make, [(name, spec) for name, spec in CASES if name not in NON_EPISODIC])
+    return contract(make, [(name, spec) for name, spec in CASES if name not in APART])
 
 
 def paid(transform, rollout, phi=None, state=None):

@@ -41,7 +41,7 @@ def what_matters(config):
 @pytest.mark.parametrize(
     ("row", "more"),
     [
-        *((row, ()) for row in ("ppo", "add", "pbrs", "pies", "lirpg", "rnd", "icm", "apt", "ellm", "scalar")),
+        *((row, ()) for row in ("ppo", "add", "pbrs", "pies", "adops", "lirpg", "rnd", "icm", "apt", "ellm", "scalar")),
         ("add", ("aux=[novelty,random]",)),
         ("ppo", ("aux=[novelty,random]",)),
     ],
@@ -93,7 +93,7 @@ def changed(config, names, value):
     return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
 
 
-@pytest.mark.parametrize("method", ["ppo", "add", "pbrs", "dpba", "pies", "implicit"])
+@pytest.mark.parametrize("method", ["ppo", "add", "pbrs", "dpba", "pies", "adops", "implicit"])
 @pytest.mark.parametrize(
     ("source", "setting"),
     [
