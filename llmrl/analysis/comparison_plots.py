@@ -46,6 +46,7 @@ def learning_curves(
     path: str | Path | None = None,
     labels: Sequence[str] = (),
     statistic: Statistic = trimmed_means,
+    title: str = "",
 ) -> Figure:
     """A statistic over seeds (the interquartile mean) with its 95 % band, one colour per method.
 
@@ -57,6 +58,7 @@ def learning_curves(
         path: where to save the picture, if anywhere.
         labels: all labels that have colours, in pictures that belong together.
         statistic: as for ``sample_efficiency``.
+        title: what was trained, above the picture.
     """
     figure = Figure(figsize=(6.6, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
@@ -68,6 +70,8 @@ def learning_curves(
         _label_ends(figure, axes)
     else:
         _legend(figure, axes, len(methods))
+    if title:
+        figure.suptitle(title, fontsize=12)
     return _saved(figure, path)
 
 

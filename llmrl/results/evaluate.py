@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray, PyTree
 
 from llmrl.assembly.parts import acting_policy, any_environment
+from llmrl.envs.base import key_of_seed
 from llmrl.learner.rollout_host import play_episodes
 from llmrl.nets import Policy
 from llmrl.ops.distributions import Categorical, sampling_noise
@@ -69,10 +70,11 @@ def evaluate(
 
     Raises:
         ValueError: there is no run or nothing of it was saved yet, the environment's observations or actions are
-            of another shape than the policies', or ``episodes`` is not positive.
+            of another shape than the policies', ``episodes`` is not positive, or ``seed`` is no seed.
     """
     if episodes < 1:
         raise BadValue(f"episodes must be positive, got {episodes}")
+    key_of_seed(seed)  # before anything is read
     use_compilation_cache()
     run = runs.load_run(run_dir)
     chosen = run.config.env if env is None else same_task(env, run.config.env)
@@ -187,7 +189,7 @@ def _played(
                 place, policy, actors, num_seeds, episodes, seed, tuple(styles.values()), lambda n: show(n, {})
             )
         return {prefix: Episodes(*(values[i] for values in every)) for i, prefix in enumerate(styles)}
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(episodes))
+    keys = jax.vmap(lambda i: jax.random.fold_in(key_of_seed(seed), i))(jnp.arange(episodes))
     return {prefix: _play_all(place, policy, actors, keys, greedy) for prefix, greedy in styles.items()}
 
 

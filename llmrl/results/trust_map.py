@@ -15,6 +15,7 @@ from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
 from llmrl.assembly.parts import SourceMemory, build_to_play, make_environment
 from llmrl.envs import LANGUAGE
+from llmrl.envs.base import key_of_seed
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.blending import influence_on, noted_of
 from llmrl.learner.rollout import collect, reset_all, with_captions
@@ -93,7 +94,7 @@ def trust_map(
         visited = rollout.steps.obs, rollout.steps.state_key, event, aux, moved.at(weight), weight, lasting
         return *(x.reshape(-1, *x.shape[2:]) for x in visited), settled(phi, noted, asked[0]).unit
 
-    keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(seed), i))(jnp.arange(config.seeds))
+    keys = jax.vmap(lambda i: jax.random.fold_in(key_of_seed(seed), i))(jnp.arange(config.seeds))
     played = jax.jit(jax.vmap(of_seed))(states, keys)
     obs, state_key, event, aux, moved, weight, lasting, unit = map(np.asarray, played)
     obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)

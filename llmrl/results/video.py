@@ -17,6 +17,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from llmrl.assembly.parts import Parts, SourceMemory, acting_policy, any_environment, build_to_play
 from llmrl.envs import GOALS
+from llmrl.envs.base import key_of_seed
 from llmrl.language import Table
 from llmrl.learner.rollout import with_captions
 from llmrl.learner.streams import stream_states
@@ -99,7 +100,7 @@ def film(run_dir: str | Path, env: EnvConfig | None = None, seed: int = 0, out: 
 
 def played(place: Environment | HostEnvironment, policy: Policy, params: PyTree, seed: int) -> Transition:
     """One episode, at most ``MOST_FRAMES`` steps of it, [t, 1]."""
-    reset_key, act_key, step_key = jax.random.split(jax.random.key(seed), 3)
+    reset_key, act_key, step_key = jax.random.split(key_of_seed(seed), 3)
 
     @jax.jit
     def act(obs, number):

@@ -36,8 +36,10 @@ from llmrl.analysis import plots
 from llmrl.language import Table, load, save
 from llmrl.runs import checkpoint, metrics
 from llmrl.settings.config import Config
-from llmrl.settings.errors import BadValue
+from llmrl.settings.errors import BadValue, brief, of_the_disk
 from llmrl.settings.validation import from_dict
+
+_WITHOUT_CHECKPOINTS = "{} holds a finished run whose checkpoints/ are gone"
 
 FAILURE = "failed.txt"
 EXTENDED = "extended.txt"
@@ -97,23 +99,31 @@ def open_run(config: Config) -> Iterator[Run]:
 
     Raises:
         ValueError: the directory holds a run of another config (the first setting that differs is named), or any run
-            where ``config.resume`` is false, or files that are no run's, or another process is at work there.
+            where ``config.resume`` is false, or files that are no run's, or a finished run without its checkpoints;
+            another process is at work there; or it cannot be made.
     """
     if config.run_dir is None:
         raise BadValue("run_dir must name a directory, got None")
     path = Path(config.run_dir)
-    path.mkdir(parents=True, exist_ok=True)
+    _make(path)
     with _locked(path):
         with _told_when_full(path):
             extended_from = _claim(path, config)
         (path / FAILURE).unlink(missing_ok=True)
         try:
-            finished = (path / "summary.json").exists() and _done(path) >= config.num_iterations
-            yield Run(path, config, finished, extended_from)
+            yield Run(path, config, is_finished(config), extended_from)
         except Exception as error:
             with suppress(OSError):  # a disk that is full has no room for this either
                 metrics.replace_file(path / FAILURE, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
             raise
+
+
+def is_finished(config: Config) -> bool:
+    """Whether ``config.run_dir`` holds a finished run of at least the config's length."""
+    if config.run_dir is None:
+        return False
+    path = Path(config.run_dir)
+    return (path / "summary.json").exists() and _done(path) >= config.num_iterations
 
 
 def failure(path: Path) -> str | None:
@@ -177,7 +187,7 @@ def load_state(run: Run, like: PyTree, part: bool = False) -> tuple[PyTree, int]
     """
     restored = checkpoint.restore(run.checkpoints_path, like, part)
     if restored is None:
-        raise BadValue(f"{run.path} holds no checkpoint yet")
+        raise BadValue(_WITHOUT_CHECKPOINTS.format(run.path) if run.finished else f"{run.path} holds no checkpoint yet")
     return restored
 
 
@@ -262,8 +272,22 @@ def read_summary(run: Run) -> dict[str, Any]:
 
 def describe(config: Config) -> str:
     """A run in one line, for titles."""
+    return f"{describe_task(config)}, method: {config.method.name}"
+
+
+def describe_task(config: Config) -> str:
+    """What a run learns from, whatever its method: for titles of several."""
     aux = " + ".join([*config.aux.sources, *([config.aux.function] if config.aux.function else [])]) or "none"
-    return f"{config.env.id or config.env.name}, auxiliary reward: {aux}, method: {config.method.name}"
+    return f"{config.env.id or config.env.name}, auxiliary reward: {aux}"
+
+
+def _make(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise
+        raise BadValue(f"run_dir={brief(path)} cannot be made a directory: {of_the_disk(error)}") from error
 
 
 def _claim(path: Path, config: Config) -> int | None:
@@ -283,6 +307,11 @@ def _claim(path: Path, config: Config) -> int | None:
         if earlier is None and done < config.num_iterations:  # killed while it was extended
             _forget_results(path)
         return earlier
+    elif (path / "summary.json").exists():
+        raise BadValue(
+            f"{_WITHOUT_CHECKPOINTS.format(f'run_dir={path}')}: `llmrl report` still reads it; to train again choose "
+            "another run_dir or remove it"
+        )
     # Before the first checkpoint there is nothing to lose, so a run that failed at once may be started differently.
     _write_config(path, config)
     return None

@@ -520,7 +520,7 @@ class LLMConfig:
     prompt_price: float = number(0.0, low=0)
     answer_price: float = number(0.0, low=0)
     noise: float = number(0.0, low=0, high=1)
-    noise_seed: int = 0
+    noise_seed: int = number(0, low=0, high=2**32 - 1)
     noise_unit: str = choice("state", NOISE_UNITS)
     adversarial: bool = False
     cache: str | None = "runs/answers.sqlite"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sysconfig
@@ -80,6 +81,19 @@ def install(extra: str) -> str:
         A command and where it is typed, to end an error with.
     """
     return f"pip install -e '.[{extra}]' in llmrl's own folder"
+
+
+def brief(path: object, letters: int = 120) -> str:
+    """A path, or both ends of one that would fill lines."""
+    text = str(path)
+    return text if len(text) <= letters else f"{text[: letters // 2]}...{text[-letters // 2 :]}"
+
+
+def of_the_disk(error: OSError) -> str:
+    """What the system has said of a file, without its name."""
+    longest = max(map(len, Path(os.fsdecode(error.filename or "")).parts), default=0)
+    more = f" ({longest} letters in a row)" if error.errno == errno.ENAMETOOLONG else ""
+    return f"{error.strerror}{more}"
 
 
 def first_line(error: BaseException) -> str:

@@ -27,7 +27,7 @@ from omegaconf.errors import (
 )
 
 from llmrl.settings.config import Config
-from llmrl.settings.errors import OWN_ENVIRONMENT, BadValue, install, unknown
+from llmrl.settings.errors import OWN_ENVIRONMENT, BadValue, brief, install, of_the_disk, unknown
 from llmrl.settings.fields import check
 from llmrl.settings.requests import (
     BENCH_RIVALS,
@@ -292,6 +292,8 @@ def explain(error: BaseException) -> str:
         return f"{not_there[1]}=... is not for this command; its --help lists what is"
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"{of_the_disk(error)}: {brief(error.filename)}"
     return _first_line(error) or type(error).__name__
 
 

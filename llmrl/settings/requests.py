@@ -27,7 +27,7 @@ class Evaluation:
     run_dir: str = MISSING
     env: EnvConfig = field(default_factory=lambda: EnvConfig(name=""))
     episodes: int = positive(100)
-    seed: int = 0
+    seed: int = number(0, low=0, high=2**31 - 1)
     progress: bool = True
     video: bool = False
 

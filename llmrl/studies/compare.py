@@ -12,6 +12,7 @@ from llmrl.analysis.comparison_plots import Curve, learning_curves
 from llmrl.analysis.plots import steps_of
 from llmrl.analysis.statistics import area_under_curve, last_tenth, mean_interval, task_means
 from llmrl.analysis.tables import about_seeds, known, markdown, number
+from llmrl.runs import describe_task
 from llmrl.runs.metrics import replace_file
 from llmrl.settings.errors import BadValue
 from llmrl.settings.overrides import compose
@@ -58,7 +59,7 @@ def compare(
         header, rows = rows_of(outcome.results, wanted)
         curves = {name: Curve(steps_of(found.curves), found.curves[wanted]) for name, found in outcome.results.items()}
         out.mkdir(parents=True, exist_ok=True)
-        learning_curves(curves, wanted, picture, statistic=task_means)
+        learning_curves(curves, wanted, picture, statistic=task_means, title=describe_task(config))
         replace_file(out / TABLE, (f"    {command}\n\n" if command else "") + markdown(header, rows))
         show_table(header, rows, title=str(out), caption=costs(outcome.results))
     if outcome.failures:

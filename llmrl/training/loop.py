@@ -259,8 +259,7 @@ def check(config: Config) -> None:
     Raises:
         ValueError: as for ``train``, and whatever else making the environment or the provider raises.
     """
-    config, trainer = _prepared(config)
-    provider_of(config, trainer.env)
+    _prepared(config)
 
 
 def _prepared(config: Config) -> tuple[Config, Trainer]:
@@ -274,6 +273,9 @@ def _prepared(config: Config) -> tuple[Config, Trainer]:
     config = transfer.resolved(config, lambda other: any_environment(other).spec)
     trainer = make_trainer(config)
     build(config, trainer.env)
+    with hosts.together():
+        if hosts.first() and not runs.is_finished(config):
+            provider_of(config, trainer.env)
     return config, trainer
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -124,10 +125,8 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
     final, area = summary["final"], summary.get("area", {})
     of_sources = {f"{kind}/{source}": say for source in sources_of(final) for kind, say in OF_SOURCES.items()}
     caption = "\n".join(line for line in (_costs(summary), about_seeds(summary["seeds"])) if line)
-    table = Table(caption=caption, caption_justify="left", box=SIMPLE_HEAD)
-    table.add_column("last tenth of training" if area else "evaluation", no_wrap=True)
-    for heading in ("mean", "95 % interval", "worst seed", "best seed", *(["whole training"] if area else [])):
-        table.add_column(heading, justify="right")
+    header = ("last tenth of training" if area else "evaluation", "mean", "95 % interval", "worst seed", "best seed")
+    rows = []
     for name in [name for name in (*TABLED, *of_sources) if name in final]:
         row = final[name]
         scores = [score for score in row["by_seed"] if score is not None]
@@ -136,16 +135,9 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
             known = len(scores) >= LEAST_SEEDS and row["low"] is not None
             interval = f"{_number(row['low'])} .. {_number(row['high'])}" if known else "-"
             whole = [_number(area[name]["mean"])] if name in area else []
-            table.add_row(
-                name + of_sources.get(name, ""),
-                _number(row["mean"]),
-                interval,
-                _number(min(scores)),
-                _number(max(scores)),
-                *whole,
-            )
-    console.print(Text(title), soft_wrap=True)
-    console.print(table)
+            ends = _number(min(scores)), _number(max(scores))
+            rows.append((name + of_sources.get(name, ""), _number(row["mean"]), interval, *ends, *whole))
+    show_table((*header, *(["whole training"] if area else [])), rows, title, caption, console)
     if "acting" in summary:
         console.print(Text(_acting(summary["acting"])), soft_wrap=True)
     for where, others in summary.get("beside", {}).items():
@@ -169,6 +161,9 @@ def show_table(
 ) -> None:
     """Prints a table of words and numbers; a row of the first column names what the others tell of.
 
+    No cell is broken over lines. Headings are, where the table is too wide; where that isn't enough, a terminal has a
+    line for each cell, and a log has long lines.
+
     Args:
         header: a heading per column.
         rows: cells, of the header's length.
@@ -177,13 +172,39 @@ def show_table(
         console: where to; standard output where not given.
     """
     console = console or make_console(stderr=False)
+    console.print(Text(title), soft_wrap=True)
+    table = _table(header, rows, caption)
+    if (width := _width(table, console)) > console.width:
+        table = _table([_narrowed(*column) for column in zip(header, *rows, strict=True)], rows, caption)
+        width = _width(table, console)
+    if not console.is_terminal:
+        console.width = max(width, console.width)
+    if width <= console.width:
+        console.print(table)
+        return
+    for name, *cells in rows:
+        told = [f"  {heading}: {cell}" for heading, cell in zip(header[1:], cells, strict=True) if cell]
+        console.print(Text("\n".join(("", name, *told))), soft_wrap=True)
+    console.print(Text(f"\n{caption}"), soft_wrap=True)
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], caption: str) -> Table:
     table = Table(caption=Text(caption), caption_justify="left", box=SIMPLE_HEAD)
     for i, heading in enumerate(header):
-        table.add_column(heading, justify="right" if i else "left")
+        table.add_column(heading, justify="right" if i else "left", no_wrap=True)
     for row in rows:
         table.add_row(*map(Text, row))
-    console.print(Text(title), soft_wrap=True)
-    console.print(table)
+    return table
+
+
+def _width(table: Table, console: Console) -> int:
+    """Columns of the screen that a table takes if it may have as many as it likes."""
+    return console.measure(table, options=console.options.update_width(10_000)).maximum
+
+
+def _narrowed(heading: str, *cells: str) -> str:
+    """A heading broken into lines no longer than the longest cell below it."""
+    return textwrap.fill(heading, max(1, *map(len, cells)), break_long_words=False)
 
 
 class _Console(Console):

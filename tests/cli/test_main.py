@@ -5,7 +5,9 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import hydra
@@ -13,6 +15,8 @@ import pytest
 from hydra.errors import MissingConfigException
 
 import llmrl
+from llmrl import __main__
+from llmrl.cli import main as cli
 from llmrl.cli.main import main
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
@@ -611,6 +615,18 @@ INTERRUPTED = {
         cli._run_application = lambda *_: signal.raise_signal(signal.SIGINT)
         cli.main(["train"])
     """,
+    "importing": """
+        import signal, sys
+        from llmrl import __main__ as script
+
+        class Interrupting:
+            def find_spec(self, name, *_):
+                if name == "llmrl.cli.main":
+                    signal.raise_signal(signal.SIGINT)
+
+        sys.meta_path.insert(0, Interrupting())
+        script.main()
+    """,
     "dropped": """
         import gc, signal
         from llmrl.training.stopping import second_interrupt_kills
@@ -629,6 +645,15 @@ def test_an_interrupt_ends_the_process_by_its_signal_without_a_traceback(kind):
     process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     told = "llmrl: interrupted; the same command goes on where this one stopped\n" if kind == "raised" else ""
     assert (process.returncode, process.stdout, process.stderr) == (-signal.SIGINT, "", told)
+
+
+def test_the_console_script_is_what_waits_for_an_interrupt(monkeypatch):
+    scripts = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"llmrl": "llmrl.__main__:main"}
+    before, seen = signal.getsignal(signal.SIGINT), []
+    monkeypatch.setattr(cli, "main", lambda: seen.append(signal.getsignal(signal.SIGINT)))
+    __main__.main()
+    assert seen == [before] == [signal.getsignal(signal.SIGINT)]
 
 
 def test_a_sweep_trains_what_hears_no_source_once(monkeypatch, tmp_path, capsys):

@@ -187,3 +187,5 @@ def test_nothing_to_evaluate(tmp_path):
         evaluate(tmp_path)
     with pytest.raises(ValueError, match="episodes must be positive, got 0"):
         evaluate(tmp_path, None, 0)
+    with pytest.raises(ValueError, match=r"seed must be a whole number from 0 to .*, got -1"):
+        evaluate(tmp_path, seed=-1)

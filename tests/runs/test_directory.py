@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ import yaml
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
 from llmrl.settings.config import AuxConfig, Config, PPOConfig
+from llmrl.settings.errors import BadValue
+from llmrl.settings.overrides import explain
 
 SMALL = Config(aux=AuxConfig(sources={"harmful": 1.0}), ppo=PPOConfig(num_envs=4, num_steps=4), seeds=2)
 
@@ -151,6 +154,24 @@ def test_an_extension_that_fails_leaves_the_finished_run(tmp_path):
             assert run.finished
 
 
+@pytest.mark.parametrize("changes", [{}, {"seed": 1}, {"total_steps": 128}], ids=["same", "other", "longer"])
+def test_a_finished_run_without_its_checkpoints_is_no_new_run(tmp_path, changes):
+    with runs.open_run(small(tmp_path, total_steps=64)) as run:
+        runs.record(run, state(4), chunk(0, 4), 0)
+        runs.finish(run, compile_seconds=1.0, run_seconds=2.0, run_iterations=4)
+    shutil.rmtree(tmp_path / "checkpoints")
+    kept = {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"}
+    gone = "holds a finished run whose checkpoints/ are gone"
+    with (
+        pytest.raises(ValueError, match=rf"^run_dir=.* {gone}: `llmrl report` still reads it; to train again choose"),
+        runs.open_run(small(tmp_path, **{"total_steps": 64, **changes})),
+    ):
+        pass
+    with pytest.raises(ValueError, match=gone):
+        runs.load_state(runs.load_run(tmp_path), state(0))
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir() if path.name != ".lock"} == kept
+
+
 def test_only_a_finished_run_is_extended_and_none_is_shortened(tmp_path):
     with runs.open_run(small(tmp_path / "x", total_steps=64)) as run:
         runs.record(run, state(2), chunk(0), 0)
@@ -164,6 +185,28 @@ def test_only_a_finished_run_is_extended_and_none_is_shortened(tmp_path):
         with pytest.raises(ValueError, match=message), runs.open_run(small(tmp_path / name, **settings)):
             pass
     assert runs.load_run(tmp_path / "y").finished
+
+
+@pytest.mark.parametrize(
+    ("place", "says"),
+    [
+        ("x" * 300, r"File name too long \(300 letters in a row\)"),
+        ("/".join(["y" * 200] * 30), r"File name too long"),
+        ("file", "File exists"),
+        ("file/x", "Not a directory"),
+    ],
+    ids=["name", "path", "file", "below a file"],
+)
+def test_where_no_directory_can_be_is_told_in_a_line(tmp_path, place, says):
+    (tmp_path / "file").touch()
+    refusal = pytest.raises(BadValue, match=f"^run_dir=.* cannot be made a directory: {says}")
+    with refusal as refused, runs.open_run(small(tmp_path / place)):
+        pass
+    assert len(str(refused.value)) < 250
+    # Where reading meets it, too.
+    with pytest.raises(OSError) as raw:
+        (tmp_path / place / "x").read_text()
+    assert "Errno" not in explain(raw.value) and len(explain(raw.value)) < 250
 
 
 def test_strangers_directories_are_left_alone(tmp_path):

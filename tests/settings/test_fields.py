@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+import re
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, get_args
 
@@ -90,6 +91,21 @@ def test_what_lies_outside_of_its_bounds_is_named(key):
         assert key in refusal(nested(key, [value] if isinstance(default, tuple) else value))
     if not whole:
         assert refusal(nested(key, float("nan"))) == f"{key} must be a finite number, got nan"
+
+
+SEEDS = [
+    (command, key, bounds)
+    for command, schema in SCHEMAS.items()
+    for key, _, bounds, _ in leaves(schema())
+    if re.search(r"(^|[._])seed$", key)
+]
+
+
+@pytest.mark.parametrize(("command", "key", "bounds"), SEEDS)
+def test_every_seed_is_bounded_where_it_would_be_another_one_in_silence(command, key, bounds):
+    """Random keys take seeds modulo 2^32; ``reward_seed`` counts seeds."""
+    assert bounds.low == 0
+    assert bounds.high < 2**32 or key == "reward_seed"
 
 
 @pytest.mark.parametrize("command", SCHEMAS)

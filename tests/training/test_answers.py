@@ -244,6 +244,24 @@ def test_a_dead_endpoint_is_an_error_at_once_but_not_for_a_run_that_has_answers(
         assert listener.table is not None
 
 
+@pytest.mark.parametrize(
+    ("typed", "says"),
+    [
+        (("captioner=silent_for_tests.captioner", "llm=oracle"), "the captioner has none"),
+        (("llm=oracle", "llm.function=silent_for_tests.nobody"), "silent_for_tests 'nobody'"),
+        (("llm=recorded", "llm.answers=/nope.jsonl"), r"/nope\.jsonl"),
+    ],
+)
+def test_who_cannot_answer_is_refused_before_anything_is_written(typed, says, tmp_path, monkeypatch):
+    (tmp_path / "silent_for_tests.py").write_text(
+        "from llmrl.envs import captions\ncaptioner = captions.cartpole()._replace(oracle=None)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises((ValueError, ImportError), match=says):
+        train(llmrl.compose(*TINY, *typed, f"run_dir={tmp_path / 'x'}"))
+    assert not (tmp_path / "x").exists()
+
+
 # --- interruptions ----------------------------------------------------------------------------------------------------
 
 
@@ -282,7 +300,12 @@ def test_an_interrupted_run_goes_on_with_its_answers_and_its_spending(tmp_path, 
     for cut, kept in zip(load(tmp_path / "cut/tables/6.npz"), load(tmp_path / "whole/tables/6.npz"), strict=True):
         np.testing.assert_array_equal(cut, kept)
 
-    finished = train(config)  # nobody is asked any more
+    (tmp_path / "unlisted_for_tests.py").unlink()
+    (tmp_path / "unlisted_for_tests.py").write_text(
+        "from llmrl.envs import captions\ncaptioner = captions.cartpole()._replace(keys=None, oracle=None)\n"
+    )
+    sys.modules.pop("unlisted_for_tests")
+    finished = train(config)  # nobody is asked any more, and nobody has to be there
     np.testing.assert_array_equal(finished.metrics["language_coverage"], coverage)
 
 

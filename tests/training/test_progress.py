@@ -3,9 +3,10 @@ from io import StringIO
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.text import Text
 
 from llmrl.runs import metrics
-from llmrl.training.progress import COMPILING, SHOWN, progress, show_summary
+from llmrl.training.progress import COMPILING, SHOWN, progress, show_summary, show_table
 
 
 def console(terminal):
@@ -165,3 +166,25 @@ def test_few_seeds_have_no_interval_and_the_table_says_why():
     shown = log.file.getvalue()
     assert "0.98" not in shown
     assert "1 seed: too few for intervals and verdicts, which need 5" in shown
+
+
+HEADER = ("method", "episode length, whole training", "last tenth", "worst seed", "influence", "no regret")
+ROWS = [
+    ("implicit", "192.9 [192.5, 193.3]", "200.0 [199.9, 200.1]", "187.5", "hints 0.012, language 0.102", "yes (10/10)"),
+    ("ppo", "191.0 [190.5, 191.5]", "198.0 [197.5, 198.5]", "123.4", "", ""),
+]
+
+
+@pytest.mark.parametrize("terminal", [True, False], ids=["terminal", "log"])
+@pytest.mark.parametrize("width", [40, 56, 80, 100, 112, 120, 160])
+def test_no_cell_of_a_table_is_broken_over_lines(width, terminal):
+    screen = Console(file=StringIO(), force_terminal=terminal, no_color=True, width=width)
+    show_table(HEADER, ROWS, "runs/x", "10 seeds", screen)
+    lines = Text.from_ansi(screen.file.getvalue()).plain.splitlines()
+    assert all(any(cell in line for line in lines) for row in ROWS for cell in row)
+    # Each row's cells are on one line, or on one line each; they are told in order.
+    found = [cell for line in lines for cell in sum(ROWS, ()) if cell and cell in line]
+    assert found == [cell for row in ROWS for cell in row if cell]
+    if terminal and width >= 56:
+        assert max(map(len, lines)) <= width
+    assert lines[-1].strip() == "10 seeds"
