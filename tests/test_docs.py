@@ -143,7 +143,7 @@ def _said_by_late_sources(random_rollout):
 
 def _said_of_arms():
     state = first_arms(2, 4)
-    return arms.reported(state, decided(state, jnp.zeros(()), arms.rule_of(_config("twin"))))
+    return arms.reported(state, decided(state, jax.numpy.zeros(()), arms.rule_of(_config("twin"))))
 
 
 @pytest.fixture(scope="module")
