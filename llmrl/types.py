@@ -349,15 +349,15 @@ class Stream(NamedTuple):
             ``(phi, state) -> (x, y)``, from 0 to 1: the length of those steps, and what the steps on the inner
             objective lose meanwhile. None where a stream is part of it.
         of: number of the stream whose state this one goes by; None for its own.
-        task_units: whether its advantage counts in the task's units, whatever the size of its reward: times the
-            deviation of the task's advantage over that of its own.
+        size: ``(phi, state, rollout) -> x``: the deviation that its advantage is scaled to, in units of the task's.
+            None leaves the advantage as it is.
     """
 
     transform: RewardTransform
     weight: float | Scalar
     advice: Callable[[PyTree, PyTree], tuple[Scalar, Scalar]] | None = None
     of: int | None = None
-    task_units: bool = False
+    size: Callable[[PyTree, PyTree, Rollout], Scalar] | None = None
 
 
 class View(NamedTuple):

@@ -250,9 +250,11 @@ def implicit(config: Config, spec: EnvSpec) -> Method:
 
 
 def credit(config: Config, spec: EnvSpec) -> Method:
-    """Follow the auxiliary sources action by action, in the task's units."""
+    """Follow the auxiliary sources action by action, as much as the task; with weights that an arm may learn."""
     _require_sources(config, spec)
-    return Method((Stream(task(), 1.0), credit_stream(spec, config.method.follow)))
+    learns = any(config.method.arms.learn)
+    stream = credit_stream(spec, config.method.follow, _weights(config, spec) if learns else None)
+    return Method((Stream(task(), 1.0), stream), learned(config) if learns else None)
 
 
 def lirpg(config: Config, spec: EnvSpec) -> Method:

@@ -16,11 +16,12 @@ from llmrl.learner.streams import (
     AdviceSteps,
     Values,
     advice_steps,
+    are_scaled,
     blended,
     correction_share,
     deviations,
     given,
-    in_units,
+    scaling,
     signals,
     stream_advantages,
     stream_states,
@@ -39,7 +40,7 @@ class RewardState(NamedTuple):
         transform_states: what the transforms have noted.
         meta_state: of the outer level; empty where there is none.
         advantage_peaks: largest deviations so far of the blended advantage and of advice, slowly forgotten, [2]; where
-            a stream is measured in the task's units, then those of all streams, [2 + k].
+            a stream is scaled to the task, then those of all streams, [2 + k].
     """
 
     phis: tuple[PyTree, ...]
@@ -106,12 +107,12 @@ def learn_reward(
         )
 
     all_signals, values, advantages, advice = _valued(inner, phis, states, params, rollout)
-    peaks, unit = reward.advantage_peaks, None
-    if in_units(inner.streams):
+    peaks, factors = reward.advantage_peaks, None
+    if are_scaled(inner.streams):
         now = deviations(advantages, rollout)
         peaks = peaks.at[2:].set(running_peak(peaks[2:], now, decay))
-        unit = jnp.maximum(now, floor * peaks[2:])
-    advantage = blended(advantages, inner.streams, unit)
+        factors = scaling(inner.streams, phis, states, rollout, jnp.maximum(now, floor * peaks[2:]))
+    advantage = blended(advantages, inner.streams, factors)
     spreads = [deviations(advantage, rollout), jnp.zeros(()) if advice is None else jnp.std(advice.advantage)]
     peaks = peaks.at[:2].set(running_peak(peaks[:2], jnp.stack(spreads), decay))
     credit = Credit(all_signals, values, advantages, advantage, advice, floor * peaks[:2])
@@ -120,7 +121,7 @@ def learn_reward(
 
 def no_peaks(streams: Sequence[Stream]) -> Float[Array, " peaks"]:
     """The largest deviations before the first rollout."""
-    return jnp.zeros(2 + (len(streams) if in_units(streams) else 0))
+    return jnp.zeros(2 + (len(streams) if are_scaled(streams) else 0))
 
 
 def noted_of(inner: InnerProblem, phis, states, rollout: Rollout) -> tuple[PyTree, ...]:

@@ -12,9 +12,10 @@ from jaxtyping import Array, Bool, Float, PyTree, Shaped
 from llmrl.bilevel.types import Scores
 from llmrl.learner.streams import (
     Values,
+    are_scaled,
     blended,
     deviations,
-    in_units,
+    scaling,
     signals,
     stream_advantage,
     stream_advantages,
@@ -137,8 +138,11 @@ def deviation(x: Array, eps: float = 1e-8) -> Scalar:
 def _blended_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:
     all_signals = signals(inner.streams, phis, states, data.rollout, inner.discount, data.values)
     advantages = stream_advantages(all_signals, data.values, data.rollout, inner.gae_lambda)
-    unit = held_constant(deviations(advantages, data.rollout)) if in_units(inner.streams) else None
-    return blended(advantages, inner.streams, unit)
+    factors = None
+    if are_scaled(inner.streams):
+        unit = deviations(advantages, data.rollout)
+        factors = scaling(inner.streams, phis, states, data.rollout, unit)
+    return blended(advantages, inner.streams, factors)
 
 
 def inner_advantage(inner: InnerProblem, phis, states, data: RolloutData) -> Float[Array, "t n"]:

@@ -150,30 +150,51 @@ def deviations(advantages: Float[Array, "t n *k"], rollout: Rollout) -> Float[Ar
 
 
 def blended(
-    advantages: Float[Array, "t n k"], streams: Sequence[Stream], unit: Float[Array, " k"] | None = None
+    advantages: Float[Array, "t n k"], streams: Sequence[Stream], factors: Float[Array, " k"] | None = None
 ) -> Float[Array, "t n"]:
     """The advantage of the inner objective: the weighted sum of the streams that are part of it.
 
     Args:
         advantages: of all streams.
         streams: the streams; stream 0 is the bare task.
-        unit: size of each stream's advantage, constant to gradients; only streams in the task's units ask for it.
+        factors: of each stream, beside its weight; None where no stream is scaled.
     """
-    parts = [_factor(stream, unit, i) * advantages[..., i] for i, stream in enumerate(streams) if stream.advice is None]
+    scaled = advantages if factors is None else factors * advantages
+    parts = [stream.weight * scaled[..., i] for i, stream in enumerate(streams) if stream.advice is None]
     return reduce(add, parts)
 
 
-def in_units(streams: Sequence[Stream]) -> bool:
-    """Whether any stream is measured in the task's units."""
-    return any(stream.task_units for stream in streams)
+def are_scaled(streams: Sequence[Stream]) -> bool:
+    """Whether any stream's advantage is scaled to the task's."""
+    return any(stream.size is not None for stream in streams)
 
 
-def _factor(stream: Stream, unit: Float[Array, " k"] | None, i: int) -> float | Scalar:
-    if not stream.task_units or unit is None:
-        return stream.weight
-    # A task that has paid nothing yet has no units; any will do then, as nothing else is in the sum.
+def scaling(
+    streams: Sequence[Stream],
+    phis: Sequence[PyTree],
+    states: Sequence[PyTree],
+    rollout: Rollout,
+    unit: Float[Array, " k"],
+) -> Float[Array, " k"]:
+    """Factors that scale each stream's advantage to the size that it asks for, constant to gradients.
+
+    Args:
+        streams: the streams; stream 0 is the bare task.
+        phis, states: of their transforms.
+        rollout: the experience.
+        unit: deviation of each stream's advantage.
+    """
+    # A task that has paid nothing yet has no unit; any will do then, as nothing else is in the sum.
     task = jnp.where(unit[0] > 0, unit[0], 1.0)
-    return stream.weight * jnp.where(unit[i] > 0, task / jnp.maximum(unit[i], 1e-12), 0.0)
+
+    def factor(i: int, stream: Stream, phi: PyTree, state: PyTree) -> Scalar:
+        if stream.size is None:
+            return jnp.ones(())
+        size = stream.size(phi, state, rollout) * task
+        return jnp.where(unit[i] > 0, size / jnp.maximum(unit[i], 1e-12), 0.0)
+
+    factors = [factor(i, *of) for i, of in enumerate(stream_states(streams, phis, states))]
+    return held_constant(jnp.stack(factors))
 
 
 class AdviceSteps(NamedTuple):

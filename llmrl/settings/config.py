@@ -407,6 +407,8 @@ class ArmsConfig:
 
     Attributes:
         follow: ``method.follow`` of each policy; the first must be 0, the task alone. Empty trains one policy.
+        learn: for each of them, factor on the outer learning rates of its weights; 0 keeps the initial ones. Empty
+            learns none.
         budget: share of the return that is spent on trying the others.
         haste: how early it is spent; evenly at 1.
         memory: number of episodes after which a policy's returns have been forgotten to 1/e.
@@ -415,6 +417,7 @@ class ArmsConfig:
     """
 
     follow: tuple[float, ...] = ()
+    learn: tuple[float, ...] = ()
     budget: float = number(0.05, low=0, high=1)
     haste: float = number(8.0, low=1)
     memory: float = positive(32.0)

@@ -84,6 +84,11 @@ def _validate_arms(method: MethodConfig) -> None:
             f"method.arms.follow={list(follow)} is for methods that follow sources ({', '.join(FOLLOWING)}), got "
             f"method={method.name}"
         )
+    if method.arms.learn and len(method.arms.learn) != len(follow):
+        raise BadValue(
+            f"method.arms.learn holds one number for each of method.arms.follow={list(follow)}, got "
+            f"{list(method.arms.learn)}"
+        )
     if follow and (follow[0] != 0.0 or min(follow) < 0.0):
         raise BadValue(
             f"method.arms.follow must begin with 0, the policy that learns from the task alone, and hold no number "

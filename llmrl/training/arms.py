@@ -69,10 +69,13 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     acting, rollout = collect(
         env, policy, state.params.actor, state.acting, keys.rollout, ppo.num_steps, following=following
     )
-    rollout, memory, annotated = parts.annotate(rollout, SourceMemory(state.heard, state.late), table)
+    rollout, memory, annotated = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
-    def credited(arm, follow, reward: RewardState, params, last_kl):
-        own = build(with_numbers(config, {"method.follow": follow}), env)
+    rates = {name: getattr(config.method.outer, name) for name in ("learning_rate", "scalar_learning_rate")}
+
+    def credited(arm, follow, learn, reward: RewardState, params, last_kl):
+        numbers = {"method.follow": follow} | {f"method.outer.{name}": learn * rate for name, rate in rates.items()}
+        own = build(with_numbers(config, numbers), env)
         seen = arms.relative_to(rollout, arm)
         key = jax.random.fold_in(keys.meta, arm)
         credit, reward, metrics = learn_reward(
@@ -82,9 +85,10 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
         return credit.advantage, credit.advantages + credit.values.now, credit.least_deviations, reward, metrics
 
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
-    follow = jnp.asarray(config.method.arms.follow, jnp.float32)
+    chosen = config.method.arms
+    follow, learn = (jnp.asarray(x, jnp.float32) for x in (chosen.follow, chosen.learn or (0.0,) * num_arms))
     advantage, target, least, reward, metrics = jax.vmap(credited)(
-        jnp.arange(num_arms), follow, before, state.params, state.last_kl
+        jnp.arange(num_arms), follow, learn, before, state.params, state.last_kl
     )
     steps = rollout.steps
     shared = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (steps.obs, steps.action, steps.log_prob))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
-from llmrl.ops.moments import running_peak
+from llmrl.ops.moments import Moments, active_mean, running_peak
+from llmrl.trust.blend import Weights
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights, Stream
 
 MEMORY = 0.998
-"""What a source's mean and its largest size keep per rollout."""
+"""What a source's mean and its largest deviation keep per rollout."""
 
 
 class CreditState(NamedTuple):
@@ -19,15 +20,17 @@ class CreditState(NamedTuple):
 
     Attributes:
         mean: of each source over the last rollouts, [m].
-        size: largest deviation of each source so far, slowly forgotten, [m].
+        deviation: largest deviation of each source so far, slowly forgotten, [m].
+        seen: moments of the observations' features; None where no network needs them.
     """
 
     mean: Float[Array, " m"]
-    size: Float[Array, " m"]
+    deviation: Float[Array, " m"]
+    seen: Moments | None
 
 
-def credit_stream(spec: EnvSpec, follow: float | Scalar) -> Stream:
-    """A stream that pays sum_m (r_m - mean_m) / size_m, with the discount 0, in the task's units.
+def credit_stream(spec: EnvSpec, follow: float | Scalar, weights: Weights | None = None) -> Stream:
+    """A stream that pays sum_m w_m (r_m - mean_m) / deviation_m, with the discount 0, scaled to the task's advantage.
 
     A hint judges a single action. With the discount 0 the stream's advantage is r - V(s): what this action brought
     compared with what the policy usually brings in this state. So a reward that a later action takes back, or that can
@@ -36,31 +39,50 @@ def credit_stream(spec: EnvSpec, follow: float | Scalar) -> Stream:
 
     Args:
         spec: the environment; it has at least one source.
-        follow: share of this stream's advantage in that of the policy, where the task's is 1. At 0 nothing is paid, so
+        follow: deviation of this stream's advantage with full weights, where the task's is 1. At 0 nothing is paid, so
             that the critic learns as if the stream were not there.
+        weights: w, learned by an outer level; None is 1 everywhere.
     """
-    follow = jnp.asarray(follow, jnp.float32)
+    follow, num_aux = jnp.asarray(follow, jnp.float32), len(spec.aux_names)
 
-    def paid(state: CreditState, rollout: Rollout) -> SourceWeights:
-        factor = jnp.where(state.size > 0, 1.0 / jnp.maximum(state.size, 1e-30), 0.0)
-        factor = jnp.where(follow != 0, factor, 0.0)
-        return SourceWeights(jnp.broadcast_to(factor, rollout.steps.aux.shape), factor)
+    def unit(state: CreditState) -> Float[Array, " m"]:
+        known = (state.deviation > 0) & (follow != 0)
+        return jnp.where(known, 1.0 / jnp.maximum(state.deviation, 1e-30), 0.0)
 
-    def apply(phi, state: CreditState, rollout: Rollout, signal: Signal) -> Signal:
-        reward = jnp.sum(paid(state, rollout).weight * (rollout.steps.aux - state.mean), axis=-1)
-        return Signal(reward, jnp.zeros_like(signal.discount))
+    def weight(phi: PyTree, state: CreditState, rollout: Rollout) -> Float[Array, "t n m"]:
+        if weights is None:
+            return jnp.ones_like(rollout.steps.aux)
+        return weights.weight(phi, state.seen, rollout)
 
-    def observe(phi, state: CreditState, rollout: Rollout, signal: Signal) -> CreditState:
-        aux, first = rollout.steps.aux, jnp.all(state.size == 0)
-        mean = jnp.mean(aux, axis=(0, 1))
-        mean = jnp.where(first, mean, MEMORY * state.mean + (1.0 - MEMORY) * mean)
-        return CreditState(mean, running_peak(state.size, jnp.std(aux, axis=(0, 1)), MEMORY))
+    def said(state: CreditState, rollout: Rollout) -> Float[Array, "t n m"]:
+        return unit(state) * (rollout.steps.aux - state.mean)
 
-    transform = RewardTransform(
-        init=lambda key: ({}, CreditState(*jnp.zeros((2, len(spec.aux_names))))),
-        apply=apply,
-        observe=observe,
-        report=lambda phi, state, rollout: {},
-        weights=lambda phi, state, rollout: paid(state, rollout),
-    )
-    return Stream(transform, follow, task_units=True)
+    def trusted(phi: PyTree, state: CreditState, rollout: Rollout) -> SourceWeights:
+        return SourceWeights(unit(state) * weight(phi, state, rollout), unit(state))
+
+    def size(phi: PyTree, state: CreditState, rollout: Rollout) -> Scalar:
+        # Sources of weight 1 have the size of the task; those of less weight have less, or weights would not matter.
+        whole = said(state, rollout)
+        weighted = jnp.sum(jnp.square(weight(phi, state, rollout) * whole))
+        return follow * jnp.sqrt(weighted / jnp.maximum(jnp.sum(jnp.square(whole)), 1e-12))
+
+    def apply(phi: PyTree, state: CreditState, rollout: Rollout, signal: Signal) -> Signal:
+        paid = jnp.sum(weight(phi, state, rollout) * said(state, rollout), axis=-1)
+        return Signal(paid, jnp.zeros_like(signal.discount))
+
+    def observe(phi: PyTree, state: CreditState, rollout: Rollout, signal: Signal) -> CreditState:
+        aux = rollout.steps.aux
+        now = jnp.mean(aux, axis=(0, 1))
+        mean = jnp.where(jnp.all(state.deviation == 0), now, MEMORY * state.mean + (1.0 - MEMORY) * now)
+        seen = state.seen if weights is None or weights.look is None else weights.look(state.seen, rollout)
+        return CreditState(mean, running_peak(state.deviation, jnp.std(aux, axis=(0, 1)), MEMORY), seen)
+
+    def report(phi: PyTree, state: CreditState, rollout: Rollout) -> dict[str, Scalar]:
+        active = active_mean(weight(phi, state, rollout), rollout.steps.aux)
+        return {f"weight_before_units/{name}": active[i] for i, name in enumerate(spec.aux_names)}
+
+    def init(key):
+        nothing = None if weights is None else weights.nothing_seen
+        return {} if weights is None else weights.init(key), CreditState(*jnp.zeros((2, num_aux)), nothing)
+
+    return Stream(RewardTransform(init, apply, observe, report, trusted), 1.0, size=size)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llmrl.envs import make
-from llmrl.learner.streams import Values, blended, deviations, signals, stream_advantages
+from llmrl.learner.streams import Values, blended, deviations, scaling, signals, stream_advantages
 from llmrl.rewards import task
 from llmrl.trust.credit import credit_stream
 from llmrl.types import Stream
@@ -24,7 +24,8 @@ def _advantage(rollout, follow=1.0):
     paid = signals(streams, [phi for phi, _ in started], states, rollout, 0.9)
     zeros = jnp.zeros((*rollout.steps.reward.shape, 2))
     advantages = stream_advantages(paid, Values(zeros, zeros), rollout, 0.95)
-    return blended(advantages, streams, deviations(advantages, rollout)), advantages
+    factors = scaling(streams, [phi for phi, _ in started], states, rollout, deviations(advantages, rollout))
+    return blended(advantages, streams, factors), advantages
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-6, 0.0), (1e6, 0.0), (-3.0, 0.0), (1.0, 1.0), (100.0, -500.0)])
