@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Mapping
+from itertools import product
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +29,7 @@ from trust_studies import (
 
 from llmrl.analysis.statistics import last_tenth, mean_interval
 from llmrl.analysis.tables import estimate, markdown, number
-from llmrl.studies.carry_out import Results, Run, carry_out
+from llmrl.studies.carry_out import Found, Results, Run, carry_out
 
 
 class Study(NamedTuple):
@@ -168,6 +169,36 @@ def no_regret_table(results: Results) -> str:
     return markdown((*header, *compared), rows)
 
 
+def random_draws_table(results: Results) -> str:
+    """The rows of ``no_regret``, and below them each method's over draws: a draw's mean over seeds counts once."""
+    header = ("environment", "source", "method", "draws", "area", "last tenth", "worst seed")
+    header += ("area / better", "end - ppo")
+    rows = []
+    for env, method in product(CARTPOLES, ("add", "implicit")):
+        names = [name for name in results if name.startswith(f"{env}/random_") and name.endswith(f"/{method}")]
+        if not names or f"{env}/any/ppo" not in results:
+            continue
+        ppo = _means(results[f"{env}/any/ppo"])
+        own = np.array([_means(results[name]) for name in names])
+        better = np.array([max(_means(results[_added(name)])[0], ppo[0]) for name in names if _added(name) in results])
+        row = [env, "random", method, str(len(names)), *(estimate(mean_interval(each)) for each in own.T)]
+        row.append(number(min(scores(results[name], "episode_length")[1].min() for name in names)))
+        if method != "add" and len(better) == len(names):
+            row += [estimate(mean_interval(each)) for each in (own[:, 0] / better, own[:, 1] - ppo[1])]
+        rows.append(row)
+    return f"{no_regret_table(results)}\n{markdown(header, rows)}"
+
+
+def _means(found: Found) -> tuple[float, float]:
+    """Area and last tenth, means over seeds."""
+    area, end = scores(found, "episode_length")
+    return float(area.mean()), float(end.mean())
+
+
+def _added(name: str) -> str:
+    return f"{name.rpartition('/')[0]}/add"
+
+
 def ablation_table(results: Results) -> str:
     """Area and last tenth of each setting (steps survived, success on the grid), one row per part left out."""
     cells = list(ablation_cells())
@@ -235,7 +266,7 @@ def fall(curves: np.ndarray, window: int = 5) -> float:
 
 STUDIES = {
     "no_regret": Study(30, tuple(no_regret_runs()), no_regret_table),
-    "random_draws": Study(10, tuple(random_draws_runs()), no_regret_table),
+    "random_draws": Study(10, tuple(random_draws_runs()), random_draws_table),
     "ablation": Study(10, tuple(ablation_runs()), ablation_table),
     "solvers": Study(10, tuple(solver_runs()), solver_table),
     "gridworld": Study(30, tuple(gridworld_runs()), gridworld_table),

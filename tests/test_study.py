@@ -113,6 +113,21 @@ def test_a_part_of_a_study_makes_a_part_of_its_table():
         cells(study.STUDIES[name].table({}).split("\n\n")[0])
 
 
+def test_over_draws_of_a_source_a_draw_counts_once_however_many_seeds_it_has():
+    levels = [80, 90, 100, 110, 120]
+    results = {"cartpole/any/ppo": length(100, 100)}
+    for draw, level in enumerate(levels):
+        results[f"cartpole/random_{draw}/add"] = length(level, level)
+        results[f"cartpole/random_{draw}/implicit"] = length(100, 100)
+    header, rows = cells(study.random_draws_table(results).split("\n\n")[1])
+    added, learned = (dict(zip(header, row, strict=False)) for row in rows)
+    # Student's t with 4 degrees of freedom: 2.776 sqrt(250 / 5).
+    assert (added["draws"], added["area"], added["worst seed"]) == ("5", "100.0 [80.4, 119.6]", "80.0")
+    ratios = np.array([1, 1, 1, 100 / 110, 100 / 120])
+    assert learned["area / better"].startswith(f"{ratios.mean():.3f} [")
+    assert (learned["area"], learned["end - ppo"]) == ("100.0 [100.0, 100.0]", "0.000 [0.000, 0.000]")
+
+
 def test_wrong_answers_are_compared_with_ignoring_the_model_and_with_trusting_it():
     results = {
         "any/any/ppo": length(100, 100),
