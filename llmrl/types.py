@@ -310,7 +310,7 @@ class RewardTransform(NamedTuple):
     """A way to turn the task's signal into another one.
 
     Three owners of numbers, by type: ``phi`` is written only by an outer optimiser, ``state`` only by the transform's
-    own ``observe``, constants never.
+    own ``observe`` (what a blend knows of its sources by the outer level), constants never.
 
     Attributes:
         init: ``key -> (phi, state)``; phi is a dict, one entry per group of parameters that moves at its own rate.

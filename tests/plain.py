@@ -6,5 +6,5 @@ from small import with_defaults
 from llmrl.settings.config import TrustConfig, WeightConfig
 from llmrl.trust import blend, limits
 
-make_weights = with_defaults(blend.make_weights, WeightConfig(), whiten=False, evidence=False)
+make_weights = with_defaults(blend.make_weights, WeightConfig(), whiten=False)
 weight_limits = with_defaults(limits.weight_limits, TrustConfig(), ceiling=False, gae_lambda=0.95)

@@ -102,7 +102,7 @@ def _penalty(outer: OuterConfig) -> Callable[[Sequence[PyTree]], Scalar]:
     def penalty(phis):
         total = jnp.zeros(())
         for phi in phis:
-            weights = {group: value for group, value in phi.items() if group not in ("discount", "evidence")}
+            weights = {group: value for group, value in phi.items() if group != "discount"}
             total = total + outer.weight_penalty * optax.tree.norm(weights, squared=True)
             if "discount" in phi:
                 total = total + outer.discount_penalty / jnp.square(1.0 + jnp.exp(-phi["discount"]))
@@ -154,7 +154,6 @@ def learned(config: Config) -> Callable[[InnerProblem], Meta]:
         "network": outer.learning_rate,
         "offset": outer.learning_rate,
         "discount": outer.discount_learning_rate,
-        "evidence": 0.0,
     }
 
     def meta(inner: InnerProblem) -> Meta:
@@ -176,7 +175,7 @@ def _beside_task(transform: RewardTransform) -> tuple[Stream, ...]:
 
 
 def _weights(config: Config, spec: EnvSpec) -> Weights:
-    weight, trust = config.method.weight, config.method.trust
+    weight = config.method.weight
     if not spec.aux_names and not weight.offset:
         raise BadValue(
             f"method={config.method.name} learns weights of auxiliary sources, got none; choose some (aux=harmful) or "
@@ -197,7 +196,6 @@ def _weights(config: Config, spec: EnvSpec) -> Weights:
         residual=weight.residual,
         offset=weight.offset,
         discount=weight.discount,
-        evidence=trust.evidence,
     )
 
 
@@ -223,9 +221,8 @@ def _blend(config: Config, spec: EnvSpec) -> tuple[Stream, ...]:
             rarity=trust.advice_rarity,
             events=trust.advice_events,
             fade=trust.advice_fade,
-            judged=trust.evidence,
         )
-    blend = mixture(spec, _weights(config, spec), limits, rule)
+    blend = mixture(spec, _weights(config, spec), limits, rule, judged=trust.evidence)
     # Under a discount of its own the blend is no sum of the task and something else.
     learns_discount = weight.discount
     streams = (Stream(task(), 0.0), Stream(blend, 1.0)) if learns_discount else _beside_task(blend)

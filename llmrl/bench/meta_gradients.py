@@ -27,7 +27,15 @@ from llmrl.bilevel.hypergradients import implicit, unrolled
 from llmrl.bilevel.solvers import conjugate_gradient, fisher, hessian, neumann
 from llmrl.bilevel.types import HypergradientInfo, MetaGradient, MetaProblem, Solver
 from llmrl.learner.meta_problem import BilevelProblem, Part, ProblemSettings, make_problem
-from llmrl.learner.problem import Actions, InnerProblem, RolloutData, actions_of, inner_advantage, policy_objective
+from llmrl.learner.problem import (
+    Actions,
+    InnerProblem,
+    RolloutData,
+    actions_of,
+    inner_advantage,
+    outer_variables,
+    policy_objective,
+)
 from llmrl.learner.rollout import collect
 from llmrl.learner.streams import value_rollout
 from llmrl.ops.surrogates import ratio
@@ -170,7 +178,9 @@ def parts(inner: InnerProblem) -> dict[str, Call]:
         return jax.grad(objective)(sample.theta, sample.actions)
 
     def blended_gradient(sample: Sample):
-        return jax.grad(_problem(inner, sample, SETTINGS).inner_loss)(sample.theta, sample.phis)
+        return jax.grad(_problem(inner, sample, SETTINGS).inner_loss)(
+            sample.theta, outer_variables(sample.phis, sample.states)
+        )
 
     def hessian_product(sample: Sample):
         return hessian(lambda theta: objective(theta, sample.actions), sample.theta)(sample.direction)
@@ -198,7 +208,7 @@ def hypergradient(inner: InnerProblem, variant: Variant) -> Call:
     def call(sample: Sample) -> tuple[PyTree, HypergradientInfo]:
         settings = SETTINGS._replace(curvature=variant.curvature, computed_on=Part(variant.fraction))
         problem = _problem(inner, sample, settings)
-        return variant.gradient(problem, sample.theta, sample.phis, sample.key)
+        return variant.gradient(problem, sample.theta, outer_variables(sample.phis, sample.states), sample.key)
 
     return call
 

@@ -102,7 +102,7 @@ def learn_reward(
     phis, meta_state, metrics = reward.phis, reward.meta_state, {}
     least_deviation = floor * decay * reward.advantage_peaks[0]
     if meta is not None:
-        phis, meta_state, metrics = meta.update(
+        phis, meta_state, states, metrics = meta.update(
             phis, meta_state, states, params, rollout, key, index, last_kl, least_deviation
         )
 

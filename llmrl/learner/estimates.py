@@ -12,7 +12,15 @@ from jaxtyping import PRNGKeyArray, PyTree
 from llmrl.bilevel.types import HypergradientInfo, MetaGradient, MetaProblem
 from llmrl.learner.memory import exchanged, split_data
 from llmrl.learner.meta_problem import BilevelProblem, ProblemSettings, make_problem
-from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, as_one, scores_of
+from llmrl.learner.problem import (
+    InnerProblem,
+    InnerUpdate,
+    OuterVariables,
+    RolloutData,
+    as_one,
+    outer_variables,
+    scores_of,
+)
 from llmrl.types import Scalar
 
 
@@ -54,7 +62,7 @@ class EstimateKeys(NamedTuple):
 
 def single_estimate(
     point: Point, fresh: RolloutData, remembered: RolloutData | None, key: PRNGKeyArray
-) -> tuple[PyTree, HypergradientInfo]:
+) -> tuple[OuterVariables, HypergradientInfo]:
     """One estimate on all environments.
 
     Args:
@@ -73,7 +81,7 @@ def single_estimate(
 
 def cross_fitted_estimates(
     point: Point, fresh: RolloutData, remembered: RolloutData | None, key: PRNGKeyArray
-) -> tuple[PyTree, HypergradientInfo]:
+) -> tuple[OuterVariables, HypergradientInfo]:
     """Two estimates: the inner level learns from one half of the environments and is judged by the other half.
 
     Arguments as for ``single_estimate``.
@@ -92,16 +100,18 @@ def cross_fitted_estimates(
 
 def _estimate(
     point: Point, inner_data: RolloutData, outer_data: RolloutData, key: PRNGKeyArray, known: PyTree = None
-) -> tuple[PyTree, HypergradientInfo]:
+) -> tuple[OuterVariables, HypergradientInfo]:
     keys = EstimateKeys(*jax.random.split(key))
     problem = _problem(point, inner_data, outer_data, keys.problem, known)
-    return point.gradient(problem, point.theta, point.phis, keys.gradient)
+    return point.gradient(problem, point.theta, outer_variables(point.phis, point.states), keys.gradient)
 
 
 def _own_gradient(point: Point, data: RolloutData, key: PRNGKeyArray) -> tuple[PyTree, PyTree]:
-    """The gradient of the task's loss on some data, in theta and in phis."""
+    """The gradient of the task's loss on some data, in theta and in the outer variables."""
     problem = _problem(point, data, data, key)
-    return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(point.theta, point.phis)
+    return (problem.outer_gradient or jax.grad(problem.outer_loss, argnums=(0, 1)))(
+        point.theta, outer_variables(point.phis, point.states)
+    )
 
 
 def _problem(

@@ -11,15 +11,33 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
+from llmrl.bilevel.trees import all_finite
 from llmrl.bilevel.types import HypergradientInfo, MetaGradient
 from llmrl.learner.estimates import Point, cross_fitted_estimates, single_estimate
 from llmrl.learner.memory import filled, merge, remember
 from llmrl.learner.meta_problem import ProblemSettings
-from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, deviation, rollout_data, task_advantage
+from llmrl.learner.problem import (
+    InnerProblem,
+    InnerUpdate,
+    OuterVariables,
+    RolloutData,
+    deviation,
+    rollout_data,
+    task_advantage,
+)
 from llmrl.ops.moments import running_peak
 from llmrl.ops.optimizers import own_promotion
 from llmrl.settings.errors import BadValue
-from llmrl.trust.evidence import Record, event_gains, gains_of, gated_steps, learned_alone, recorded, with_evidence
+from llmrl.trust.blend import significance_in, with_significance
+from llmrl.trust.evidence import (
+    Significance,
+    SourceEvidence,
+    event_gains,
+    gated_steps,
+    no_evidence,
+    recorded,
+    significance,
+)
 from llmrl.trust.task_statistics import TaskStatistics, rollout_event_share
 from llmrl.types import Rollout, Scalar
 
@@ -32,14 +50,14 @@ class MetaState(NamedTuple):
         memory: the kept rollouts, or whole inner updates, [b, ...]; empty for fresh data.
         outer_scale: running largest deviation of the task's advantage.
         since: inner updates since the last outer step.
-        record: per stream and group, what the learned weights have been worth since they were learned.
+        evidence: what later rollouts have shown of each source.
     """
 
     opt_state: PyTree
     memory: PyTree
     outer_scale: Scalar
     since: Scalar
-    record: PyTree
+    evidence: SourceEvidence
 
 
 METRICS = (
@@ -62,12 +80,13 @@ class Meta(NamedTuple):
     Attributes:
         init: ``(phis, states, params, rollout) -> MetaState``.
         update: ``(phis, state, transform_states, params, rollout, key, iteration, last_kl, least_deviation=0) -> (phis,
-            state, metrics)``; for the last see ``RolloutData``.
+            state, transform_states, metrics)``; for the last argument see ``RolloutData``. Of the transforms' states it
+            changes the blend's significances alone.
         needs_rollout: whether ``init`` looks at its rollout; without memory it does not.
     """
 
     init: Callable[..., MetaState]
-    update: Callable[..., tuple[tuple[PyTree, ...], MetaState, dict[str, Scalar]]]
+    update: Callable[..., tuple[tuple[PyTree, ...], MetaState, tuple[PyTree, ...], dict[str, Scalar]]]
     needs_rollout: bool = True
 
 
@@ -77,7 +96,7 @@ class MetaSettings(NamedTuple):
     Attributes:
         cross_fitting: estimate the hypergradient twice, on two halves of the environments, each judged by the other's.
         gate: multiply each group's step by the two estimates' agreement; needs ``cross_fitting``.
-        evidence_memory: what the record of gains keeps per outer step.
+        evidence_memory: what the sums of gains keep per outer step.
         data: of the inner level: ``fresh``; ``previous`` (the rollout that trained theta: the paper's Remark 2);
             ``window`` (the last few, the fresh one included); ``past`` (the last few before the fresh one).
         window: rollouts in a ``window``, or in the ``past``.
@@ -134,13 +153,13 @@ class OuterStep(NamedTuple):
     Attributes:
         phis: the streams' parameters after it.
         opt_state: of the outer optimiser.
-        record: the gains' running sums.
+        evidence: what later rollouts have shown of each source, this one included.
         metrics: see ``METRICS``.
     """
 
     phis: tuple[PyTree, ...]
     opt_state: PyTree
-    record: PyTree
+    evidence: SourceEvidence
     metrics: dict[str, Scalar]
 
 
@@ -186,14 +205,8 @@ def first_state(outer: OuterLevel, phis, states, params, rollout: Rollout | None
     if outer.settings.num_kept:
         assert rollout is not None
         memory = filled(_entry(outer, phis, states, params, rollout, 0.0, 0.0), outer.settings.num_kept)
-    record = tuple(
-        {
-            group: Record(jnp.zeros_like(share), jnp.zeros_like(share))
-            for group, share in phi.get("evidence", {}).items()
-        }
-        for phi in phis
-    )
-    return MetaState(outer.optimizer.init(phis), memory, jnp.zeros(()), jnp.zeros(()), record)
+    nothing = jnp.zeros(())
+    return MetaState(outer.optimizer.init(phis), memory, nothing, nothing, no_evidence(significance_in(states)))
 
 
 def update(
@@ -207,7 +220,7 @@ def update(
     iteration: Array,
     last_kl: Scalar,
     least_deviation: float | Scalar = 0.0,
-) -> tuple[tuple[PyTree, ...], MetaState, dict[str, Scalar]]:
+) -> tuple[tuple[PyTree, ...], MetaState, tuple[PyTree, ...], dict[str, Scalar]]:
     """Note a rollout, and take an outer step where one is due; arguments and results as ``Meta.update`` says."""
     settings = outer.settings
     if settings.data == "window":  # which holds the fresh rollout at once; ``previous`` and ``past`` do not yet
@@ -221,12 +234,13 @@ def update(
     # Online the iteration is no batched value, so this stays a branch under vmap and costs nothing when not taken.
     done = take(*operands) if always else jax.lax.cond(due, take, no_step, *operands)
     since = jnp.where(due, 0.0, state.since)
-    state = state._replace(opt_state=done.opt_state, record=done.record, since=since)
+    state = state._replace(opt_state=done.opt_state, evidence=done.evidence, since=since)
+    states = with_significance(states, significance(done.evidence))
     if settings.data in ("previous", "past"):
-        # With the phi that the inner level is about to follow.
+        # With the phi and the significances that the inner level is about to follow.
         entry = _entry(outer, done.phis, states, params, rollout, least_deviation, 1.0)
         state = state._replace(memory=remember(state.memory, entry))
-    return done.phis, state, done.metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
+    return done.phis, state, states, done.metrics | {"meta_step": jnp.asarray(due, jnp.float32)}
 
 
 def is_due(settings: MetaSettings, state: MetaState, iteration: Array, last_kl: Scalar) -> Array:
@@ -250,25 +264,24 @@ def step(outer: OuterLevel, phis, state: MetaState, states, params, fresh: Rollo
     task: TaskStatistics = states[0]
     usable = finite & (task.event_count > 0)
     mean = jax.tree.map(lambda x: jnp.where(usable, x, 0.0), mean)
-    record = _recorded(outer, state.record, mean, fresh, usable)
-    mean, estimates = learned_alone(mean), learned_alone(estimates)
-    steps, opt_state = outer.optimizer.update(mean, state.opt_state, phis)
+    evidence = _recorded(outer, state.evidence, mean.significance, fresh, usable)
+    steps, opt_state = outer.optimizer.update(mean.phis, state.opt_state, phis)
     agreed = jnp.ones(())
     if outer.settings.cross_fitting and outer.settings.gate:
-        steps, agreed = gated_steps(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates) for i in range(2)))
+        steps, agreed = gated_steps(steps, *(jax.tree.map(lambda x, i=i: x[i], estimates.phis) for i in range(2)))
     steps = jax.tree.map(lambda s: jnp.where(usable, s, 0.0), steps)
-    moved = with_evidence(cast(tuple[PyTree, ...], optax.apply_updates(phis, steps)), record)
-    return OuterStep(moved, opt_state, record, _metrics(info, mean, agreed, finite))
+    moved = cast(tuple[PyTree, ...], optax.apply_updates(phis, steps))
+    return OuterStep(moved, opt_state, evidence, _metrics(info, mean.phis, agreed, finite))
 
 
 def no_step(phis, state: MetaState, *_) -> OuterStep:
     """What an iteration without an outer step gives in place of one."""
-    return OuterStep(phis, state.opt_state, state.record, {name: jnp.zeros(()) for name in METRICS})
+    return OuterStep(phis, state.opt_state, state.evidence, {name: jnp.zeros(()) for name in METRICS})
 
 
 def _estimates(
     outer: OuterLevel, phis, state: MetaState, states, params, fresh: RolloutData, key: PRNGKeyArray
-) -> tuple[PyTree, HypergradientInfo]:
+) -> tuple[OuterVariables, HypergradientInfo]:
     """Estimates of the hypergradient on a leading axis: two with ``cross_fitting``, else one."""
     settings, remembered = outer.settings, None
     past = state.memory if settings.follows_updates else None
@@ -295,15 +308,15 @@ def _noted(outer: OuterLevel, state: MetaState, fresh: RolloutData) -> MetaState
     )
 
 
-def _recorded(outer: OuterLevel, record: PyTree, gradients: PyTree, fresh: RolloutData, usable: Array) -> PyTree:
-    """The record with one more rollout's gains, where its gradients are usable."""
+def _recorded(
+    outer: OuterLevel, evidence: SourceEvidence, slopes: Significance, fresh: RolloutData, usable: Array
+) -> SourceEvidence:
+    """The evidence with one more rollout's gains, where its gradients are usable and the sums stay finite."""
     worth = event_gains(fresh.rollout.steps.aux, task_advantage(outer.inner, fresh))
-    gains = gains_of(gradients, worth, 1.0 - rollout_event_share(fresh.rollout))
-    after = tuple(
-        {group: recorded(kept[group], gain[group], outer.settings.evidence_memory) for group in kept}
-        for kept, gain in zip(record, gains, strict=True)
-    )
-    return jax.tree.map(lambda new, old: jnp.where(usable, new, old), after, record)
+    silent = 1.0 - rollout_event_share(fresh.rollout)
+    after = recorded(evidence, slopes, worth, silent, outer.settings.evidence_memory)
+    sound = usable & all_finite(after)
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), after, evidence)
 
 
 def _entry(outer: OuterLevel, phis, states, params, rollout: Rollout, least_deviation, taken: float) -> PyTree:

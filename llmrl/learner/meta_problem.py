@@ -1,7 +1,7 @@
 """Reinforcement learning as a bi-level problem: both levels' losses and their curvature, as functions of theta and phi.
 
-Each function of this file takes a ``BilevelProblem`` first, then theta (the actor's parameters) and phis (all streams'
-parameters); ``make_problem`` binds the first.
+Each function of this file takes a ``BilevelProblem`` first, then theta (the actor's parameters) and the outer variables
+(all streams' parameters and the significances); ``make_problem`` binds the first.
 """
 
 from __future__ import annotations
@@ -20,9 +20,11 @@ from llmrl.learner.problem import (
     Actions,
     InnerProblem,
     InnerUpdate,
+    OuterVariables,
     RolloutData,
     actions_of,
     inner_advantage,
+    outer_variables,
     policy_objective,
     scores_of,
     task_advantage,
@@ -31,6 +33,7 @@ from llmrl.learner.problem import (
 from llmrl.ops import surrogates
 from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
+from llmrl.trust.blend import with_significance
 from llmrl.types import Scalar
 
 
@@ -83,8 +86,8 @@ class BilevelProblem(NamedTuple):
         outer_scale: divides the task's advantage, [].
         key: draws the part of the batch for the curvature.
         past: remembered inner updates, oldest first, [b, ...]; None where none are kept.
-        outer_gradient: the gradient of L_prim in theta and in phis at the point where the hypergradient is computed;
-            None where it is not known.
+        outer_gradient: the gradient of L_prim in theta and in the outer variables, at the point where the hypergradient
+            is computed; None where it is not known.
     """
 
     inner: InnerProblem
@@ -99,7 +102,7 @@ class BilevelProblem(NamedTuple):
 
 
 def make_problem(problem: BilevelProblem) -> MetaProblem:
-    """The problem as functions of (theta, phis), for any hypergradient; losses are minimised.
+    """The problem as functions of (theta, outer variables), for any hypergradient; losses are minimised.
 
     It is made of the actions' scores where the policy can compute them and does not see phis, else of its losses.
     """
@@ -116,7 +119,7 @@ def problem_by_losses(problem: BilevelProblem) -> MetaProblem:
         inner_step=partial(inner_step, problem),
         operator=partial(curvature, problem),
         past=past_steps(problem),
-        outer_gradient=None if known is None else lambda theta, phis: known,
+        outer_gradient=None if known is None else lambda theta, variables: known,
     )
 
 
@@ -131,20 +134,21 @@ def problem_by_scores(problem: BilevelProblem) -> MetaProblem:
 # --- of losses --------------------------------------------------------------------------------------------------------
 
 
-def inner_loss(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> Scalar:
+def inner_loss(problem: BilevelProblem, theta: PyTree, variables: OuterVariables) -> Scalar:
     """L_aux."""
-    return _loss_on(problem, theta, phis, problem.states, problem.inner_data)
+    return _loss_on(problem, theta, variables, problem.states, problem.inner_data)
 
 
-def outer_loss(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> Scalar:
+def outer_loss(problem: BilevelProblem, theta: PyTree, variables: OuterVariables) -> Scalar:
     """L_prim."""
     objective = policy_objective(problem.inner, surrogates.ratio, problem.settings.max_importance_ratio, False)
-    return objective(theta, _judged_by_task(problem), phis) + problem.settings.penalty(phis)
+    judged, phis = _judged_by_task(problem), variables.phis
+    return objective(theta, judged, phis) + problem.settings.penalty(phis)
 
 
-def inner_step(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> PyTree:
+def inner_step(problem: BilevelProblem, theta: PyTree, variables: OuterVariables) -> PyTree:
     """theta after one step of plain descent on L_aux."""
-    return _step_on(problem, theta, phis, problem.states, problem.inner_data)
+    return _step_on(problem, theta, variables, problem.states, problem.inner_data)
 
 
 def past_steps(problem: BilevelProblem) -> PastSteps | None:
@@ -153,18 +157,19 @@ def past_steps(problem: BilevelProblem) -> PastSteps | None:
     if past is None:
         return None
 
-    def step(theta: PyTree, phis: PyTree, followed: tuple[PyTree, RolloutData]) -> PyTree:
-        return _step_on(problem, theta, phis, *followed)
+    def step(theta: PyTree, variables: OuterVariables, followed: tuple[PyTree, RolloutData]) -> PyTree:
+        return _step_on(problem, theta, variables, *followed)
 
-    return PastSteps(step, past.theta, past.phis, (past.states, past.data), past.taken)
-
-
-def _loss_on(problem: BilevelProblem, theta, phis, states, data: RolloutData) -> Scalar:
-    return _inner_objective(problem)(theta, _judged_by_blend(problem, phis, states, data), phis)
+    variables = outer_variables(past.phis, past.states)
+    return PastSteps(step, past.theta, variables, (past.states, past.data), past.taken)
 
 
-def _step_on(problem: BilevelProblem, theta, phis, states, data: RolloutData) -> PyTree:
-    gradient = jax.grad(_loss_on, argnums=1)(problem, theta, phis, states, data)
+def _loss_on(problem: BilevelProblem, theta, variables: OuterVariables, states, data: RolloutData) -> Scalar:
+    return _inner_objective(problem)(theta, _judged_by_blend(problem, variables, states, data), variables.phis)
+
+
+def _step_on(problem: BilevelProblem, theta, variables: OuterVariables, states, data: RolloutData) -> PyTree:
+    gradient = jax.grad(_loss_on, argnums=1)(problem, theta, variables, states, data)
     return jax.tree.map(lambda p, g: p - problem.settings.unroll_learning_rate * g, theta, gradient)
 
 
@@ -176,8 +181,13 @@ def _inner_objective(problem: BilevelProblem) -> Callable[..., Scalar]:
     return policy_objective(problem.inner, _inner_surrogate(problem), problem.settings.max_importance_ratio, True)
 
 
-def _judged_by_blend(problem: BilevelProblem, phis, states, data: RolloutData) -> Actions:
-    return actions_of(data, inner_advantage(problem.inner, phis, states, data))
+def _blended_advantage(problem: BilevelProblem, variables: OuterVariables, states, data: RolloutData):
+    states = with_significance(states, variables.significance)
+    return inner_advantage(problem.inner, variables.phis, states, data)
+
+
+def _judged_by_blend(problem: BilevelProblem, variables: OuterVariables, states, data: RolloutData) -> Actions:
+    return actions_of(data, _blended_advantage(problem, variables, states, data))
 
 
 def _judged_by_task(problem: BilevelProblem) -> Actions:
@@ -188,30 +198,36 @@ def _judged_by_task(problem: BilevelProblem) -> Actions:
 # --- of scores --------------------------------------------------------------------------------------------------------
 
 
-def outer_gradient_by_scores(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> tuple[PyTree, PyTree]:
-    """The gradient of L_prim, in theta and in phis."""
+def outer_gradient_by_scores(
+    problem: BilevelProblem, theta: PyTree, variables: OuterVariables
+) -> tuple[PyTree, OuterVariables]:
+    """The gradient of L_prim, in theta and in the outer variables."""
     if problem.outer_gradient is not None:
         return problem.outer_gradient
-    scores, jacobian = _scored(problem, theta, phis, problem.outer_data)
+    scores, jacobian = _scored(problem, theta, variables, problem.outer_data)
     loss = _loss_of_log_prob(problem, surrogates.ratio, _judged_by_task(problem))
-    return jacobian.back(jax.grad(loss)(scores.log_prob)), jax.grad(problem.settings.penalty)(phis)
+    direct = jax.grad(lambda of: problem.settings.penalty(of.phis))(variables)
+    return jacobian.back(jax.grad(loss)(scores.log_prob)), direct
 
 
-def mixed_product_by_scores(problem: BilevelProblem, theta: PyTree, phis: PyTree, x: PyTree) -> PyTree:
-    """The gradient in phis of <grad_theta L_aux, x>. The entropy does not depend on phis, so it contributes nothing."""
-    scores, jacobian = _scored(problem, theta, phis, problem.inner_data)
+def mixed_product_by_scores(
+    problem: BilevelProblem, theta: PyTree, variables: OuterVariables, x: PyTree
+) -> OuterVariables:
+    """The gradient in the outer variables of <grad_theta L_aux, x>. The entropy does not depend on them, so it
+    contributes nothing."""
+    scores, jacobian = _scored(problem, theta, variables, problem.inner_data)
     slopes = jacobian.along(x)
 
-    def slope_along_x(phis):
-        judged = _judged_by_blend(problem, phis, problem.states, problem.inner_data)
+    def slope_along_x(variables):
+        judged = _judged_by_blend(problem, variables, problem.states, problem.inner_data)
         loss = _loss_of_log_prob(problem, _inner_surrogate(problem), judged)
         return jax.jvp(loss, (scores.log_prob,), (slopes,))[1]
 
-    return jax.grad(slope_along_x)(phis)
+    return jax.grad(slope_along_x)(variables)
 
 
-def _scored(problem: BilevelProblem, theta, phis, data: RolloutData) -> tuple[Scores, Jacobian]:
-    scores = scores_of(problem.inner, theta, phis, data)
+def _scored(problem: BilevelProblem, theta, variables: OuterVariables, data: RolloutData) -> tuple[Scores, Jacobian]:
+    scores = scores_of(problem.inner, theta, variables.phis, data)
     assert scores is not None and problem.inner.policy.jacobian is not None
     return scores, problem.inner.policy.jacobian(scores)
 
@@ -229,36 +245,36 @@ def _loss_of_log_prob(
 # --- curvature --------------------------------------------------------------------------------------------------------
 
 
-def curvature(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> LinearOperator:
+def curvature(problem: BilevelProblem, theta: PyTree, variables: OuterVariables) -> LinearOperator:
     """The curvature that the settings name, on a random part of the inner data."""
-    return CURVATURES[problem.settings.curvature](problem, theta, phis)
+    return CURVATURES[problem.settings.curvature](problem, theta, variables)
 
 
-def fisher_information(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> LinearOperator:
+def fisher_information(problem: BilevelProblem, theta: PyTree, variables: OuterVariables) -> LinearOperator:
     """The policy's Fisher information."""
     steps = problem.inner_data.rollout.steps
     obs, action = _drawn(problem, (steps.obs, steps.action))
-    scores, jacobian = scores_of(problem.inner, theta, phis, problem.inner_data), None
+    scores, jacobian = scores_of(problem.inner, theta, variables.phis, problem.inner_data), None
     if scores is not None and problem.inner.policy.jacobian is not None:
         jacobian = problem.inner.policy.jacobian(_on_one_axis(_drawn(problem, scores)))
-    return _fisher(problem, theta, phis, obs, action, jacobian=jacobian)
+    return _fisher(problem, theta, variables.phis, obs, action, jacobian=jacobian)
 
 
-def loss_hessian(problem: BilevelProblem, theta: PyTree, phis: PyTree) -> LinearOperator:
+def loss_hessian(problem: BilevelProblem, theta: PyTree, variables: OuterVariables) -> LinearOperator:
     """The Hessian of L_aux.
 
     Its diagonal and its factors are those of weighted score outer products alone (the paper's A.1).
     """
-    advantage = held_constant(inner_advantage(problem.inner, phis, problem.states, problem.inner_data))
+    advantage = held_constant(_blended_advantage(problem, variables, problem.states, problem.inner_data))
     part = _drawn(problem, actions_of(problem.inner_data, advantage))
-    products = _fisher(problem, theta, phis, part.obs, part.action, weights=-part.advantage.reshape(-1))
+    products = _fisher(problem, theta, variables.phis, part.obs, part.action, weights=-part.advantage.reshape(-1))
     objective = _inner_objective(problem)
-    return hessian(lambda point: objective(point, part, phis), theta)._replace(
+    return hessian(lambda point: objective(point, part, variables.phis), theta)._replace(
         diagonal=products.diagonal, factors=products.factors
     )
 
 
-CURVATURES: dict[str, Callable[[BilevelProblem, PyTree, PyTree], LinearOperator]] = {
+CURVATURES: dict[str, Callable[[BilevelProblem, PyTree, OuterVariables], LinearOperator]] = {
     "fisher": fisher_information,
     "hessian": loss_hessian,
 }

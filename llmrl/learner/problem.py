@@ -25,6 +25,8 @@ from llmrl.nets import Critic, Policy
 from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
 from llmrl.rewards.base import task_signal
+from llmrl.trust.blend import significance_in
+from llmrl.trust.evidence import Significance
 from llmrl.types import Rollout, Scalar, Stream, View
 
 
@@ -101,6 +103,18 @@ class Actions(NamedTuple):
     episode_end: Bool[Array, "t n"]
 
 
+class OuterVariables(NamedTuple):
+    """What the outer level differentiates in.
+
+    Attributes:
+        phis: the streams' parameters.
+        significance: what the blend goes by. No gradient step is taken in it: its slopes are evidence.
+    """
+
+    phis: Sequence[PyTree]
+    significance: Significance = Significance()
+
+
 class InnerUpdate(NamedTuple):
     """An inner update, in full: where it was taken and all that it was taken on.
 
@@ -117,6 +131,11 @@ class InnerUpdate(NamedTuple):
     states: PyTree
     data: RolloutData
     taken: Float[Array, "*b"]
+
+
+def outer_variables(phis: Sequence[PyTree], states: Sequence[PyTree]) -> OuterVariables:
+    """The streams' parameters, and the significances in their states."""
+    return OuterVariables(phis, significance_in(states))
 
 
 def rollout_data(inner: InnerProblem, params, rollout: Rollout, least_deviation: float | Scalar) -> RolloutData:

@@ -231,7 +231,7 @@ class TrustConfig:
         cross_fitting: estimate on two halves of the environments, each judged by the other's.
         gate: multiply each group's step by the agreement of its two estimates.
         evidence: shrink each learned weight as far as later rollouts have not confirmed that it helps.
-        evidence_memory: what the record of that keeps per outer step.
+        evidence_memory: what the sums of gains keep per outer step.
         units: scale a source so that its discounted sums do not spread wider than the task's.
         advice: largest share of advice, that is of following a source directly in a sparse task; 0 never does
             (``llmrl.trust.advice``).

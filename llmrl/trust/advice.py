@@ -7,10 +7,11 @@ from functools import reduce
 from typing import NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from llmrl.ops.losses import held_constant
 from llmrl.ops.moments import running_peak
+from llmrl.trust.evidence import Significance
 from llmrl.trust.task_statistics import TaskStatistics, WithTask
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal, SourceWeights, Stream
 
@@ -43,11 +44,10 @@ class Advice(NamedTuple):
 
     Attributes:
         observe: ``(state, task, rollout) -> AdviceState``.
-        share: ``(phi, state, task) -> f``, before it fades, [m].
-        fading: ``(phi, task) -> [m]``: the factor on f, from 0 to 1.
-        very_good: ``phi -> [m]``, from 0 to 1: whether hardly anything bad followed the source's reward events.
+        share: ``(state, significance, task) -> f``, before it fades, [m].
+        fading: ``(significance, task) -> [m]``: the factor on f, from 0 to 1.
+        very_good: ``significance -> [m]``, from 0 to 1: whether hardly anything bad followed a source's reward events.
         num_aux: number of sources, m.
-        judged: whether phi holds evidence.
     """
 
     observe: Callable[[AdviceState, TaskStatistics, Rollout], AdviceState]
@@ -55,15 +55,10 @@ class Advice(NamedTuple):
     fading: Callable[..., Float[Array, " m"]]
     very_good: Callable[..., Float[Array, " m"]]
     num_aux: int
-    judged: bool
 
     def init(self) -> AdviceState:
         """Before the first rollout."""
         return AdviceState(jnp.ones(()), jnp.zeros(self.num_aux))
-
-    def evidence(self) -> dict[str, PyTree]:
-        """What phi holds for it, for the outer level to write."""
-        return {group: jnp.zeros(self.num_aux) for group in ("advice", "balance")} if self.judged else {}
 
 
 def advice_rule(
@@ -75,7 +70,6 @@ def advice_rule(
     rarity: float | Scalar,
     events: float | Scalar,
     fade: float | Scalar,
-    judged: bool,
 ) -> Advice:
     """f, from 0 to ``largest``, for each source: the largest of three numbers, 0 in a dense task.
 
@@ -105,7 +99,6 @@ def advice_rule(
         rarity: share of steps with reward events below which a task is sparse.
         events: number of the task's reward events from which on the evidence alone decides; above 0.
         fade: largest p; 0 never fades.
-        judged: whether the outer level writes e and the balance into phi; if not, both are 0.
     """
 
     def observe(state: AdviceState, task: TaskStatistics, rollout: Rollout) -> AdviceState:
@@ -119,29 +112,29 @@ def advice_rule(
             event_share=running_peak(state.event_share, share, SHARE_MEMORY),
         )
 
-    def known(phi, group: str) -> Float[Array, " m"]:
-        return held_constant(phi["evidence"][group]) if judged else jnp.zeros(num_aux)
+    def known(x: Float[Array, " m"] | None) -> Float[Array, " m"]:
+        return jnp.zeros(num_aux) if x is None else held_constant(x)
 
-    def share(phi, state: AdviceState, task: TaskStatistics) -> Float[Array, " m"]:
+    def share(state: AdviceState, significance: Significance, task: TaskStatistics) -> Float[Array, " m"]:
         count = task.event_count
         waited = task.rollouts - patience * task.rollouts / jnp.maximum(task.steps, 1.0)  # in rollouts
         after_patience = jnp.where(waited > 0, (1.0 - decay) ** jnp.maximum(waited, 0.0), 0.0)
-        significance = jnp.where(count > 0, known(phi, "advice"), 0.0)
-        at_once = count / (count + 1.0) * very_good(phi)
+        by_gains = jnp.where(count > 0, known(significance.advice), 0.0)
+        at_once = count / (count + 1.0) * very_good(significance)
         few_events = jnp.maximum(0.0, 1.0 - count / events)
-        return largest * state.sparse * reduce(jnp.maximum, [few_events * after_patience, significance, at_once])
+        return largest * state.sparse * reduce(jnp.maximum, [few_events * after_patience, by_gains, at_once])
 
-    def good(phi) -> Float[Array, " m"]:
-        return jnp.minimum(1.0, known(phi, "balance") / GOOD_BALANCE)
+    def good(significance: Significance) -> Float[Array, " m"]:
+        return jnp.minimum(1.0, known(significance.balance) / GOOD_BALANCE)
 
-    def very_good(phi) -> Float[Array, " m"]:
-        return jnp.maximum(0.0, (good(phi) - VERY_GOOD_SHARE) / (1.0 - VERY_GOOD_SHARE))
+    def very_good(significance: Significance) -> Float[Array, " m"]:
+        return jnp.maximum(0.0, (good(significance) - VERY_GOOD_SHARE) / (1.0 - VERY_GOOD_SHARE))
 
-    def fading(phi, task: TaskStatistics) -> Float[Array, " m"]:
+    def fading(significance: Significance, task: TaskStatistics) -> Float[Array, " m"]:
         without_event = jnp.maximum(0.0, 1.0 - task.event_share)
-        return without_event ** (fade * (1.0 - good(phi)))
+        return without_event ** (fade * (1.0 - good(significance)))
 
-    return Advice(observe, share, fading, very_good, num_aux, judged)
+    return Advice(observe, share, fading, very_good, num_aux)
 
 
 def advice_stream(rule: Advice, blend: int, source: int = 0, name: str = "") -> Stream:
@@ -171,33 +164,34 @@ def advice_stream(rule: Advice, blend: int, source: int = 0, name: str = "") -> 
         name: of the source, for reports.
     """
 
-    def share(phi, state: WithTask) -> Scalar:
-        return (rule.fading(phi, state.task) * rule.share(phi, state.own.advice, state.task))[source]
+    def share(state: WithTask) -> Scalar:
+        own, task = state
+        return (rule.fading(own.significance, task) * rule.share(own.advice, own.significance, task))[source]
 
-    def discount_factor(phi, state: WithTask) -> Scalar:
-        kept = jnp.maximum(KEPT_DISCOUNT, rule.very_good(phi)[source])
+    def discount_factor(state: WithTask) -> Scalar:
+        kept = jnp.maximum(KEPT_DISCOUNT, rule.very_good(state.own.significance)[source])
         return jnp.where(state.own.advice.event_share[source] > FREQUENT_SHARE, 0.0, kept)
 
     def apply(phi, state: WithTask, rollout: Rollout, signal: Signal) -> Signal:
         paid = rollout.steps.aux[..., source]
-        kept = jnp.where(paid != 0, discount_factor(phi, state), 1.0)
-        return Signal(share(phi, state) * paid, kept * signal.discount)
+        kept = jnp.where(paid != 0, discount_factor(state), 1.0)
+        return Signal(share(state) * paid, kept * signal.discount)
 
     def weights(phi, state: WithTask, rollout: Rollout) -> SourceWeights:
         alone = jnp.zeros(rule.num_aux).at[source].set(1.0)
-        return SourceWeights(jnp.broadcast_to(share(phi, state) * alone, rollout.steps.aux.shape), alone)
+        return SourceWeights(jnp.broadcast_to(share(state) * alone, rollout.steps.aux.shape), alone)
 
     transform = RewardTransform(
-        init=lambda key: ({"evidence": rule.evidence()} if rule.judged else {}, ()),
+        init=lambda key: ({}, ()),
         apply=apply,
         observe=lambda phi, state, rollout, signal: state,
-        report=lambda phi, state, rollout: {f"advice_share/{name}": share(phi, state)},
+        report=lambda phi, state, rollout: {f"advice_share/{name}": share(state)},
         weights=weights,
         needs_task=True,
     )
 
     def lengths(phi, state: WithTask) -> tuple[Scalar, Scalar]:
-        length = share(phi, state)
+        length = share(state)
         return length, jnp.where(state.task.event_count > 0, 0.0, length)
 
     return Stream(transform, 1.0, lengths, blend)

@@ -13,6 +13,7 @@ from llmrl.nets import make_features, make_reward_net
 from llmrl.ops.losses import held_constant, with_clipped_cotangent, with_cotangent_beside
 from llmrl.ops.moments import Moments, active_mean, no_moments, observed
 from llmrl.trust.advice import Advice, AdviceState
+from llmrl.trust.evidence import Significance
 from llmrl.trust.limits import LimitsState, WeightLimits, no_limits
 from llmrl.trust.task_statistics import WithTask
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights
@@ -32,10 +33,11 @@ class Weights(NamedTuple):
 
     Attributes:
         init: ``key -> phi``.
-        weight: ``(phi, seen, rollout) -> w``, [t, n, m].
+        weight: ``(phi, state, rollout) -> w``, [t, n, m]; the state is a ``MixtureState``.
         offset: ``(phi, rollout) -> eps``, [t, n].
         size: the largest |w|; 1 where it has no bound.
-        of_state: ``(phi, obs [..., *obs]) -> w``, [..., m]; None where w looks at more than the state.
+        of_state: ``(phi, obs [..., *obs]) -> w``, [..., m], as if all its evidence were 1; None where w looks at more
+            than the state.
         look: ``(seen, rollout) -> seen``; None where w does not ask what has been seen.
         nothing_seen: before the first rollout.
     """
@@ -50,17 +52,29 @@ class Weights(NamedTuple):
 
 
 class MixtureState(NamedTuple):
-    """What a blend has noted; written only by ``observe``.
+    """What a blend goes by; written by ``observe``, ``significance`` by the outer level.
 
     Attributes:
         limits: what limits the weights.
         seen: moments of the observations' features; None where no network needs them.
         advice: how the task's advice stands; None where none is given.
+        significance: how far learned weights and advice may be trusted.
     """
 
     limits: LimitsState
     seen: Moments | None = None
     advice: AdviceState | None = None
+    significance: Significance = Significance()
+
+
+def significance_in(states: Sequence[PyTree]) -> Significance:
+    """What the blend among the streams' states goes by."""
+    return next((state.significance for state in states if isinstance(state, MixtureState)), Significance())
+
+
+def with_significance(states: Sequence[PyTree], known: Significance) -> tuple[PyTree, ...]:
+    """The streams' states, where the blend goes by ``known``."""
+    return tuple(s._replace(significance=known) if isinstance(s, MixtureState) else s for s in states)
 
 
 def make_weights(
@@ -79,12 +93,11 @@ def make_weights(
     residual: float | None,
     offset: bool,
     discount: bool,
-    evidence: bool,
 ) -> Weights:
     """w = bound * tanh(e_b b_m + e_n net_m(s, a)), or e_b b_m + e_n net_m(s, a) where ``bound`` is None.
 
-    e is how far what a group has learned can be trusted (``learner.confirmation.confirmed``), for each source, from
-    ``LEAST_SHARE`` to 1; 1 where that is not recorded.
+    e is how far what a group has learned can be trusted (``trust.evidence.gain_significance``), for each source, from
+    ``LEAST_SHARE`` to 1; 1 where no evidence is counted.
 
     Args:
         spec: the environment, for shapes.
@@ -110,7 +123,6 @@ def make_weights(
             gradient the network grows most where it is right already; what is at right angles to it changes its shape.
         offset: whether eps(s, a; phi) is learned; it starts at 0 and is bounded by 1.
         discount: whether eta of gamma_eta = sigmoid(eta) is learned.
-        evidence: whether the outer level writes e into phi.
 
     Returns:
         Functions of phi, a dict with the groups ``scalar`` [m], ``network``, ``offset``, ``discount`` [] that are
@@ -134,45 +146,43 @@ def make_weights(
             phi["offset"] = offset_net.init(offset_key)
         if discount:
             phi["discount"] = jnp.asarray(INITIAL_ETA, jnp.float32)
-        if evidence:
-            phi["evidence"] = {group: jnp.zeros(num_aux) for group in ("scalar", "network") if group in phi}
         return phi
 
-    def shrunk(phi, group, x):
+    def shrunk(x, known):
         """x times its evidence, differentiated as if that were 1: a weight without evidence must be able to earn it.
 
         The derivative in the evidence itself is that in the size of x, in units of its present one: what more of it
         would be worth, however much there is by now.
         """
-        if group not in phi.get("evidence", {}):
+        if known is None:
             return x
-        known = phi["evidence"][group]
         share = jnp.maximum(known, LEAST_SHARE)
         direction = held_constant(x / jnp.maximum(_size(x), 1e-8))
         return x + held_constant(share * x - x) + direction * (known - held_constant(known))
 
-    def bounded(phi, raw, *seen, events=None):
-        raw = raw + (shrunk(phi, "scalar", phi["scalar"]) if scalar else start)
+    def bounded(phi, known: Significance, raw, *seen, events=None):
+        raw = raw + (shrunk(phi["scalar"], known.scalar) if scalar else start)
         if network:
             learned = weight_net.apply(phi["network"], *seen)
             if clip_steps is not None:
                 learned = with_clipped_cotangent(learned, clip_steps)
             if residual is not None and events is not None:
-                learned = with_cotangent_beside(learned, events * (raw + shrunk(phi, "network", learned)), residual)
-            raw = raw + shrunk(phi, "network", learned)
+                learned = with_cotangent_beside(learned, events * (raw + shrunk(learned, known.network)), residual)
+            raw = raw + shrunk(learned, known.network)
         return raw if bound is None else bound * jnp.tanh(raw)
 
-    def weight(phi, seen, rollout):
+    def weight(phi, state: MixtureState, rollout):
         steps = rollout.steps
         events = (steps.aux != 0).astype(steps.aux.dtype)
-        return bounded(phi, jnp.zeros_like(steps.aux), steps.obs, steps.action, steps.aux, seen, events=events)
+        seen = (steps.obs, steps.action, steps.aux, state.seen)
+        return bounded(phi, state.significance, jnp.zeros_like(steps.aux), *seen, events=events)
 
     def look(seen, rollout):
         return observed(seen, features.of(rollout.steps.obs).reshape(-1, features.num))
 
     def of_state(phi, obs):
         batch = obs.shape[: obs.ndim - len(spec.obs_shape)]
-        return bounded(phi, jnp.zeros((*batch, num_aux)), obs, None)
+        return bounded(phi, Significance(), jnp.zeros((*batch, num_aux)), obs, None)
 
     def offset_of(phi, rollout):
         steps = rollout.steps
@@ -192,7 +202,12 @@ def _size(x: Float[Array, "*t m"]) -> Float[Array, " m"]:
 
 
 def mixture(
-    spec: EnvSpec, weights: Weights, limits: WeightLimits | None = None, advice: Advice | None = None
+    spec: EnvSpec,
+    weights: Weights,
+    limits: WeightLimits | None = None,
+    advice: Advice | None = None,
+    *,
+    judged: bool = False,
 ) -> RewardTransform:
     """The blend with weights that an outer level learns.
 
@@ -201,31 +216,31 @@ def mixture(
         weights: the learned part.
         limits: what limits them; None applies them as they are.
         advice: how far each source is followed in addition: weight and advice together are at most 1.
+        judged: whether the outer level counts evidence. Without it weights are applied as they are learned, and advice
+            knows of no gains.
 
     Returns:
-        A transform; its phi is the weights' and, beside it, the evidence for advice.
+        A transform; its phi is the weights'.
 
     Reference: Place 2023, eq. 5.
     """
     limits = limits if limits is not None else no_limits(len(spec.aux_names))
 
     def init(key):
-        phi, state = weights.init(key), MixtureState(limits.init(), weights.nothing_seen)
-        if advice is None:
-            return phi, state
-        if advice.judged:
-            phi = phi | {"evidence": phi.get("evidence", {}) | advice.evidence()}
-        return phi, state._replace(advice=advice.init())
+        phi, advised = weights.init(key), None if advice is None else advice.init()
+        fields = ("scalar" in phi, "network" in phi, advised is not None, advised is not None)
+        known = Significance(*(jnp.zeros(len(spec.aux_names)) if judged and kept else None for kept in fields))
+        return phi, MixtureState(limits.init(), weights.nothing_seen, advised, known)
 
     def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:
-        return limits.limit(state.limits, weights.weight(phi, state.seen, rollout))
+        return limits.limit(state.limits, weights.weight(phi, state, rollout))
 
     def trusted(phi, state: WithTask, rollout: Rollout) -> SourceWeights:
         own, task = state
         factors = limits.scale(own.limits, task)
         weight = effective(phi, own, rollout) * factors
         if advice is not None:
-            weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - advice.share(phi, own.advice, task)))
+            weight = jnp.minimum(weight, jnp.maximum(0.0, 1.0 - advice.share(own.advice, own.significance, task)))
         return SourceWeights(weight, weights.size * factors)
 
     def apply(phi, state, rollout, signal: Signal):
@@ -239,7 +254,7 @@ def mixture(
         own, task = state
         seen = own.seen if weights.look is None else weights.look(own.seen, rollout)
         advised = own.advice if advice is None else advice.observe(own.advice, task, rollout)
-        return MixtureState(limits.observe(own.limits, task, rollout, signal), seen, advised)
+        return MixtureState(limits.observe(own.limits, task, rollout, signal), seen, advised, own.significance)
 
     def report(phi, state: WithTask, rollout):
         own, task = state
@@ -254,8 +269,9 @@ def mixture(
             **{f"weight_before_units/{name}": before_units[i] for i, name in enumerate(spec.aux_names)},
             **limits.report(own.limits),
         }
-        for group, share in phi.get("evidence", {}).items():
-            metrics["advice_balance" if group == "balance" else f"evidence_{group}"] = jnp.mean(share)
+        for group, share in own.significance._asdict().items():
+            if share is not None:
+                metrics["advice_balance" if group == "balance" else f"evidence_{group}"] = jnp.mean(share)
         if "discount" in phi:
             metrics["discount"] = jax.nn.sigmoid(phi["discount"])
         return metrics

@@ -17,7 +17,7 @@ def beside_weights(spec: EnvSpec, weights: Weights, stream: int) -> View:
     """The observation and, beside it, the state's learned weights: (s, w_1(s; phi), ..., w_m(s; phi)).
 
     A policy that sees them depends on phi by itself, so that phi has a policy gradient of its own (BiPaRS's explicit
-    mapping).
+    mapping). They are the weights as learned: no evidence and no limit shrinks them here.
 
     Args:
         spec: the environment.

@@ -12,7 +12,7 @@ import llmrl
 from llmrl.assembly.parts import acting_policy
 from llmrl.bilevel.hypergradients import explicit, incremental
 from llmrl.learner.meta_problem import BilevelProblem, Part, ProblemSettings, make_problem
-from llmrl.learner.problem import InnerProblem, InnerUpdate, RolloutData, inner_advantage, viewing
+from llmrl.learner.problem import InnerProblem, InnerUpdate, OuterVariables, RolloutData, inner_advantage, viewing
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
@@ -93,14 +93,14 @@ def test_imgl_is_the_recursion_of_the_whole_matrix(data_of):
             loss = problem(update.data).inner_loss
 
             def flat(t, p, loss=loss):
-                return loss(unravel(t), unravel_phi(p))
+                return loss(unravel(t), OuterVariables(unravel_phi(p)))
 
             at = ravel_pytree(update.theta)[0], ravel_pytree(update.phis)[0]
             curvature, mixed = jax.jacfwd(jax.grad(flat), (0, 1))(*at)
             h = h - RATE * (curvature @ h if np.ndim(h) else 0.0) - RATE * mixed
-        return jax.grad(lambda t: problem(data).outer_loss(unravel(t), phis))(flat_theta) @ h
+        return jax.grad(lambda t: problem(data).outer_loss(unravel(t), OuterVariables(phis)))(flat_theta) @ h
 
-    found = jax.jit(lambda: incremental()(problem(data, updates), theta, phis, KEY)[0])()
+    found = jax.jit(lambda: incremental()(problem(data, updates), theta, OuterVariables(phis), KEY)[0])()
     np.testing.assert_allclose(ravel_pytree(found)[0], whole(), rtol=1e-3, atol=1e-6)
     assert np.linalg.norm(whole()) > 1e-3
 
@@ -124,10 +124,10 @@ def test_mgl_is_the_chain_of_jacobians(data_of):
             flat_phi
         )
         moves = RATE * scores.T @ slopes / len(scores)
-        g = ravel_pytree(jax.grad(problem(data).outer_loss)(theta, phis))[0]
+        g = ravel_pytree(jax.grad(problem(data).outer_loss)(theta, OuterVariables(phis)))[0]
         return g @ moves
 
-    found, info = jax.jit(lambda: incremental()(problem(data, [update]), theta, phis, KEY))()
+    found, info = jax.jit(lambda: incremental()(problem(data, [update]), theta, OuterVariables(phis), KEY))()
     np.testing.assert_allclose(ravel_pytree(found)[0], chain(), rtol=1e-3, atol=1e-6)
     assert info.num_matvecs == 1 and np.linalg.norm(chain()) > 1e-3
 
@@ -170,7 +170,7 @@ def test_em_is_the_slope_of_the_expected_return(random_rollout):
 
     shift = 1e-2 * np.eye(flat.size, dtype=np.float32)
     truth = np.array([expected_return(flat + s) - expected_return(flat - s) for s in shift]) / 2e-2
-    found, _ = jax.jit(lambda: explicit()(of, theta, phis, KEY))()
+    found, _ = jax.jit(lambda: explicit()(of, theta, OuterVariables(phis), KEY))()
     size = np.linalg.norm(truth)
     assert size > 1e-2
     np.testing.assert_allclose(-ravel_pytree(found)[0], truth, atol=1e-3 * size)

@@ -60,18 +60,19 @@ def silenced(rollout, column=None):
     return rollout._replace(steps=steps._replace(aux=steps.aux.at[..., column].set(0.0)))
 
 
-RULE = advice_rule(2, largest=0.5, patience=0.0, decay=0.02, rarity=0.005, events=8.0, fade=4.0, judged=True)
+RULE = advice_rule(2, largest=0.5, patience=0.0, decay=0.02, rarity=0.005, events=8.0, fade=4.0)
 
 
 def followed(rollout, *evidence):
     """With advice of both sources, after a reward event of the task where it has evidence of any."""
-    blend = mixture(SPEC, make_weights(SPEC, network=False, scalar=False, bound=None, offset=True), no_limits(2), RULE)
+    weights = make_weights(SPEC, network=False, scalar=False, bound=None, offset=True)
+    blend = mixture(SPEC, weights, no_limits(2), RULE, judged=True)
     streams = (TASK, Stream(beyond_task(blend), 1.0), *(advice_stream(RULE, 1, m) for m in range(2)))
     phi, state = blend.init(jax.random.key(0))
-    phi = phi | {"evidence": phi["evidence"] | {"advice": jnp.asarray(evidence, jnp.float32)}}
+    state = state._replace(significance=state.significance._replace(advice=jnp.asarray(evidence, jnp.float32)))
     one, events = jnp.ones(()), jnp.asarray(1.0 if any(evidence) else 0.0)
     task_seen = no_task_statistics()._replace(event_count=events, rollouts=one, steps=one)
-    return shares(rollout, streams, ({}, phi, phi, phi), (task_seen, state, (), ()))
+    return shares(rollout, streams, ({}, phi, {}, {}), (task_seen, state, (), ()))
 
 
 def test_a_source_has_the_share_of_the_advantage_that_it_pays(rollout):

@@ -19,7 +19,18 @@ from llmrl.nets import Critic, Policy
 from llmrl.ops.distributions import Categorical
 from llmrl.rewards import task
 from llmrl.trust.blend import MixtureState, mixture
-from llmrl.trust.evidence import EventGains, Record, agreement, balance, confirmed, event_gains, gains_of, recorded
+from llmrl.trust.evidence import (
+    EventGains,
+    GainSums,
+    Significance,
+    SourceEvidence,
+    agreement,
+    balance,
+    event_gains,
+    no_evidence,
+    recorded,
+    significance,
+)
 from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import no_task_statistics, observed
 from llmrl.types import Discrete, EnvSpec, Stream
@@ -58,6 +69,7 @@ TELLING_POLICY = Policy(
     lambda theta, obs: Categorical(jax.nn.log_softmax(jnp.stack([0 * obs[..., 0], theta[0] * obs[..., 0]], axis=-1))),
 )
 NO_CRITIC = Critic(lambda key: (), lambda params, obs: jnp.zeros((*obs.shape[:-1], 2)))
+NOTHING_KNOWN = Significance()
 BLEND_STATE = MixtureState(no_limits(2).init())
 TELLING = InnerProblem(streams(network=False, bound=None), TELLING_POLICY, NO_CRITIC, 0.9, 0.8, 1.0)
 PARAMS = Params(jnp.ones(1), ())
@@ -79,26 +91,32 @@ SETTINGS = MetaSettings(
 )
 
 
-def telling_meta(tell, gains=None, **settings):
-    """An outer level of plain descent, whose estimate is ``tell(problem, theta, phis)`` in every element; more of what
-    was learned is worth ``gains``, [2], where it keeps a record of that."""
+def telling_meta(tell, gains=None, known=NOTHING_KNOWN, **settings):
+    """An outer level of plain descent, whose estimate is ``tell(problem, theta, variables)`` in every element; more of
+    what was learned is worth ``gains``, [2]. The blend starts with ``known``; it goes by the metric ``known``."""
 
-    def gradient(problem, theta, phis, key):
-        value = tell(problem, theta, phis)
+    def gradient(problem, theta, variables, key):
+        value = tell(problem, theta, variables)
         info = HypergradientInfo(value * 0, jnp.int32(0), value * 0, value * 0, value * 0, value * 0)
-        found = jax.tree.map(lambda x: jnp.zeros_like(x) + value, phis)
-        return found if gains is None else (found[0], found[1] | {"evidence": {"scalar": -jnp.asarray(gains)}}), info
+        found = jax.tree.map(lambda x: jnp.zeros_like(x) + value, variables)
+        if gains is not None:
+            found = found._replace(significance=found.significance._replace(scalar=-jnp.asarray(gains)))
+        return found, info
 
     meta = make_meta(OuterLevel(TELLING, gradient, optax.sgd(1.0), SETTINGS._replace(**settings), PROBLEM))
 
     def init(phis, rollout):
-        return meta.init(phis, (no_task_statistics(), BLEND_STATE), PARAMS, rollout)
+        blend = BLEND_STATE._replace(significance=known)
+        return meta.init(phis, (no_task_statistics(), blend), PARAMS, rollout)
 
-    def update(state, phis, rollout, index=0, last_kl=1.0, events=1.0):
+    def update(phis, state, rollout, index=0, last_kl=1.0, events=1.0):
         # The rollouts here pay constants; the task has had so many reward events before.
         task = observed(no_task_statistics(), rollout)._replace(event_count=jnp.asarray(events))
         last_kl = jnp.asarray(last_kl, jnp.float32)
-        return meta.update(phis, state, (task, BLEND_STATE), PARAMS, rollout, KEY, jnp.asarray(index), last_kl)
+        states = (task, BLEND_STATE._replace(significance=significance(state.evidence)))
+        given = (phis, state, states, PARAMS, rollout, KEY, jnp.asarray(index), last_kl)
+        phis, state, (_, blend), metrics = meta.update(*given)
+        return phis, state, metrics | {"known": blend.significance}
 
     return init, jax.jit(update)
 
@@ -149,11 +167,14 @@ EXPECTED = {
 )
 def test_the_inner_level_sees_the_rollouts_it_should(rollout_of, data, cross_fitting):
     init, update = telling_meta(
-        lambda problem, theta, phis: problem.inner_loss(theta, phis), data=data, window=3, cross_fitting=cross_fitting
+        lambda problem, theta, variables: problem.inner_loss(theta, variables),
+        data=data,
+        window=3,
+        cross_fitting=cross_fitting,
     )
     phis, state = START, init(START, rollout_of(0))
     for number, numbers in enumerate(EXPECTED[data], start=1):
-        after, state, metrics = update(state, phis, rollout_of(number))
+        after, state, metrics = update(phis, state, rollout_of(number))
         # Nothing was paid, so the loss is minus the entropy.
         np.testing.assert_allclose(moved(phis, after), -np.mean([entropy_of(n) for n in numbers]), rtol=1e-4)
         assert metrics["meta_step"] == 1
@@ -165,7 +186,7 @@ def test_past_updates_are_remembered_as_they_were_taken(rollout_of, data, window
     """On which rollout, and with which phi; the newest rollout is never among them, for nobody has learned from it."""
     kept = window if data == "past" else 1
 
-    def tell(problem, theta, phis):
+    def tell(problem, theta, variables):
         """The numbers of the rollouts that updates were taken on, as digits, the last in front of the point."""
         numbers = problem.past.data[1].rollout.steps.obs[:, 0, 0, 0]
         return jnp.sum(jnp.where(problem.past.taken > 0, numbers * 0.1 ** jnp.arange(float(kept))[::-1], 0.0))
@@ -173,7 +194,7 @@ def test_past_updates_are_remembered_as_they_were_taken(rollout_of, data, window
     init, update = telling_meta(tell, data=data, window=window, follows_updates=True, cross_fitting=False)
     phis, state = START, init(START, rollout_of(0))
     for number in range(1, 6):
-        after, state, _ = update(state, phis, rollout_of(number))
+        after, state, _ = update(phis, state, rollout_of(number))
         seen = list(range(1, number))[-kept:]
         np.testing.assert_allclose(moved(phis, after), sum(n * 0.1**i for i, n in enumerate(seen[::-1])), rtol=1e-4)
         # The inner level is about to follow the phi that this step has made.
@@ -192,15 +213,15 @@ def test_past_updates_need_old_data_and_no_cross_fitting():
 def test_cross_fitting_never_judges_an_environment_by_itself(rollout_of, data):
     """Only the first half pays, task and sources alike: one half cannot be both evidence for phi and its judge."""
 
-    def tell(problem, theta, phis):
-        inner_pays = optax.tree.norm(jax.grad(lambda p: problem.inner_loss(theta, p))(phis)) > 0
-        outer_pays = jnp.abs(problem.outer_loss(theta, phis)) > 0
+    def tell(problem, theta, variables):
+        inner_pays = optax.tree.norm(jax.grad(lambda v: problem.inner_loss(theta, v))(variables)) > 0
+        outer_pays = jnp.abs(problem.outer_loss(theta, variables)) > 0
         return jnp.where(inner_pays, 1.0, 0.0) + jnp.where(outer_pays, 10.0, 0.0)
 
     for cross_fitting, expected in ((True, (1 + 10) / 2), (False, 1 + 10)):
         init, update = telling_meta(tell, data=data, window=2, cross_fitting=cross_fitting)
         rollout = rollout_of(1, (0, 1))
-        after, _, metrics = update(init(START, rollout), START, rollout)
+        after, _, metrics = update(START, init(START, rollout), rollout)
         np.testing.assert_allclose(moved(START, after), expected)
         # The gate is open, so both estimates are positive: were one half both, it would be 11 and the other 0.
         assert metrics["meta_gate"] == 1
@@ -223,23 +244,22 @@ def test_the_gate_lets_only_agreed_steps_pass(rollout_of, random_rollout):
     rollout = rollout_of(1)._replace(steps=rollout)
     low, high = -entropy_of(1), -entropy_of(3)
     for offset, passed, agreed in ((0.0, -(low + high) / 2, 1.0), (-(low + high) / 2, 0.0, 0.0)):
-        init, update = telling_meta(lambda p, theta, phis, offset=offset: p.inner_loss(theta, phis) + offset)
-        after, _, metrics = update(init(START, rollout), START, rollout)
+        init, update = telling_meta(lambda p, theta, variables, offset=offset: p.inner_loss(theta, variables) + offset)
+        after, _, metrics = update(START, init(START, rollout), rollout)
         np.testing.assert_allclose(-moved(START, after), passed, atol=1e-5)
         assert metrics["meta_gate"] == agreed
 
 
-def one(problem, theta, phis):
+def one(problem, theta, variables):
     return jnp.ones(())
 
 
 def test_before_the_tasks_first_reward_event_nothing_moves(rollout_of):
-    init, update = telling_meta(one)
-    start = ({}, START[1] | {"evidence": {"scalar": jnp.zeros(2)}})
-    silent = init(start, rollout_of(0))
-    phis, state, _ = update(silent, start, rollout_of(1), events=0.0)
-    jax.tree.map(np.testing.assert_array_equal, (phis, state.record), (start, silent.record))
-    after, _, _ = update(state, phis, rollout_of(1), events=1.0)
+    init, update = telling_meta(one, known=Significance(scalar=jnp.zeros(2)))
+    silent = init(START, rollout_of(0))
+    phis, state, _ = update(START, silent, rollout_of(1), events=0.0)
+    jax.tree.map(np.testing.assert_array_equal, (phis, state.evidence), (START, silent.evidence))
+    after, _, _ = update(phis, state, rollout_of(1), events=1.0)
     np.testing.assert_allclose(moved(phis, after), 1.0)
 
 
@@ -247,13 +267,13 @@ def test_evidence_is_what_later_rollouts_confirm_again_and_again(rollout_of):
     """It rises to 1 where more of what was learned is worth something each time, and stays 0 where it is not, and where
     it was so once."""
 
-    start, rollout = ({}, START[1] | {"evidence": {"scalar": jnp.zeros(2)}}), rollout_of(1, (0, 1))
+    rollout, known = rollout_of(1, (0, 1)), Significance(scalar=jnp.zeros(2))
     for worth, expected in ((3.0, [1.0, 0.0]), (-0.1, [0.0, 1.0]), (0.0, [0.0, 0.0])):
-        init, update = telling_meta(lambda *_: jnp.zeros(()), gains=[worth, -worth])
-        phis, state, shares = start, init(start, rollout), []
+        init, update = telling_meta(lambda *_: jnp.zeros(()), gains=[worth, -worth], known=known)
+        phis, state, shares = START, init(START, rollout), []
         for _ in range(8):
-            phis, state, _ = update(state, phis, rollout)
-            shares.append(np.asarray(phis[1]["evidence"]["scalar"]))
+            phis, state, metrics = update(phis, state, rollout)
+            shares.append(np.asarray(metrics["known"].scalar))
         np.testing.assert_allclose(shares[0], 0.0, atol=1e-6)
         assert np.all(np.diff(shares, axis=0) >= 0)
         np.testing.assert_allclose(shares[-1], expected, atol=1e-6)
@@ -284,17 +304,15 @@ def test_the_worth_of_words_is_what_a_tabular_policy_gains_by_following_them():
 
 def test_advice_is_judged_by_the_gains_of_events_and_not_by_a_gradient(rollout_of):
     """The first environments pay, task and sources alike, so that the task's advantage agrees with both sources."""
-    start, rollout = (
-        ({}, START[1] | {"evidence": {"advice": jnp.zeros(2), "balance": jnp.zeros(2)}}),
-        rollout_of(1, (0, 1)),
-    )
-    init, update = telling_meta(lambda *_: jnp.zeros(()))
-    phis, state = start, init(start, rollout)
+    rollout, known = rollout_of(1, (0, 1)), Significance(advice=jnp.zeros(2), balance=jnp.zeros(2))
+    init, update = telling_meta(lambda *_: jnp.zeros(()), known=known)
+    phis, state = START, init(START, rollout)
     for _ in range(5):
-        phis, state, _ = update(state, phis, rollout)
-    np.testing.assert_allclose(phis[1]["evidence"]["advice"], 1.0)
+        phis, state, metrics = update(phis, state, rollout)
+    np.testing.assert_allclose(metrics["known"].advice, 1.0)
     net, total = event_gains(rollout.steps.aux, rollout.steps.reward)
-    assert np.all(phis[1]["evidence"]["balance"] > 0.0) and np.all(net <= total)
+    assert np.all(metrics["known"].balance > 0.0) and np.all(net <= total)
+    assert metrics["known"].scalar is None and metrics["known"].network is None
 
 
 def test_balance_is_the_share_of_good_words_however_many_there_were():
@@ -302,26 +320,25 @@ def test_balance_is_the_share_of_good_words_however_many_there_were():
     aux = jnp.asarray(np.tile([[[1.0, 1.0]], [[1.0, 1.0]], [[1.0, 0.0]], [[0.0, -1.0]]], (5, 1, 1)), jnp.float32)
     advantage = jnp.asarray(np.tile([[1.0], [-1.0], [1.0], [-1.0]], (5, 1)), jnp.float32)
     for rollouts in (1, 20):
-        record = Record(*jnp.zeros((2, 2)))
+        evidence = SourceEvidence(balance=EventGains(*jnp.zeros((2, 2))))
         for _ in range(rollouts):
-            record = recorded(record, event_gains(aux, advantage), 0.9)
-        np.testing.assert_allclose(balance(record), [1 / 3, 1 / 3], rtol=1e-5)
-        np.testing.assert_allclose(balance(record._replace(gain=-record.gain)), 0.0)
+            evidence = recorded(evidence, Significance(), event_gains(aux, advantage), 1.0, 0.9)
+        events = evidence.balance
+        np.testing.assert_allclose(balance(events), [1 / 3, 1 / 3], rtol=1e-5)
+        np.testing.assert_allclose(balance(events._replace(net=-events.net)), 0.0)
 
 
 def test_what_a_solved_task_says_does_not_move_the_balance():
     """Evidence counts all words; the balance those alone of rollouts in which episodes went without success."""
-    nothing = {"advice": jnp.zeros(1), "balance": jnp.zeros(1)}
+    evidence = no_evidence(Significance(advice=jnp.zeros(1), balance=jnp.zeros(1)))
     worth, other = (
         EventGains(jnp.asarray([1.0]), jnp.asarray([4.0])),
         EventGains(jnp.asarray([3.0]), jnp.asarray([3.0])),
     )
-    records = {group: Record(*jnp.zeros((2, 1))) for group in nothing}
     for of, silent in [(worth, 0.5)] + [(other, 0.0)] * 30:
-        (gain,) = gains_of([{"evidence": nothing}], of, silent)
-        records = {group: recorded(records[group], gain[group], 0.9) for group in nothing}
-    np.testing.assert_allclose(balance(records["balance"]), 0.25, rtol=1e-5)
-    assert float(records["advice"].gain[0]) > 25.0
+        evidence = recorded(evidence, Significance(), of, silent, 0.9)
+    np.testing.assert_allclose(significance(evidence).balance, 0.25, rtol=1e-5)
+    assert float(evidence.advice.gain[0]) > 25.0
 
 
 def test_noise_confirms_nothing():
@@ -329,10 +346,11 @@ def test_noise_confirms_nothing():
     rng = np.random.default_rng(0)
 
     def share(signal, steps=100, sources=400):
-        record = Record(*jnp.zeros((2, sources)))
+        evidence, nothing = SourceEvidence(GainSums(*jnp.zeros((2, sources)))), EventGains(*jnp.zeros((2, sources)))
         for _ in range(steps):
-            record = recorded(record, jnp.asarray(signal + rng.normal(size=sources), jnp.float32), 0.99)
-        return np.asarray(confirmed(record))
+            gains = jnp.asarray(signal + rng.normal(size=sources), jnp.float32)
+            evidence = recorded(evidence, Significance(scalar=-gains), nothing, 1.0, 0.99)
+        return np.asarray(significance(evidence).scalar)
 
     assert share(0.0).mean() < 0.12 and share(-0.3).mean() < 0.01 and share(0.3).mean() > 0.6
 
@@ -341,7 +359,7 @@ def test_online_steps_at_every_nth_iteration_only(rollout_of):
     init, update = telling_meta(one, every=3)
     phis, state, stepped = START, init(START, rollout_of(0)), []
     for index in range(7):
-        after, state, metrics = update(state, phis, rollout_of(1), index)
+        after, state, metrics = update(phis, state, rollout_of(1), index)
         np.testing.assert_allclose(moved(phis, after), float(metrics["meta_step"]))
         stepped.append(int(metrics["meta_step"]))
         phis = after
@@ -360,7 +378,7 @@ def test_nothing_is_learned_before_the_warm_up_ends(rollout_of, settings, expect
     init, update = telling_meta(one, **settings)
     phis, state, stepped = START, init(START, rollout_of(0)), []
     for index in range(7):
-        after, state, metrics = update(state, phis, rollout_of(1), index)
+        after, state, metrics = update(phis, state, rollout_of(1), index)
         np.testing.assert_allclose(moved(phis, after), float(metrics["meta_step"]))
         stepped.append(int(metrics["meta_step"]))
         phis = after
@@ -371,7 +389,7 @@ def test_converged_waits_for_the_policy_to_stand_still_but_not_for_ever(rollout_
     init, update = telling_meta(one, schedule="converged", every=3, converged_kl=0.01)
     phis, state, stepped = START, init(START, rollout_of(0)), []
     for last_kl in (np.inf, 1.0, 1.0, 1.0, 0.001, 0.001, 1.0, 1.0, 1.0):
-        phis, state, metrics = update(state, phis, rollout_of(1), 0, last_kl)
+        phis, state, metrics = update(phis, state, rollout_of(1), 0, last_kl)
         stepped.append(int(metrics["meta_step"]))
     assert stepped == [0, 0, 1, 0, 1, 1, 0, 0, 1]
 
@@ -380,7 +398,7 @@ def test_the_outer_scale_is_a_slowly_forgotten_maximum(rollout_of):
     init, update = telling_meta(one, scale_decay=0.9)
     state, scales = init(START, rollout_of(0)), []
     for paying in ((), (0, 1), (0,), ()):
-        _, state, _ = update(state, START, rollout_of(1, paying))
+        _, state, _ = update(START, state, rollout_of(1, paying))
         scales.append(float(state.outer_scale))
     assert 0 < scales[0] < 1e-6 < scales[1]
     np.testing.assert_allclose(scales[2], max(0.9 * scales[1], scales[2]))
@@ -390,17 +408,17 @@ def test_the_outer_scale_is_a_slowly_forgotten_maximum(rollout_of):
 def test_an_estimate_that_is_not_finite_moves_nothing(rollout_of):
     """And the next one is as good as ever."""
 
-    def tell(problem, theta, phis):
+    def tell(problem, theta, variables):
         # The second half's estimate is fine, the first's is not; the next rollout has no such half.
-        return jnp.where(problem.outer_loss(theta, phis) != 0, jnp.nan, 1.0)
+        return jnp.where(problem.outer_loss(theta, variables) != 0, jnp.nan, 1.0)
 
-    init, update = telling_meta(tell)
-    start = ({}, START[1] | {"evidence": {"scalar": jnp.zeros(2)}})
-    before, state, _ = update(init(start, rollout_of(0)), start, rollout_of(1))
-    after, state, metrics = update(state, before, rollout_of(1, (0, 1)))
+    init, update = telling_meta(tell, known=Significance(scalar=jnp.zeros(2)))
+    before, state, _ = update(START, init(START, rollout_of(0)), rollout_of(1))
+    after, skipped, metrics = update(before, state, rollout_of(1, (0, 1)))
     assert metrics["meta_skipped"] == 1
-    assert [x.tobytes() for x in jax.tree.leaves(after)] == [x.tobytes() for x in jax.tree.leaves(before)]
-    last, _, metrics = update(state, after, rollout_of(1))
+    same = (after, skipped.evidence), (before, state.evidence)
+    assert [x.tobytes() for x in jax.tree.leaves(same[0])] == [x.tobytes() for x in jax.tree.leaves(same[1])]
+    last, _, metrics = update(after, skipped, rollout_of(1))
     assert metrics["meta_skipped"] == 0
     np.testing.assert_allclose(moved(after, last), 1.0)
 

@@ -17,11 +17,12 @@ from llmrl.learner.meta_problem import (
     problem_by_scores,
     subset,
 )
-from llmrl.learner.problem import InnerProblem, RolloutData, inner_advantage, task_advantage
+from llmrl.learner.problem import InnerProblem, OuterVariables, RolloutData, inner_advantage, task_advantage
 from llmrl.learner.streams import Values, value_rollout
 from llmrl.nets import make_critic, make_policy
 from llmrl.rewards import task
 from llmrl.trust.blend import MixtureState, mixture
+from llmrl.trust.evidence import Significance
 from llmrl.trust.limits import no_limits
 from llmrl.types import Discrete, EnvSpec, Stream, View
 
@@ -42,6 +43,7 @@ TRANSFORM_STATES = ((), MixtureState(no_limits(2).init(), None))
 THETA = jax.tree.map(lambda x: x + 0.3, LEARNED.policy.init(jax.random.key(1)))
 # A network whose last layer is 0 has no gradient in the layers before it.
 PHIS = jax.tree.map(lambda x: x + 0.1, ({}, LEARNED.streams[1].transform.init(KEY)[0]))
+VARIABLES = OuterVariables(PHIS, Significance(scalar=jnp.full(2, 0.5), network=jnp.full(2, 0.3)))
 
 
 @pytest.fixture(scope="module")
@@ -79,8 +81,8 @@ def test_gradients_made_of_scores_are_those_of_the_losses(data, surrogate):
     @jax.jit
     def both():
         slope = lambda p: optax.tree.vdot(jax.grad(by_losses.inner_loss)(THETA, p), x)  # noqa: E731
-        expected = jax.grad(slope)(PHIS), jax.grad(by_losses.outer_loss, argnums=(0, 1))(THETA, PHIS)
-        return (of.mixed_product(THETA, PHIS, x), of.outer_gradient(THETA, PHIS)), expected
+        expected = jax.grad(slope)(VARIABLES), jax.grad(by_losses.outer_loss, argnums=(0, 1))(THETA, VARIABLES)
+        return (of.mixed_product(THETA, VARIABLES, x), of.outer_gradient(THETA, VARIABLES)), expected
 
     found, expected = both()
     assert optax.tree.norm(expected[0]) > 1e-3 and optax.tree.norm(expected[1]) > 1e-3
@@ -100,12 +102,14 @@ def test_a_problem_is_made_of_scores_where_the_policy_computes_them_and_does_not
 
 @pytest.mark.parametrize("surrogate", ["ratio", "dice", "log_prob"])
 def test_the_mixed_derivative_reaches_every_group_of_phi(data, surrogate):
-    def along(phis):
-        slope = jax.grad(problem(data, surrogate=surrogate).inner_loss)(THETA, phis)
+    def along(variables):
+        slope = jax.grad(problem(data, surrogate=surrogate).inner_loss)(THETA, variables)
         return optax.tree.vdot(slope, jax.tree.map(jnp.ones_like, slope))
 
-    found = jax.tree.map(np.asarray, jax.jit(jax.grad(along))(PHIS)[1])
+    slopes = jax.tree.map(np.asarray, jax.jit(jax.grad(along))(VARIABLES))
+    found = slopes.phis[1]
     assert set(found) == {"scalar", "network", "offset", "discount"}
+    assert np.all(slopes.significance.scalar != 0) and np.all(slopes.significance.network != 0)
     for name, group in found.items():
         leaves = jax.tree.leaves(group)
         assert all(np.all(np.isfinite(x)) for x in leaves) and any(np.any(x != 0) for x in leaves), name
@@ -117,11 +121,11 @@ def test_the_outer_loss_is_the_bare_tasks_and_the_penalty(data):
         return 3.0 * optax.tree.norm(phis[1]["scalar"], squared=True)
 
     @jax.jit
-    def slopes(phis):
+    def slopes(variables):
         losses = (problem(data).outer_loss, problem(data, penalty=weights_squared).outer_loss)
-        return [jax.grad(lambda p: loss(THETA, p))(phis)[1] for loss in losses]
+        return [jax.grad(lambda v: loss(THETA, v))(variables).phis[1] for loss in losses]
 
-    without, found = slopes(PHIS)
+    without, found = slopes(VARIABLES)
     assert all(np.all(x == 0) for x in jax.tree.leaves((without, found["network"])))
     np.testing.assert_allclose(found["scalar"], 6.0 * PHIS[1]["scalar"], rtol=1e-5)
 
@@ -129,14 +133,14 @@ def test_the_outer_loss_is_the_bare_tasks_and_the_penalty(data):
 def test_the_outer_loss_is_in_units_of_the_outer_scale(data):
     @jax.jit
     def loss(scale):
-        return problem(data, scale=scale).outer_loss(THETA, PHIS)
+        return problem(data, scale=scale).outer_loss(THETA, VARIABLES)
 
     np.testing.assert_allclose(loss(jnp.ones(())), 2.0 * loss(jnp.full((), 2.0)), rtol=1e-5)
 
 
 def test_the_inner_step_descends_the_inner_loss(data):
     one = problem(data, unroll_learning_rate=0.3)
-    after, slope = jax.jit(lambda t: (one.inner_step(t, PHIS), jax.grad(one.inner_loss)(t, PHIS)))(THETA)
+    after, slope = jax.jit(lambda t: (one.inner_step(t, VARIABLES), jax.grad(one.inner_loss)(t, VARIABLES)))(THETA)
     jax.tree.map(lambda t, a, g: np.testing.assert_allclose(t - a, 0.3 * g, atol=1e-6), THETA, after, slope)
 
 
@@ -145,7 +149,7 @@ def test_curvature_on_a_part_of_the_batch_is_right_in_the_mean(data):
 
     def product(key, fraction):
         part = problem(data, scale=1.0, key=key, computed_on=Part(fraction))
-        return part.operator(THETA, PHIS)(direction)["net"]["params"]["Dense_1"]["bias"]
+        return part.operator(THETA, VARIABLES)(direction)["net"]["params"]["Dense_1"]["bias"]
 
     whole = jax.jit(product, static_argnums=1)(KEY, 1.0)
     parts = np.asarray(jax.jit(jax.vmap(lambda key: product(key, 0.25)))(jax.random.split(KEY, 400)))
@@ -183,10 +187,10 @@ def test_steps_for_the_curvature_are_drawn_evenly_and_each_as_often_as_any_other
 
 def test_the_fisher_is_that_of_the_policy_whatever_the_reward(data):
     fisher = problem(data, curvature="fisher").operator
-    other = jax.tree.map(lambda x: x - 1.0, PHIS)
+    other = jax.tree.map(lambda x: x - 1.0, VARIABLES)
     direction = jax.tree.map(jnp.ones_like, THETA)
-    product = jax.jit(lambda phis: fisher(THETA, phis)(direction))
-    first, second = product(PHIS), product(other)
+    product = jax.jit(lambda variables: fisher(THETA, variables)(direction))
+    first, second = product(VARIABLES), product(other)
     jax.tree.map(np.testing.assert_array_equal, first, second)
     assert optax.tree.vdot(direction, first) > 0
 
@@ -201,7 +205,7 @@ def test_the_inner_loss_keeps_the_scale_of_phi(random_rollout):
     inner = LEARNED._replace(streams=streams(network=False, bound=None))
     phis = ({}, {"scalar": jnp.asarray([0.25, -0.5])})
     of = problem(data, inner=inner, scale=1.0)
-    loss, slope = jax.jit(jax.value_and_grad(lambda phis: of.inner_loss(THETA, phis)))(phis)
+    loss, slope = jax.jit(jax.value_and_grad(lambda phis: of.inner_loss(THETA, OuterVariables(phis))))(phis)
     entropy = inner.entropy * jnp.mean(inner.policy.distribution(THETA, rollout.steps.obs).entropy())
     assert abs(loss + entropy) > 1e-3
     np.testing.assert_allclose(optax.tree.vdot(phis, slope), loss + entropy, rtol=1e-3)

@@ -21,7 +21,7 @@ from llmrl.bilevel.solvers import dense
 from llmrl.bilevel.types import MetaProblem
 from llmrl.envs.base import time_step, with_aux
 from llmrl.learner.meta_problem import BilevelProblem, Part, ProblemSettings, make_problem
-from llmrl.learner.problem import InnerProblem, RolloutData
+from llmrl.learner.problem import InnerProblem, OuterVariables, RolloutData
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import blended, signals, stream_advantages, value_rollout
 from llmrl.nets import Critic, Policy
@@ -427,17 +427,19 @@ def in_library_units(rollout, theta, phi, table, deviation):
         settings = settings._replace(**changes)
         return make_problem(BilevelProblem(inner, settings, data, data, TRANSFORM_STATES, jnp.ones(()), key))
 
+    at = OuterVariables(phis(phi))
+
     def curvature(problem):
-        return jax.vmap(problem.operator(theta, phis(phi)))(jnp.eye(STATES))
+        return jax.vmap(problem.operator(theta, at))(jnp.eye(STATES))
 
     def hypergradient(problem):
-        return implicit(dense())(problem, theta, phis(phi), key)[0][1]["scalar"]
+        return implicit(dense())(problem, theta, at, key)[0].phis[1]["scalar"]
 
     dice, ratio = problem(surrogate="dice"), problem(surrogate="ratio")
     slope = jax.grad(dice.inner_loss)
     return {
-        "gradient": deviation * slope(theta, phis(phi)),
-        "mixed": deviation * jax.jacobian(slope, 1)(theta, phis(phi))[1]["scalar"],
+        "gradient": deviation * slope(theta, at),
+        "mixed": deviation * jax.jacobian(slope, 1)(theta, at).phis[1]["scalar"],
         "curvature": deviation * curvature(dice),
         "fisher": curvature(problem(curvature="fisher")),
         "hypergradient": {"dice": hypergradient(dice), "ratio": hypergradient(ratio)},

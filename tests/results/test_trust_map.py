@@ -15,6 +15,7 @@ from llmrl.assembly.parts import make_environment
 from llmrl.language import build
 from llmrl.training.devices import seed_keys
 from llmrl.training.loop import make_trainer
+from llmrl.trust.blend import significance_in, with_significance
 
 SMALL = (
     "ppo.num_envs=2",
@@ -33,8 +34,9 @@ def untrained(*overrides, weight=0.5):
     states = jax.jit(jax.vmap(lambda key: trainer.init(key, trainer.numbers)))(seed_keys(config))
     task_phi, phi, *others = states.phis
     if "scalar" in phi:
-        known = phi["evidence"] | {"scalar": jnp.ones_like(phi["scalar"])}
-        phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight)), "evidence": known}
+        phi = phi | {"scalar": jnp.full_like(phi["scalar"], np.arctanh(weight))}
+        known = significance_in(states.transform_states)._replace(scalar=jnp.ones_like(phi["scalar"]))
+        states = states._replace(transform_states=with_significance(states.transform_states, known))
     else:
         phi = jax.tree.map(lambda x: x + 0.1, phi)
     return SimpleNamespace(config=config, state=states._replace(phis=(task_phi, phi, *others)), answers=None)

@@ -29,7 +29,9 @@ from llmrl.rewards import (
     task_signal,
 )
 from llmrl.settings.config import NoveltyConfig
-from llmrl.trust.blend import LEAST_SHARE, mixture
+from llmrl.trust.blend import LEAST_SHARE, MixtureState, mixture
+from llmrl.trust.evidence import Significance
+from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import no_task_statistics, observed
 from llmrl.types import Box, Discrete, EnvSpec
 
@@ -39,8 +41,11 @@ DISCRETE = EnvSpec("none", (3,), Discrete(4), 10, ("first", "second"))
 CONTINUOUS = EnvSpec("none", (3,), Box(2), 10, ("first", "second"))
 
 
-def blend(spec, trust=None, **weights):
-    return mixture(spec, make_weights(spec, hidden=(4,), **weights), trust)
+def blend(spec, trust=None, judged=False, **weights):
+    return mixture(spec, make_weights(spec, hidden=(4,), **weights), trust, judged=judged)
+
+
+UNSEEN = MixtureState(no_limits(M).init())
 
 
 POTENTIAL = {"hidden": (4,), "updates": 2, "batch_size": 8, "learning_rate": 3e-3, "coefficient": 1.0}
@@ -60,7 +65,7 @@ TRANSFORMS = {
     "intrinsic": lambda spec: intrinsic(spec, hidden=(4,)),
     "scalar": lambda spec: blend(spec, network=False),
     "network": lambda spec: blend(spec, scalar=False, bound=None),
-    "everything": lambda spec: blend(spec, sees_aux=True, offset=True, discount=True, evidence=True),
+    "everything": lambda spec: blend(spec, sees_aux=True, offset=True, discount=True, judged=True),
     "trusted": lambda spec: blend(spec, weight_limits(M)),
     "pbrs": lambda spec: pbrs(0.5),
     "dpba": lambda spec: dpba(spec, **POTENTIAL),
@@ -105,6 +110,11 @@ def after(transform, state, rollouts):
     return given(transform, state, reduce(observed, rollouts, no_task_statistics()))
 
 
+def knowing(transform, known):
+    """A blend's first state, as the transform takes it, with these significances."""
+    return after(transform, transform.init(KEY)[1]._replace(significance=known), ())
+
+
 def everywhere(tree, value):
     return jax.tree.map(lambda x: jnp.full_like(x, value), tree)
 
@@ -146,7 +156,7 @@ def test_contract(random_rollout, name, spec):
         phi, signal, before, after, report, slope = call(keys[seed], shifts[seed], rollout)
         assert signal.reward.shape == signal.discount.shape == (T, N)
         assert signal.reward.dtype == signal.discount.dtype == jnp.float32
-        assert set(phi) <= {"scalar", "network", "offset", "discount", "evidence"}  # the groups that have rates
+        assert set(phi) <= {"scalar", "network", "offset", "discount"}  # the groups that have rates
         assert all(value.shape == () for value in report.values())
         for tree in (signal, report, slope):
             assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(tree))
@@ -247,7 +257,7 @@ def test_where_a_source_is_silent_is_not_averaged(random_rollout):
     phi = jax.tree.map(lambda x: x + 0.3, phi)
     report = transform.report(phi, after(transform, state, ()), rollout)
     np.testing.assert_allclose(
-        report["weight_mean_active/first"], weights.weight(phi, None, rollout)[0, 0, 0], rtol=1e-5
+        report["weight_mean_active/first"], weights.weight(phi, UNSEEN, rollout)[0, 0, 0], rtol=1e-5
     )
     assert report["weight_mean_active/second"] == 0
 
@@ -283,22 +293,18 @@ def test_the_intrinsic_reward_starts_at_0_and_is_bounded_by_its_coefficient(roll
 
 def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
     """It is shrunk by its evidence, but not to nothing, and differentiated as if that were 1."""
-    plain, transform = (blend(DISCRETE, bound=None, evidence=evidence) for evidence in (False, True))
-    phi, _ = transform.init(KEY)
-    learned = {group: jax.tree.map(lambda x: x + 0.3, phi[group]) for group in ("scalar", "network")}
+    transform = blend(DISCRETE, bound=None, judged=True)
+    learned = jax.tree.map(lambda x: x + 0.3, transform.init(KEY)[0])
 
-    def reward(transform, share):
-        known = {group: jnp.full_like(x, share) for group, x in phi["evidence"].items()}
-
+    def reward(known):
         def total(learned):
-            parts = learned if transform is plain else learned | {"evidence": known}
-            return jnp.sum(paid(transform, rollout, parts).reward)
+            return jnp.sum(paid(transform, rollout, learned, knowing(transform, known)).reward)
 
         return jax.jit(jax.value_and_grad(total))(learned)
 
-    full, slope = reward(plain, 1.0)
+    full, slope = reward(Significance())
     for share in (0.0, 0.25, 1.0):
-        shrunk, same_slope = reward(transform, share)
+        shrunk, same_slope = reward(Significance(*jnp.full((2, M), share)))
         nothing = jnp.sum(rollout.steps.reward)
         np.testing.assert_allclose(shrunk - nothing, max(share, LEAST_SHARE) * (full - nothing), rtol=1e-4, atol=1e-4)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), slope, same_slope)
@@ -306,20 +312,19 @@ def test_without_evidence_a_weight_pays_little_but_can_earn_more(rollout):
 
 @pytest.mark.parametrize("group", ["scalar", "network"])
 def test_the_slope_in_evidence_is_that_in_the_size_of_what_was_learned_in_units_of_it(rollout, group):
-    transform = blend(DISCRETE, bound=None, evidence=True)
-    phi, _ = transform.init(KEY)
-    phi = phi | {name: jax.tree.map(lambda x: x + 0.3, phi[name]) for name in ("scalar", "network")}
+    transform = blend(DISCRETE, bound=None, judged=True)
+    phi = jax.tree.map(lambda x: x + 0.3, transform.init(KEY)[0])
     last = {"scalar": lambda x: x, "network": lambda x: x["params"]["Dense_1"]}[group]
 
-    def total(phi):
-        return jnp.sum(jnp.square(paid(transform, rollout, phi).reward))
+    def total(phi, known):
+        return jnp.sum(jnp.square(paid(transform, rollout, phi, knowing(transform, known)).reward))
 
-    slope = jax.jit(jax.grad(total))(phi)
+    slope, by_size = jax.jit(jax.grad(total, argnums=(0, 1)))(phi, Significance(*jnp.zeros((2, M))))
     # Whatever is learned enters by its last layer, linearly.
     larger = optax.tree.vdot(last(phi[group]), last(slope[group]))
     alone = make_weights(DISCRETE, hidden=(4,), bound=None, scalar=group == "scalar", network=group == "network")
-    size = jnp.sqrt(jnp.mean(jnp.square(alone.weight({group: phi[group]}, None, rollout)), axis=(0, 1)))
-    np.testing.assert_allclose(jnp.sum(slope["evidence"][group] * size), larger, rtol=1e-3)
+    size = jnp.sqrt(jnp.mean(jnp.square(alone.weight({group: phi[group]}, UNSEEN, rollout)), axis=(0, 1)))
+    np.testing.assert_allclose(jnp.sum(getattr(by_size, group) * size), larger, rtol=1e-3)
 
 
 @pytest.mark.parametrize("group", ["scalar", "network", "offset", "discount"])
@@ -368,7 +373,7 @@ def test_a_whitened_network_does_not_care_in_what_units_a_state_is_seen(rollout)
         weights = make_weights(DISCRETE, hidden=(4,), scalar=False, whiten=whiten)
         phi = jax.tree.map(lambda x: x + 0.3, weights.init(KEY))
         moments = weights.look(weights.nothing_seen, seen) if whiten else None
-        return weights.weight(phi, moments, seen)
+        return weights.weight(phi, UNSEEN._replace(seen=moments), seen)
 
     ours, theirs = (weight_of(True, *units) for units in ((1.0, 0.0), (0.03, 2.0)))
     np.testing.assert_allclose(ours, theirs, atol=1e-3)
@@ -379,17 +384,24 @@ def test_a_whitened_network_does_not_care_in_what_units_a_state_is_seen(rollout)
 @pytest.mark.parametrize("how", [{"clip_steps": 0.1}, {"residual": 1.0}, {"clip_steps": 0.5, "residual": 0.8}])
 def test_how_a_network_learns_changes_neither_weights_nor_the_scalar_nor_evidence(random_rollout, how):
     rollout = random_rollout(DISCRETE)
-    plain, other = (make_weights(DISCRETE, hidden=(4,), evidence=True, **each) for each in ({}, how))
+    plain, other = (make_weights(DISCRETE, hidden=(4,), **each) for each in ({}, how))
     phi = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(KEY, x.shape), plain.init(KEY))
+    known = Significance(*(0.5 + 0.1 * jax.random.normal(KEY, (2, M))))
     worth = jax.random.normal(KEY, (T, N, M)) * (rollout.steps.aux != 0).astype(jnp.float32)
 
     def learned(weights):
-        return jax.value_and_grad(lambda p: jnp.sum(worth * weights.weight(p, None, rollout)))(phi)
+        def total(phi, known):
+            return jnp.sum(worth * weights.weight(phi, UNSEEN._replace(significance=known), rollout))
 
-    (value, slope), (same, changed) = learned(plain), learned(other)
+        return jax.value_and_grad(total, argnums=(0, 1))(phi, known)
+
+    (value, (slope, by_size)), (same, (changed, same_by_size)) = learned(plain), learned(other)
     np.testing.assert_array_equal(value, same)
-    for group in ("scalar", "evidence"):
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), slope[group], changed[group])
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5),
+        (slope["scalar"], by_size),
+        (changed["scalar"], same_by_size),
+    )
     assert optax.tree.norm(optax.tree.sub(slope["network"], changed["network"])) > 0.1 * optax.tree.norm(
         slope["network"]
     )

@@ -389,5 +389,9 @@ def test_every_source_has_its_own_weight(env):
     assert trainer.env.spec.aux_names == ("pd_bad", "noise", "half_right")
     state = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
     assert state.phis[1]["scalar"].shape == (3,)
+    # Evidence is no part of phi, and one record holds all sources, each of which has a stream of advice besides.
+    sums = jax.tree.leaves(state.meta_state.evidence)
+    assert [x.shape for x in sums] == [(3,)] * 8 and state.phis[2:] == ({}, {}, {})
+    assert set(state.phis[1]) == {"scalar", "network"}
     _, metrics = jax.eval_shape(lambda state: trainer.run(state, trainer.numbers, 1), state)
     assert {f"weight_mean_active/{name}" for name in trainer.env.spec.aux_names} <= set(metrics)

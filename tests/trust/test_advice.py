@@ -10,6 +10,7 @@ from llmrl.ops.returns import generalized_advantage
 from llmrl.rewards import add, beyond_task, task_signal
 from llmrl.trust.advice import FREQUENT_SHARE, KEPT_DISCOUNT, advice_rule, advice_stream
 from llmrl.trust.blend import MixtureState, mixture
+from llmrl.trust.evidence import Significance
 from llmrl.trust.limits import no_limits
 from llmrl.trust.task_statistics import WithTask, no_task_statistics, observed, reward_events
 from llmrl.types import Discrete, EnvSpec
@@ -39,24 +40,25 @@ def paying(random_rollout):
 
 def rule_of(**settings):
     usual = {"largest": 1.0, "patience": PATIENCE, "decay": 0.02, "rarity": 0.005, "events": 8.0, "fade": 0.0}
-    return advice_rule(M, **(usual | {"judged": True} | settings))
+    return advice_rule(M, **(usual | settings))
 
 
-def followed(rollouts, evidence=0.0, balance=0.0, **settings):
+def followed(rollouts, evidence=0.0, balance=0.0, judged=True, **settings):
     """How far the first source is followed after each rollout, and the last signal."""
     rule = rule_of(**settings)
     stream = advice_stream(rule, 1, 0, "first")
     transform, task, advised = stream.transform, no_task_statistics(), rule.init()
-    phi = {"evidence": {"advice": jnp.asarray([evidence, 0.0]), "balance": jnp.full(M, float(balance))}}
+    known = Significance(advice=jnp.asarray([evidence, 0.0]), balance=jnp.full(M, float(balance)))
+    known = known if judged else Significance()
     shares, signal = [], None
     for rollout in rollouts:
         bare, task = task_signal(rollout, 0.9), observed(task, rollout)
         advised = rule.observe(advised, task, rollout)
-        state = WithTask(MixtureState(no_limits(M).init(), advice=advised), task)
-        signal = transform.apply(phi, state, rollout, bare)
-        shares.append(float(transform.report(phi, state, rollout)["advice_share/first"]))
+        state = WithTask(MixtureState(no_limits(M).init(), advice=advised, significance=known), task)
+        signal = transform.apply({}, state, rollout, bare)
+        shares.append(float(transform.report({}, state, rollout)["advice_share/first"]))
         np.testing.assert_allclose(signal.reward, shares[-1] * rollout.steps.aux[..., 0], rtol=1e-5, atol=1e-6)
-        length, taken = stream.advice(phi, state)
+        length, taken = stream.advice({}, state)
         np.testing.assert_allclose(length, shares[-1], rtol=1e-6)
         # The task's own steps are noise before its first reward event, and whole from then on.
         np.testing.assert_allclose(taken, shares[-1] if task.event_count == 0 else 0.0, rtol=1e-6)
@@ -239,7 +241,8 @@ def test_advice_and_learned_weights_together_give_a_source_no_more_than_its_auth
     blend = mixture(SPEC, make_weights(SPEC, network=False, bound=None), no_limits(M), rule_of(rarity=0.5, fade=4.0))
     phi, state = blend.init(jax.random.key(0))
     rollout = paying(one_event())
-    phi = phi | {"scalar": jnp.full(M, learned), "evidence": {"advice": jnp.full(M, evidence), "balance": jnp.zeros(M)}}
+    phi = phi | {"scalar": jnp.full(M, learned)}
+    state = state._replace(significance=Significance(advice=jnp.full(M, evidence), balance=jnp.zeros(M)))
     task = observed(no_task_statistics(), rollout)
     state = blend.observe(phi, WithTask(state, task), rollout, task_signal(rollout, 0.9))
     weight = blend.weights(phi, WithTask(state, task), rollout).weight
@@ -247,6 +250,6 @@ def test_advice_and_learned_weights_together_give_a_source_no_more_than_its_auth
 
 
 def test_streams_of_advice_go_by_the_state_of_the_blend():
-    """There is one copy of the statistics, however many sources are followed."""
+    """There is one copy of what is known and noted, however many sources are followed."""
     for stream in (advice_stream(rule_of(), 1, m) for m in range(M)):
-        assert stream.of == 1 and stream.transform.init(jax.random.key(0))[1] == ()
+        assert stream.of == 1 and stream.transform.init(jax.random.key(0)) == ({}, ())

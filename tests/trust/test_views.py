@@ -7,10 +7,13 @@ import pytest
 from plain import make_weights
 
 from llmrl.ops.codes import decode
+from llmrl.trust.blend import MixtureState
+from llmrl.trust.limits import no_limits
 from llmrl.trust.views import beside_weights
 from llmrl.types import Box, Codes, Discrete, EnvSpec
 
 KEY = jax.random.key(0)
+UNSEEN = MixtureState(no_limits(2).init())
 
 
 @pytest.mark.parametrize("action", [Discrete(3), Box(2)])
@@ -25,10 +28,10 @@ def test_the_observation_and_beside_it_the_weights_that_the_reward_uses(random_r
     obs = rollout.steps.obs
     seen = view.of(phis, obs)
     np.testing.assert_array_equal(seen[..., :6], obs.reshape(5, 4, 6))
-    np.testing.assert_allclose(seen[..., 6:], weights.weight(phis[1], None, rollout), rtol=1e-6)
+    np.testing.assert_allclose(seen[..., 6:], weights.weight(phis[1], UNSEEN, rollout), rtol=1e-6)
     np.testing.assert_allclose(view.of(phis, obs[0, 0]), seen[0, 0], rtol=1e-5)
     other = rollout._replace(steps=rollout.steps._replace(action=jnp.roll(rollout.steps.action, 1, axis=0)))
-    np.testing.assert_array_equal(weights.weight(phis[1], None, other), weights.weight(phis[1], None, rollout))
+    np.testing.assert_array_equal(weights.weight(phis[1], UNSEEN, other), weights.weight(phis[1], UNSEEN, rollout))
 
 
 def test_of_bytes_a_policy_sees_what_they_stand_for():
