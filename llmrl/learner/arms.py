@@ -20,6 +20,16 @@ LEAST_DIFFERENCE = 1e-3
 """Returns that differ by less, in units of their range or of their size, are the same."""
 
 
+KEPT, ERROR_RATE = 0.95, 0.05
+"""What the certificate is about: this share of what ignoring the sources earns; how often it may ever be wrong."""
+TIGHTEST_AT = 500.0
+"""Number of episodes at which the certificate's bounds are tightest, for their width."""
+LEAST_FIRST = 64.0
+"""Episodes of arm 0 before the certificate says anything: its bounds hold in the limit of many."""
+LEAST_CHANCE = 0.01
+"""Episodes that arm 0 played with a smaller probability tell nothing of it, and are not counted."""
+
+
 class ArmRule(NamedTuple):
     """How arms share the environments.
 
@@ -70,6 +80,50 @@ class Returns(NamedTuple):
         return jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(self.count, 1.0))
 
 
+class Certificate(NamedTuple):
+    """Evidence on what all arms together have earned, compared with arm 0: sums over episodes of
+
+        d_i = (R_i - l) - KEPT (m_0 - l + 1[arm 0 played] (R_i - m_0) / p_i)
+
+    with the return R_i, the probability p_i that arm 0 would play, and m_0 and l, arm 0's mean and the lowest mean,
+    known before the episode. As arms are drawn by lot, d_i's expectation is what the arms earn less ``KEPT`` times what
+    arm 0 would earn at that time, both above l, whatever m_0 is.
+
+    Attributes:
+        episodes: how many, [].
+        total: sum of d_i, [].
+        squares: sum of d_i^2, [].
+        chances: sum of p_i, [].
+    """
+
+    episodes: Scalar
+    total: Scalar
+    squares: Scalar
+    chances: Scalar
+
+    def bounds(self) -> tuple[Scalar, Scalar]:
+        """Bounds of the mean of d_i's expectations. However often one looks, the probability that one of them is ever
+        wrong is at most ``ERROR_RATE``, in the limit of many episodes.
+
+        Reference: Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas 2021, "Time-uniform central limit theory and
+        asymptotic confidence sequences", the one-sided bound; its rho is such that it is tightest at ``TIGHTEST_AT``.
+        """
+        count = jnp.maximum(self.episodes, 1.0)
+        mean = self.total / count
+        variance = jnp.maximum(self.squares / count - jnp.square(mean), 0.0)
+        log_rate = -2.0 * jnp.log(2.0 * ERROR_RATE)
+        spread = count * (log_rate + jnp.log(log_rate) + 1.0) / TIGHTEST_AT  # t rho^2
+        width = jnp.log1p(jnp.sqrt(spread + 1.0) / (2.0 * ERROR_RATE)) * 2.0 * (spread + 1.0) / spread
+        width = jnp.sqrt(variance * width / count)
+        return mean - width, mean + width
+
+    def verdict(self) -> Scalar:
+        """1 where the arms have surely earned ``KEPT`` of what arm 0 would have, -1 where surely not, 0 else."""
+        low, high = self.bounds()
+        enough = self.chances >= LEAST_FIRST
+        return jnp.where(enough & (low > 0), 1.0, jnp.where(enough & (high < 0), -1.0, 0.0))
+
+
 class ArmsState(NamedTuple):
     """Where the arms stand between two rollouts.
 
@@ -79,6 +133,8 @@ class ArmsState(NamedTuple):
         returns: what each arm has earned.
         lowest: the lowest mean so far; infinite before the first.
         share: the probability that each arm plays a new episode, [k].
+        chance: the probability that arm 0 plays each environment's running episode, as it was when that began, [n].
+        certificate: evidence on what all arms together have earned.
     """
 
     discounted: Float[Array, " n"]
@@ -86,6 +142,8 @@ class ArmsState(NamedTuple):
     returns: Returns
     lowest: Scalar
     share: Float[Array, " k"]
+    chance: Float[Array, " n"]
+    certificate: Certificate
 
 
 class Decision(NamedTuple):
@@ -104,13 +162,15 @@ class Decision(NamedTuple):
 
 def first_arms(num_arms: int, num_envs: int) -> ArmsState:
     """Before the first rollout: the environments are shared evenly."""
-    nothing = jnp.zeros(num_arms)
+    nothing, evenly = jnp.zeros(num_arms), 1.0 / num_arms
     return ArmsState(
         discounted=jnp.zeros(num_envs),
         factor=jnp.ones(num_envs),
         returns=Returns(nothing, nothing, nothing),
         lowest=jnp.asarray(jnp.inf),
-        share=jnp.full(num_arms, 1.0 / num_arms),
+        share=jnp.full(num_arms, evenly),
+        chance=jnp.full(num_envs, evenly),
+        certificate=Certificate(*jnp.zeros(4)),
     )
 
 
@@ -140,20 +200,43 @@ def noted(state: ArmsState, rollout: Rollout, rule: ArmRule) -> ArmsState:
     assert arm is not None
 
     def follow(carry, now):
-        discounted, factor = carry
+        discounted, factor, chance = carry
         reward, ended = now
         discounted = discounted + factor * reward
-        return (jnp.where(ended, 0.0, discounted), jnp.where(ended, 1.0, factor * rule.discount)), discounted
+        started = jnp.zeros_like(discounted), jnp.ones_like(factor), jnp.full_like(chance, state.share[0])
+        after = discounted, factor * rule.discount, chance
+        return tuple(jnp.where(ended, x, y) for x, y in zip(started, after, strict=True)), (discounted, chance)
 
     ended = steps.terminated | steps.truncated
-    (discounted, factor), returns = jax.lax.scan(follow, (state.discounted, state.factor), (steps.reward, ended))
+    carry = state.discounted, state.factor, state.chance
+    (discounted, factor, chance), (returns, chances) = jax.lax.scan(follow, carry, (steps.reward, ended))
     of_arm = jnp.where(ended[..., None], jax.nn.one_hot(arm, state.share.size), 0.0)
     earned = of_arm * returns[..., None]
     fresh = Returns(*(jnp.sum(x, axis=(0, 1)) for x in (of_arm, earned, earned * returns[..., None])))
     kept = jnp.exp(-fresh.count / rule.memory)
     measured = Returns(*(kept * old + new for old, new in zip(state.returns, fresh, strict=True)))
     lowest = jnp.minimum(state.lowest, jnp.min(jnp.where(measured.known, measured.mean, jnp.inf)))
-    return ArmsState(discounted, factor, measured, lowest, state.share)
+    certificate = _certified(state, arm == 0, returns, chances, ended)
+    return ArmsState(discounted, factor, measured, lowest, state.share, chance, certificate)
+
+
+def _certified(
+    state: ArmsState,
+    by_first: Bool[Array, "t n"],
+    returns: Float[Array, "t n"],
+    chances: Float[Array, "t n"],
+    ended: Bool[Array, "t n"],
+) -> Certificate:
+    """The evidence with a rollout's episodes, judged by what was known before it."""
+    known = state.returns.known[0] & jnp.isfinite(state.lowest)
+    low, mean = jnp.where(known, state.lowest, 0.0), state.returns.mean[0]
+    of_first = mean + jnp.where(by_first, (returns - mean) / jnp.maximum(chances, LEAST_CHANCE), 0.0)
+    ahead = returns - low - KEPT * (of_first - low)
+    counted = ended & (chances >= LEAST_CHANCE) & known
+    ahead = jnp.where(counted, ahead, 0.0)
+    chances = jnp.where(counted, chances, 0.0)
+    fresh = [jnp.sum(x) for x in (counted.astype(jnp.float32), ahead, jnp.square(ahead), chances)]
+    return Certificate(*(old + new for old, new in zip(state.certificate, fresh, strict=True)))
 
 
 def decided(state: ArmsState, progress: Scalar, rule: ArmRule) -> Decision:

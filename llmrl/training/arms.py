@@ -128,7 +128,11 @@ def _without_harm(before: TrainState, learned: dict[str, PyTree], rollout) -> tu
 
 def reported(state: arms.ArmsState, decision: arms.Decision) -> Metrics:
     """What every arm has earned, and whose turn it will be."""
-    metrics: Metrics = {"arm_leader": decision.leader, "arm_copied": (decision.source != 0).astype(jnp.float32)}
+    metrics: Metrics = {
+        "arm_leader": decision.leader,
+        "arm_copied": (decision.source != 0).astype(jnp.float32),
+        "certificate": state.certificate.verdict(),
+    }
     for k in range(state.share.size):
         metrics |= {
             f"arm_share/{k}": state.share[k],

@@ -7,7 +7,7 @@ import pytest
 
 from llmrl.envs import make
 from llmrl.learner import arms
-from llmrl.learner.arms import ArmRule, ArmsState, Returns
+from llmrl.learner.arms import ArmRule, Certificate, Returns
 from llmrl.learner.ppo import arm_minibatches, shuffled_indices
 
 KEY = jax.random.key(3)
@@ -86,7 +86,8 @@ def _state(mean, error, count=32.0, lowest=0.0):
     squares = count * (np.square(mean) + np.square(error) * np.maximum(count, 1.0))
     returns = Returns(*(jnp.asarray(x, jnp.float32) for x in (count, count * mean, squares)))
     share = jnp.full(len(mean), 1.0 / len(mean))
-    return ArmsState(jnp.zeros(4), jnp.ones(4), returns, jnp.asarray(lowest, jnp.float32), share)
+    first = arms.first_arms(len(mean), 4)
+    return first._replace(returns=returns, lowest=jnp.asarray(lowest, jnp.float32), share=share)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -148,3 +149,43 @@ def test_the_size_of_the_tasks_reward_does_not_matter(scale):
     )
     np.testing.assert_allclose(one.share, other.share, rtol=1e-4)
     assert int(one.source) == int(other.source) and int(one.leader) == int(other.leader)
+
+
+# --- the certificate --------------------------------------------------------------------------------------------------
+
+
+def _ever_wrong(loss, chance, seed):
+    """Shares of 10,000 sequences of 2,000 episodes that are ever called better, or worse, than 95 % of arm 0."""
+    rng = np.random.default_rng(seed)
+    episodes, sequences = 2000, 10_000
+    verdict_of = jax.jit(jax.vmap(Certificate.verdict))
+    total, squares, better, worse = (np.zeros(sequences, np.float32) for _ in range(4))
+    of_first = np.zeros(sequences)
+    for i in range(1, episodes + 1):
+        by_first = rng.random(sequences) < chance
+        # Skewed, as returns are; arm 0 earns 1 on average and the other one (1 - loss).
+        returns = rng.exponential(np.where(by_first, 1.0, 1.0 - loss))
+        known = of_first / max(1, i - 1)
+        ahead = returns - 0.95 * (known + np.where(by_first, (returns - known) / chance, 0.0))
+        of_first += np.where(by_first, returns / chance, 0.0)
+        total, squares = total + ahead, squares + np.square(ahead)
+        if i % 16 == 0:  # a rollout's episodes are judged together
+            known_chances = np.full(sequences, i * chance, np.float32)
+            verdict = np.asarray(
+                verdict_of(Certificate(np.full(sequences, i, np.float32), total, squares, known_chances))
+            )
+            better, worse = np.maximum(better, verdict == 1.0), np.maximum(worse, verdict == -1.0)
+    return better.mean(), worse.mean()
+
+
+@pytest.mark.parametrize("chance", [0.5, 0.2, 0.1])
+def test_the_certificate_is_wrong_in_at_most_a_twentieth_of_all_sequences(chance):
+    """The arms together earn exactly 95 % of arm 0: whoever says anything is wrong."""
+    loss = 0.05 / (1.0 - chance)
+    better, worse = _ever_wrong(loss, chance, seed=0)
+    assert better <= 0.05 and worse <= 0.05
+
+
+def test_the_certificate_tells_what_is_much_better_and_much_worse():
+    assert _ever_wrong(-0.5, 0.5, seed=1)[0] > 0.95
+    assert _ever_wrong(0.8, 0.5, seed=2)[1] > 0.95
