@@ -20,6 +20,7 @@ from llmrl.assembly.parts import SourceMemory, build, make_environment
 from llmrl.cli import main as cli
 from llmrl.learner import influence, meta, streams
 from llmrl.learner.arms import decided, first_arms
+from llmrl.learner.eipo import first_stage
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
 from llmrl.learner.rollout import EpisodeStatistics
@@ -30,7 +31,7 @@ from llmrl.runs import metrics
 from llmrl.settings import overrides
 from llmrl.settings.config import Config
 from llmrl.studies.grids import points_of
-from llmrl.training import arms
+from llmrl.training import arms, eipo
 from llmrl.training.answers import COUNTERS
 from llmrl.training.devices import state_shapes
 from llmrl.training.loop import make_trainer
@@ -143,7 +144,9 @@ def _said_by_late_sources(random_rollout):
 
 def _said_of_arms():
     state = first_arms(2, 4)
-    return arms.reported(state, decided(state, jax.numpy.zeros(()), arms.rule_of(_config("twin"))))
+    zero = jax.numpy.zeros(())
+    of_eipo = eipo.reported(first_stage(0.5), zero, zero)
+    return arms.reported(state, decided(state, zero, arms.rule_of(_config("twin")))) | of_eipo
 
 
 @pytest.fixture(scope="module")

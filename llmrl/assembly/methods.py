@@ -254,6 +254,12 @@ def credit(config: Config, spec: EnvSpec) -> Method:
     return Method((Stream(task(), 1.0), stream), learned(config) if learns else None)
 
 
+def extrinsic_intrinsic(config: Config, spec: EnvSpec) -> Method:
+    """Two policies, one on the task alone and one on its sum with the sources, as far as the task does not suffer."""
+    _require_sources(config, spec)
+    return Method(_beside_task(add()))
+
+
 def lirpg(config: Config, spec: EnvSpec) -> Method:
     """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
     return Method(_beside_task(intrinsic(spec)), learned(config))
@@ -393,6 +399,7 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "scalar": implicit,
     "credit": credit,
     "twin": credit,
+    "eipo": extrinsic_intrinsic,
     "lirpg": lirpg,
     "pbrs": potential_based,
     "dpba": dynamic_advice,

@@ -145,6 +145,11 @@ class ArmsState(NamedTuple):
     chance: Float[Array, " n"]
     certificate: Certificate
 
+    @property
+    def leader(self) -> Int[Array, ""]:
+        """The arm that has earned most, which is handed over."""
+        return jnp.argmax(jnp.where(self.returns.known, self.returns.mean, -jnp.inf))
+
 
 class Decision(NamedTuple):
     """What follows from the arms' returns.

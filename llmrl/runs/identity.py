@@ -16,6 +16,7 @@ SECTIONS = {
     **dict.fromkeys(("ppo", "add"), ()),
     **dict.fromkeys(("pbrs", "dpba", "pies"), ("potential",)),
     "adops": ("correction",),
+    "eipo": ("eipo",),
     **dict.fromkeys(("rnd", "icm", "apt"), ("novelty",)),
     **dict.fromkeys(("ellm", "ellm_pretrained"), ("goals",)),
 }

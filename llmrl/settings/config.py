@@ -426,6 +426,23 @@ class ArmsConfig:
 
 
 @dataclass(frozen=True)
+class EipoConfig:
+    """A policy on the task and one on its sum with the sources (``eipo``); see ``llmrl.learner.eipo``.
+
+    Attributes:
+        alpha: how much more the task counts than in that sum, at the start.
+        beta: step size of alpha.
+        clip: largest difference of the two policies that alpha follows, in task advantage per step.
+        largest: bound of alpha, on both sides of 0.
+    """
+
+    alpha: float = number(0.5, low=-1e3, high=1e3)
+    beta: float = number(0.005, low=0)
+    clip: float = number(0.05, low=0)
+    largest: float = number(10.0, low=0)
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """Which method, and the settings of its reward (ignored by methods that have no use for them).
 
@@ -434,6 +451,7 @@ class MethodConfig:
         follow: for ``credit`` and ``twin``: share of the sources' advantage in the policy's, where the task's is 1.
         reward_of: for ``frozen``, the method that learned the reward; found in the run that ``reward_from`` names.
         arms: several policies side by side.
+        eipo: two policies, one of them held to the other's task return.
         weight: the learned weight.
         outer: the outer level.
         trust: trust that asks for evidence.
@@ -447,6 +465,7 @@ class MethodConfig:
     follow: float = number(1.0, low=0)
     reward_of: str | None = None
     arms: ArmsConfig = field(default_factory=ArmsConfig)
+    eipo: EipoConfig = field(default_factory=EipoConfig)
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)

@@ -31,23 +31,27 @@ def rule_of(config: Config) -> arms.ArmRule:
 def spread(config: Config, state: TrainState) -> TrainState:
     """A first state in which every arm has the same."""
     num_arms = len(config.method.arms.follow)
-    if not num_arms:
-        return state
-    alike = {
-        name: jax.tree.map(lambda x: jnp.repeat(x[None], num_arms, axis=0), getattr(state, name)) for name in LEARNED
-    }
     acting = state.acting._replace(turn=jnp.arange(config.ppo.num_envs) % num_arms)
-    return state._replace(**alike, acting=acting, arms=arms.first_arms(num_arms, config.ppo.num_envs))
+    first = arms.first_arms(num_arms, config.ppo.num_envs)
+    return side_by_side(state, num_arms)._replace(acting=acting, arms=first)
+
+
+def side_by_side(state: TrainState, num_policies: int) -> TrainState:
+    """So many policies that have the same to start from."""
+    alike = {
+        name: jax.tree.map(lambda x: jnp.repeat(x[None], num_policies, axis=0), getattr(state, name))
+        for name in LEARNED
+    }
+    return state._replace(**alike)
 
 
 def leader(state: TrainState) -> TrainState:
-    """The state of the policy that is handed over, the arm that has earned most; of one policy, the state itself."""
+    """The state of the policy that is handed over; of one policy, the state itself."""
     if state.arms is None:
         return state
-    returns = state.arms.returns
-    best = jnp.argmax(jnp.where(returns.known, returns.mean, -jnp.inf))
+    own = {name: arms.chosen(getattr(state, name), state.arms.leader) for name in LEARNED}
     return state._replace(
-        **{name: arms.chosen(getattr(state, name), best) for name in LEARNED},
+        **own,
         arms=None,
         acting=state.acting._replace(turn=None),
     )
@@ -61,7 +65,7 @@ def leaders(states: TrainState) -> TrainState:
 def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
     """Collect with all arms, learn with each, and share the next episodes by what they have earned."""
     ppo, rule, kept = config.ppo, rule_of(config), state.arms
-    assert kept is not None
+    assert isinstance(kept, arms.ArmsState)
     keys, num_arms = iteration_keys(state.key), kept.share.size
     turn_key = jax.random.fold_in(keys.rollout, 1)
     following = arms.drawn_turns(turn_key, kept.share, ppo.num_steps, ppo.num_envs)
@@ -98,7 +102,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
         state.params, state.opt_state, Batch(*shared, *flat), rollout.arm.reshape(-1), keys.update, least, steps_before
     )
     learned = dict(zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True))
-    learned, skipped = _without_harm(state, learned, rollout)
+    learned, skipped = without_harm(state, learned, rollout)
 
     kept = arms.noted(kept, rollout, rule)
     decision = arms.decided(kept, (index + 1).astype(jnp.float32) / config.num_iterations, rule)
@@ -114,7 +118,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     return new_state._replace(arms=kept), metrics
 
 
-def _without_harm(before: TrainState, learned: dict[str, PyTree], rollout) -> tuple[dict[str, PyTree], Array]:
+def without_harm(before: TrainState, learned: dict[str, PyTree], rollout) -> tuple[dict[str, PyTree], Array]:
     """What every arm has learned; nothing, and 1, for an arm that an element that is no number got into."""
     checked = [learned[name] for name in ("params", "opt_state", "phis")]
     sound = jax.vmap(all_finite)(checked) & all_finite(rollout.steps)

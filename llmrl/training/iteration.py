@@ -15,6 +15,7 @@ from llmrl.bilevel.trees import all_finite
 from llmrl.language import Table
 from llmrl.learner.arms import ArmsState
 from llmrl.learner.blending import RewardState, learn_reward, no_peaks, reported
+from llmrl.learner.eipo import EipoState
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
@@ -43,8 +44,8 @@ class TrainState(NamedTuple):
         iteration: iterations done.
         heard: what the language source has noted; None where there is none.
         late: memories of the other sources that are filled in once a rollout is complete.
-        arms: where several policies stand side by side, what each has earned; their parts of the state have a leading
-            axis [k] then (``llmrl.training.arms``). None where there is one.
+        arms: where several policies stand side by side, what decides among them, and who is their ``leader``; their
+            parts of the state have a leading axis [k] then (``llmrl.training.arms``). None where there is one.
     """
 
     key: PRNGKeyArray
@@ -59,7 +60,7 @@ class TrainState(NamedTuple):
     iteration: Array
     heard: Heard | None = None
     late: tuple[PyTree, ...] = ()
-    arms: ArmsState | None = None
+    arms: ArmsState | EipoState | None = None
 
 
 class Trainer(NamedTuple):

@@ -22,7 +22,7 @@ from llmrl.runs import metrics as metrics_file
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
-from llmrl.training import arms, hosts, transfer
+from llmrl.training import arms, eipo, hosts, transfer
 from llmrl.training.answers import Listener, hearing, misses_of, provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import (
@@ -49,11 +49,17 @@ def make_trainer(config: Config) -> Trainer:
         A ``Trainer`` of pure functions; nothing is compiled yet.
     """
     env = any_environment(config)
-    if config.method.arms.follow and isinstance(env, HostEnvironment):
-        raise BadValue(f"{env.spec.name} runs in Python, where one policy is trained at a time: method.arms.follow=[]")
+    spread, one = _policies(config)
+    if spread is not None and isinstance(env, HostEnvironment):
+        raise BadValue(
+            f"{env.spec.name} runs in Python, where one policy is trained at a time; method={config.method.name} "
+            "trains several"
+        )
 
     def init(key, numbers, table=None):
-        return arms.spread(config, first_state(with_numbers(config, numbers), env, key, table))
+        live = with_numbers(config, numbers)
+        state = first_state(live, env, key, table)
+        return state if spread is None else spread(live, state)
 
     def run(state, numbers, num_iterations, first=0, table=None):
         compiled = env
@@ -63,8 +69,6 @@ def make_trainer(config: Config) -> Trainer:
         parts = build(live, compiled)
         state = state._replace(heard=parts.attentive(state.heard))
 
-        one = arms.iterate if config.method.arms.follow else iterate
-
         def body(state, offset):
             return one(live, compiled, parts, state, offset, table)
 
@@ -72,6 +76,13 @@ def make_trainer(config: Config) -> Trainer:
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
 
     return Trainer(env, init, run, numbers_of(config))
+
+
+def _policies(config: Config) -> tuple[Callable[[Config, TrainState], TrainState] | None, Callable]:
+    """``(config, state) -> state`` of several policies, None where there is one, and the iteration that trains them."""
+    if config.method.name == "eipo":
+        return eipo.spread, eipo.iterate
+    return (arms.spread, arms.iterate) if config.method.arms.follow else (None, iterate)
 
 
 # --- the compiled pieces of a run -------------------------------------------------------------------------------------

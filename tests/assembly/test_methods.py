@@ -47,7 +47,7 @@ TINY = (
 )
 KEYS = jax.random.split(jax.random.key(0))
 SHAPING = ("pbrs", "dpba", "pies", "adops")
-UNLEARNED = {"ppo", "add", *SHAPING, "frozen", "rnd", "icm", "apt", "ellm", "ellm_pretrained", "credit", "twin"}
+UNLEARNED = {*SHAPING, "ppo", "add", "frozen", "rnd", "icm", "apt", "ellm", "ellm_pretrained", "credit", "twin", "eipo"}
 """Methods that learn nothing along a hypergradient."""
 
 ROWS = {
@@ -56,6 +56,7 @@ ROWS = {
     "lirpg": ("method=lirpg",),
     "credit": ("method=credit",),
     "twin": ("method=twin",),
+    "eipo": ("method=eipo",),
     "pbrs": ("method=pbrs",),
     "dpba": ("method=dpba",),
     "pies": ("method=pies",),
