@@ -16,7 +16,7 @@ from PIL import Image
 
 import llmrl
 from llmrl.assembly.methods import METHODS, make_method
-from llmrl.assembly.parts import SourceMemory, build, make_environment
+from llmrl.assembly.parts import build, make_environment
 from llmrl.cli import main as cli
 from llmrl.learner import influence, meta, streams
 from llmrl.learner.arms import decided, first_arms
@@ -136,8 +136,7 @@ def _said_by_late_sources(random_rollout):
 
     def filled(key):
         parts = build(config, env)
-        memories = tuple(each.source.init(key) for each in parts.late)
-        return parts.annotate(SourceMemory(None, memories), rollout, None)[2]
+        return parts.sources.annotate(parts.sources.init(key), rollout, None)[2]
 
     return set(jax.eval_shape(filled, jax.random.key(0)))
 

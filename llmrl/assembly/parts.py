@@ -8,23 +8,20 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import PyTree
 
 from llmrl.assembly.methods import make_method
-from llmrl.assembly.sources import LateSource, language_source, late_sources, suggested_by_rule
+from llmrl.assembly.sources import late_sources, make_sources
 from llmrl.envs import HOST_ENVIRONMENTS, LATE_WRONG, make_host
 from llmrl.envs import make as make_env
-from llmrl.language import Table
 from llmrl.learner.ppo import Params, make_update, make_update_of_arms, with_advice_steps
 from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.optimizers import own_promotion
-from llmrl.ops.tables import NO_KEY, lookup
-from llmrl.rewards import Heard, Language, Suggested
+from llmrl.rewards import Sources
 from llmrl.settings.config import Config
-from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, View
+from llmrl.types import Environment, EnvSpec, HostEnvironment, Scalar, View
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
@@ -147,18 +144,6 @@ def _optimizer(config: Config, advised: bool) -> optax.GradientTransformation:
     return with_advice_steps(own_promotion(optimizer), own_promotion(steps(1.0)))
 
 
-class SourceMemory(NamedTuple):
-    """What the sources that are filled in after a rollout remember.
-
-    Attributes:
-        heard: what the language source has noted; None where there is none.
-        late: memories of the other sources.
-    """
-
-    heard: Heard | None
-    late: tuple[PyTree, ...]
-
-
 class Parts(NamedTuple):
     """What an iteration is made of.
 
@@ -168,11 +153,7 @@ class Parts(NamedTuple):
         update: ``policy -> update``, as ``make_update`` gives it.
         update_arms: the same of ``make_update_of_arms``, for several policies side by side.
         meta: the outer level; None where nothing is learned there.
-        language: the language source, or a part that only counts states without an answer; None where no model is
-            asked.
-        num_events: what a step can do, in a captioner's words; 0 without one.
-        late: the other sources that are filled in once a rollout is complete.
-        suggested: who suggests goals by rule; None where a table of answers does.
+        sources: the auxiliary sources that are filled in once a rollout is complete.
         aux_names: the auxiliary sources' names.
     """
 
@@ -181,65 +162,19 @@ class Parts(NamedTuple):
     update: Callable[[Policy], Callable]
     update_arms: Callable[[Policy], Callable]
     meta: Any
-    language: Language | None
-    num_events: int
-    late: tuple[LateSource, ...] = ()
-    suggested: Suggested | None = None
+    sources: Sources
     aux_names: tuple[str, ...] = ()
 
     def policy(self, phis: tuple[PyTree, ...]) -> Policy:
         return viewing(self.inner.policy, self.inner.view, phis)
-
-    def answers(self, table: Table | None) -> Table:
-        """The answers at hand; without a table a single row, whose key no state has."""
-        if table is None:
-            return Table(jnp.full(1, NO_KEY), jnp.zeros((1, self.num_events)))
-        return Table(*map(jnp.asarray, table))
-
-    def suggestions(self, table: Table | None) -> Suggested:
-        """Who suggests goals."""
-        return self.suggested or partial(lookup, *self.answers(table))
-
-    def annotate(
-        self, memory: SourceMemory, rollout: Rollout, table: Table | None, asked: Rollout | None = None
-    ) -> tuple[Rollout, SourceMemory, dict[str, Scalar]]:
-        """Fill in the auxiliary rewards that are known only once a rollout is complete.
-
-        Args:
-            memory: of the sources, before the rollout.
-            rollout: what happened.
-            table: a language model's answers.
-            asked: steps to fill in, each in place of the rollout's own; None fills in the rollout.
-
-        Returns:
-            The rollout, or ``asked``, filled in; the sources' memory after it; metrics.
-        """
-        filled, heard, metrics = rollout if asked is None else asked, memory.heard, {}
-        if self.language is not None and heard is not None:
-            filled, heard, metrics = self.language.fill(heard, filled, *self.answers(table))
-        happened, asked = (filled, None) if asked is None else (rollout, filled)
-        suggested, late, aux = self.suggestions(table), [], filled.steps.aux
-        for each, before in zip(self.late, memory.late, strict=True):
-            values, after, reported = each.source.score(before, happened, suggested, asked)
-            aux = aux.at[..., each.column].set(each.factor * values)
-            late.append(after)
-            metrics = metrics | reported
-        return filled._replace(steps=filled.steps._replace(aux=aux)), SourceMemory(heard, tuple(late)), metrics
-
-    def restarted(self, late: tuple[PyTree, ...]) -> tuple[PyTree, ...]:
-        """The late sources' memories for fresh episodes: what they have learned stays."""
-        return tuple(each.source.restarted(memory) for each, memory in zip(self.late, late, strict=True))
-
-    def attentive(self, heard: Heard | None) -> Heard | None:
-        """What the language source has noted, once the host has taken note of what was missed."""
-        return heard if self.language is None or heard is None else self.language.forget(heard)
 
 
 def build_to_play(config: Config, env: Environment | HostEnvironment, num_envs: int) -> Parts:
     """The parts of a trained run, with late sources for another number of environments than it was trained in."""
     parts, played = build(config, env), dataclasses.replace(config.ppo, num_envs=num_envs)
     played = dataclasses.replace(config, ppo=played)
-    return parts._replace(late=late_sources(played, env.spec, parts.num_events))
+    late = late_sources(played, env.spec, parts.sources.num_events)
+    return parts._replace(sources=parts.sources._replace(late=late))
 
 
 def build(config: Config, env: Environment | HostEnvironment) -> Parts:
@@ -253,9 +188,5 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     names = ("clip", "entropy", "value_coefficient", "num_epochs", "num_minibatches")
     settings = {"critic": critic, "optimizer": optimizer} | {name: getattr(ppo, name) for name in names}
     meta = method.meta(inner) if method.meta is not None else None
-    num_events = 0 if env.captioner is None else len(env.captioner.events)
-    suggested = suggested_by_rule(config, env.captioner)
-    heard = language_source(config, spec, suggested)
-    late = late_sources(config, spec, num_events)
     updates = partial(make_update, **settings), partial(make_update_of_arms, **settings)
-    return Parts(inner, optimizer, *updates, meta, heard, num_events, late, suggested, spec.aux_names)
+    return Parts(inner, optimizer, *updates, meta, make_sources(config, spec, env.captioner), spec.aux_names)

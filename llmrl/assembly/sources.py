@@ -5,37 +5,38 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
 
 from llmrl.assembly.methods import novelty_of
 from llmrl.envs import GOALS, LANGUAGE, LATE_WRONG, NOVELTY
 from llmrl.ops.rules import rule_scores
-from llmrl.rewards import Language, Late, Suggested, bonus_source, goal_source, language, turning_source
+from llmrl.rewards import (
+    Language,
+    Late,
+    LateSource,
+    Sources,
+    Suggested,
+    bonus_source,
+    goal_source,
+    language,
+    turning_source,
+)
 from llmrl.settings.config import Config
 from llmrl.types import Captioner, EnvSpec, Rules, Scalar
 
 
-class LateSource(NamedTuple):
-    """A source that is filled in once a rollout is complete.
-
-    Attributes:
-        name: the source's.
-        column: its place among the auxiliary sources.
-        factor: on its values.
-        source: its functions.
-    """
-
-    name: str
-    column: int
-    factor: float | Scalar
-    source: Late
+def make_sources(config: Config, spec: EnvSpec, captioner: Captioner | None) -> Sources:
+    """The sources that a config names, of those that are filled in once a rollout is complete."""
+    num_events = 0 if captioner is None else len(captioner.events)
+    suggested = _suggested_by_rule(config, captioner)
+    late = late_sources(config, spec, num_events)
+    return Sources(_language_source(config, spec, suggested), late, num_events, suggested)
 
 
 def _factor(config: Config, source: str) -> float | Scalar:
     return config.aux.scale * config.aux.sources[source]
 
 
-def language_source(config: Config, spec: EnvSpec, suggested: Suggested | None) -> Language | None:
+def _language_source(config: Config, spec: EnvSpec, suggested: Suggested | None) -> Language | None:
     """A language model's scores as a source. Where only goals are made of its answers, a part that pays nothing and
     counts the states without an answer. None where no model is asked."""
     if LANGUAGE in config.aux.sources:
@@ -43,7 +44,7 @@ def language_source(config: Config, spec: EnvSpec, suggested: Suggested | None) 
     return language(None) if GOALS in config.aux.sources and suggested is None else None
 
 
-def suggested_by_rule(config: Config, captioner: Captioner | None) -> Suggested | None:
+def _suggested_by_rule(config: Config, captioner: Captioner | None) -> Suggested | None:
     """Who suggests goals by rule, as wrong as the config wants it; None where a table of answers is needed."""
     llm, rules = config.llm, rules_of(config, captioner)
     if rules is None:

@@ -13,14 +13,14 @@ from jaxtyping import Array, PyTree, Shaped
 
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
-from llmrl.assembly.parts import SourceMemory, build_to_play, make_environment
+from llmrl.assembly.parts import build_to_play, make_environment
 from llmrl.envs import LANGUAGE
 from llmrl.envs.base import key_of_seed
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.blending import influence_on, noted_of
 from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.learner.streams import given, stream_states
-from llmrl.rewards import frozen
+from llmrl.rewards import SourceMemory, frozen
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
@@ -79,9 +79,9 @@ def trust_map(
         reset_key, collect_key = jax.random.split(key)
         acting, policy = reset_all(probing, reset_key, num_envs, num_steps), parts.policy(trained.phis)
         _, rollout = collect(probing, policy, trained.params.actor, acting, collect_key, num_steps)
-        memory = SourceMemory(trained.heard, parts.restarted(trained.late))
+        memory = parts.sources.restarted(SourceMemory(trained.heard, trained.late))
         probed = _one_per_probe(env, rollout, list(probes.values()))
-        asked = [parts.annotate(memory, probed[0], known, each)[0] for each in probed]
+        asked = [parts.sources.annotate(memory, probed[0], known, each)[0] for each in probed]
         # Units are those of the rollout that an update is made on, here as in training.
         fresh = noted_of(parts.inner, trained.phis, trained.transform_states, asked[0])
         moved = influence_on(parts.inner, trained.phis, fresh, trained.params, asked[0])

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Array, Float, PyTree
 from PIL import Image, ImageDraw, ImageFont
 
-from llmrl.assembly.parts import Parts, SourceMemory, acting_policy, any_environment, build_to_play
+from llmrl.assembly.parts import Parts, acting_policy, any_environment, build_to_play
 from llmrl.envs import GOALS
 from llmrl.envs.base import key_of_seed
 from llmrl.language import Table
@@ -25,7 +25,7 @@ from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.results.evaluate import same_task, trained_states
 from llmrl.results.pictures import PICTURES, SIZE
-from llmrl.rewards import frozen
+from llmrl.rewards import SourceMemory, frozen
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config, EnvConfig
 from llmrl.settings.errors import unknown
@@ -146,8 +146,8 @@ def told(
     """What a trained run makes of an episode: its sources filled in, its weights, and the words."""
     steps = with_captions(place, steps)
     parts = build_to_play(config, place, num_envs=1)
-    memory = SourceMemory(state.heard, parts.restarted(state.late))
-    rollout, _, _ = parts.annotate(memory, Rollout(steps, steps.action[-1]), table)
+    memory = parts.sources.restarted(SourceMemory(state.heard, state.late))
+    rollout, _, _ = parts.sources.annotate(memory, Rollout(steps, steps.action[-1]), table)
     names, weight = place.spec.aux_names, _weights(parts, state, rollout)
     advice = _advice_share(parts, state, rollout, names)
     keys, happened = rollout.steps.state_key[:, 0].tolist(), rollout.steps.event[:, 0].tolist()
@@ -183,7 +183,7 @@ def _goals(
     table: Table | None,
 ) -> Iterator[list[str]]:
     """What is suggested before each step, without what this episode has been paid for already."""
-    suggested = parts.suggestions(table)
+    suggested = parts.sources.suggestions(table)
     if GOALS not in config.aux.sources:
         yield from ([] for _ in keys)
         return

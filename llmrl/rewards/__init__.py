@@ -3,10 +3,9 @@
 from llmrl.rewards.add import add
 from llmrl.rewards.adops import adops
 from llmrl.rewards.base import beyond_task, frozen, stateless, task_signal
-from llmrl.rewards.bonus import Bonus, Late, bonus_source, intrinsic_stream, paid
+from llmrl.rewards.bonus import Bonus, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
 from llmrl.rewards.goals import (
-    Suggested,
     from_source,
     goal_source,
     goals,
@@ -14,10 +13,10 @@ from llmrl.rewards.goals import (
     task_and_goals,
 )
 from llmrl.rewards.intrinsic import intrinsic
-from llmrl.rewards.language import Heard, Language, language
 from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
 from llmrl.rewards.potential import dpba, pbrs, pies
+from llmrl.rewards.sources import Heard, Language, Late, LateSource, SourceMemory, Sources, Suggested, language
 from llmrl.rewards.task import task
 from llmrl.rewards.turning import turning_source
 
@@ -26,6 +25,9 @@ __all__ = [
     "Heard",
     "Language",
     "Late",
+    "LateSource",
+    "SourceMemory",
+    "Sources",
     "Suggested",
     "add",
     "adops",

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from llmrl.ops.losses import held_constant
 from llmrl.ops.moments import Moments, no_moments, observed
 from llmrl.ops.returns import discounted_sum
+from llmrl.rewards.sources import Late
 from llmrl.settings.errors import BadValue
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal
 
@@ -34,24 +35,6 @@ class Bonus(NamedTuple):
     init: Callable[[PRNGKeyArray], PyTree]
     score: Callable[[PyTree, Rollout], tuple[Float[Array, "t n"], PyTree]]
     report: Callable[[PyTree], dict[str, Scalar]]
-
-
-class Late(NamedTuple):
-    """An auxiliary source whose values depend on the whole rollout and on all before it, as pure functions.
-
-    Attributes:
-        init: ``key -> memory``.
-        score: ``(memory, rollout, words, asked=None) -> (values [t, n], memory, {metric: scalar})``, for every rollout
-            once and in order; ``words`` is what a language model has said, in whatever form the source takes it. Where
-            ``asked`` is given, the values are those of its steps, each in place of the rollout's own and after the
-            rollout's past.
-        restarted: ``memory -> memory`` for fresh episodes: what was learned stays, what belongs to the running episodes
-            begins anew, in as many environments as the source was made for.
-    """
-
-    init: Callable[[PRNGKeyArray], PyTree]
-    score: Callable[..., tuple[Float[Array, "t n"], PyTree, dict[str, Scalar]]]
-    restarted: Callable[[PyTree], PyTree]
 
 
 def bonus_source(bonus: Bonus, name: str, num_envs: int) -> Late:

@@ -10,10 +10,9 @@ Events are integers:
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +20,10 @@ import numpy as np
 from jaxtyping import Array, Bool, Float
 
 from llmrl.language import Table
-from llmrl.ops.tables import lookup
-from llmrl.rewards.bonus import Bonus, Late, paid
+from llmrl.rewards.bonus import Bonus, paid
+from llmrl.rewards.sources import Late, Suggested, lookup
 from llmrl.settings.errors import BadValue
 from llmrl.types import RewardTransform, Rollout, Scalar, Signal, Transition
-
-Suggested: TypeAlias = Callable[[Array, Array], tuple[Array, Array]]
-"""``(state keys, events) -> (similarity of each event to a goal suggested there, whether anything is known there)``."""
 
 
 def read_goals(path: str | Path) -> Table:

@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Int
 
-from llmrl.rewards.bonus import Late
+from llmrl.rewards.sources import Late
 from llmrl.types import Rollout
 
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
 
-from llmrl.assembly.parts import Parts, SourceMemory, build, with_numbers
+from llmrl.assembly.parts import Parts, build, with_numbers
 from llmrl.bilevel.trees import all_finite
 from llmrl.language import Table
 from llmrl.learner import arms
@@ -14,6 +14,7 @@ from llmrl.learner.blending import RewardState, learn_reward
 from llmrl.learner.blending import reported as reported_of_streams
 from llmrl.learner.ppo import Batch
 from llmrl.learner.rollout import collect
+from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.iteration import Metrics, TrainState, iteration_keys
 from llmrl.types import Environment
@@ -73,7 +74,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     acting, rollout = collect(
         env, policy, state.params.actor, state.acting, keys.rollout, ppo.num_steps, following=following
     )
-    rollout, memory, annotated = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
+    rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
     rates = {name: getattr(config.method.outer, name) for name in ("learning_rate", "scalar_learning_rate")}
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
-from llmrl.assembly.parts import Parts, SourceMemory, build
+from llmrl.assembly.parts import Parts, build
 from llmrl.bilevel.trees import all_finite
 from llmrl.language import Table
 from llmrl.learner.arms import ArmsState
@@ -20,7 +20,7 @@ from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
 from llmrl.nets import Policy
-from llmrl.rewards import Heard
+from llmrl.rewards import Heard, SourceMemory
 from llmrl.settings.config import Config
 from llmrl.types import Environment, HostEnvironment, Rollout, Scalar
 
@@ -141,16 +141,14 @@ def first_state(
         acting = unplayed((), jnp.zeros((config.ppo.num_envs, *env.spec.obs_shape), jnp.uint8))
     else:
         acting = reset_all(env, keys.env, config.ppo.num_envs, config.ppo.num_steps)
-    heard = parts.language.init() if parts.language is not None else None
-    late_keys = jax.random.split(jax.random.fold_in(keys.rollout, 1), len(parts.late))
-    late = tuple(each.source.init(k) for each, k in zip(parts.late, late_keys, strict=True))
+    memory = parts.sources.init(jax.random.fold_in(keys.rollout, 1))
     meta_state: PyTree = ()
     if parts.meta is not None:
         rollout = None
         if parts.meta.needs_rollout:
             # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
             rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, keys.rollout)
-            rollout, _, _ = parts.annotate(SourceMemory(heard, late), rollout, table)
+            rollout, _, _ = parts.sources.annotate(memory, rollout, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
         key=keys.next,
@@ -163,8 +161,8 @@ def first_state(
         last_kl=jnp.asarray(jnp.inf, jnp.float32),
         advantage_peaks=no_peaks(parts.inner.streams),
         iteration=jnp.zeros((), jnp.int32),
-        heard=heard,
-        late=late,
+        heard=memory.heard,
+        late=memory.late,
     )
 
 
@@ -206,7 +204,7 @@ def learn_from(
     """
     inner = parts.inner
     keys = iteration_keys(state.key)
-    rollout, memory, annotated = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
+    rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
     floor, decay = config.ppo.advantage_floor, config.ppo.advantage_decay
     credit, reward, metrics = learn_reward(

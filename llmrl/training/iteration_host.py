@@ -9,10 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from llmrl.assembly.parts import SourceMemory, build, with_numbers
+from llmrl.assembly.parts import build, with_numbers
 from llmrl.learner.rollout import ActingState, episode_statistics, with_captions
 from llmrl.learner.rollout_host import collect_host, restarted
 from llmrl.ops.distributions import sampling_noise
+from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.devices import seed_keys
 from llmrl.training.iteration import Trainer, TrainState, iteration_keys, learn_from
@@ -76,7 +77,7 @@ def host_pieces(
     @jax.jit
     def remembered(states, rollouts, table):
         def one(state, rollout):
-            rollout, _, _ = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
+            rollout, _, _ = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
             return parts.meta.init(state.phis, state.transform_states, state.params, rollout)
 
         return jax.vmap(one)(states, rollouts)
@@ -90,7 +91,7 @@ def host_pieces(
 
     def program(states, length, table):
         def run(states, first, table):
-            rows, states = [], states._replace(heard=parts.attentive(states.heard))
+            rows, states = [], states._replace(heard=parts.sources.attentive(states.heard))
             for index in range(first, first + length):
                 obs, rollouts = play(states)
                 states, row = learn(states, obs, rollouts, jnp.asarray(index, jnp.int32), table)

@@ -67,7 +67,7 @@ def make_trainer(config: Config) -> Trainer:
             raise BadValue(f"{compiled.spec.name} runs in Python and cannot be compiled")
         live = with_numbers(config, numbers)
         parts = build(live, compiled)
-        state = state._replace(heard=parts.attentive(state.heard))
+        state = state._replace(heard=parts.sources.attentive(state.heard))
 
         def body(state, offset):
             return one(live, compiled, parts, state, offset, table)

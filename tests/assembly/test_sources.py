@@ -7,7 +7,7 @@ import pytest
 
 import llmrl
 from llmrl.assembly.methods import make_method
-from llmrl.assembly.parts import SourceMemory, build
+from llmrl.assembly.parts import build
 from llmrl.envs import captions
 from llmrl.rewards import task_signal
 from llmrl.rewards.goals import goal_bonus
@@ -60,8 +60,8 @@ def test_goals_by_rule_pay_once_an_episode(always_left, random_rollout):
     config = llmrl.compose(*TINY, *chosen)
     env = make_trainer(config).env
     parts, rollout = build(config, env), experience(random_rollout, config, env)
-    memory = SourceMemory(None, tuple(each.source.init(jax.random.key(0)) for each in parts.late))
-    filled, (_, late), metrics = parts.annotate(memory, rollout, None)
+    memory = parts.sources.init(jax.random.key(0))
+    filled, (_, late), metrics = parts.sources.annotate(memory, rollout, None)
     steps, column = jax.tree.map(np.asarray, filled.steps), env.spec.aux_names.index("goals")
     for n in range(config.ppo.num_envs):
         pushed = False
@@ -78,14 +78,14 @@ def test_goals_from_a_table_are_what_it_says(random_rollout):
     config = llmrl.compose(*TINY, "aux=goals", "llm=oracle", "method=add", "method.goals.threshold=0.6")
     env = make_trainer(config).env
     parts, rollout = build(config, env), experience(random_rollout, config, env)
-    late = tuple(each.source.init(jax.random.key(0)) for each in parts.late)
-    memory = SourceMemory(parts.language.init(), late)
+    memory = parts.sources.init(jax.random.key(0))
     with listening(config, env) as listener:
-        filled, *_ = parts.annotate(memory, rollout, listener.table)
-        expected, *_ = goal_bonus(rollout, parts.answers(listener.table), late[0], threshold=0.6, ineffective=False)
+        filled, *_ = parts.sources.annotate(memory, rollout, listener.table)
+        answers = parts.sources.answers(listener.table)
+        expected, *_ = goal_bonus(rollout, answers, memory.late[0], threshold=0.6, ineffective=False)
     np.testing.assert_array_equal(filled.steps.aux[..., 0], expected)
     assert 0 < np.mean(np.asarray(expected) > 0) < 1
-    _, (heard, _), metrics = parts.annotate(memory, rollout, None)  # there are no answers yet: all is noted
+    _, (heard, _), metrics = parts.sources.annotate(memory, rollout, None)  # there are no answers yet: all is noted
     assert metrics["language_coverage"] == 0.0 and jnp.sum(heard.counts) == config.ppo.batch_size
 
 
@@ -141,12 +141,12 @@ def test_it_is_fair_in_the_first_half_and_harmful_in_the_second(random_rollout):
     env = make_trainer(config).env
     parts = build(config, env)
     rollout = random_rollout(env.spec, config.ppo.num_steps, config.ppo.num_envs)
-    memory = SourceMemory(None, tuple(each.source.init(jax.random.key(0)) for each in parts.late))
+    memory = parts.sources.init(jax.random.key(0))
     signs = []
     for _ in range(config.num_iterations):
         asked = random_rollout(env.spec, config.ppo.num_steps, config.ppo.num_envs, seed=1)
-        told, _, _ = parts.annotate(rollout, memory, None, asked)
-        filled, memory, _ = parts.annotate(rollout, memory, None)
+        told, _, _ = parts.sources.annotate(memory, rollout, None, asked)
+        filled, memory, _ = parts.sources.annotate(memory, rollout, None)
         signs.append(float(np.unique(np.sign(filled.steps.aux[..., 1] * rollout.steps.aux[..., 1]))[-1]))
         np.testing.assert_array_equal(filled.steps.aux[..., 1], signs[-1] * rollout.steps.aux[..., 1])
         np.testing.assert_array_equal(told.steps.aux[..., 1], signs[-1] * asked.steps.aux[..., 1])

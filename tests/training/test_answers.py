@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.assembly.parts import SourceMemory, build
+from llmrl.assembly.parts import build
 from llmrl.envs import captions, make
 from llmrl.language import Labeller, Provider, load
 from llmrl.language.providers.recorded import SHIPPED
 from llmrl.learner.rollout import collect
-from llmrl.rewards import language
+from llmrl.rewards import SourceMemory, language
 from llmrl.runs import directory as runs
 from llmrl.training import answers as hints
 from llmrl.training.answers import misses_of
@@ -66,7 +66,7 @@ def test_the_source_is_what_the_recorded_words_say(name, sources, factor):
 
         def told(table):
             _, rollout = collect(trainer.env, policy, actor, state.acting, key, config.ppo.num_steps)
-            return parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
+            return parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
         rollout, (heard, _), metrics = jax.jit(told)(listener.table)
 

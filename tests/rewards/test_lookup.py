@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.ops.tables import NO_KEY, lookup, tally
+from llmrl.rewards.sources import NO_KEY, lookup, tally
 
 ROWS, QUERIES, EVENTS = 8, 16, 3
 KEYS = st.one_of(st.integers(0, 12), st.integers(0, 2**32 - 2), st.sampled_from([0, 2**31 - 1, 2**31, 2**32 - 2]))

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from llmrl.ops.tables import NO_KEY
 from llmrl.rewards import language
+from llmrl.rewards.sources import NO_KEY
 from llmrl.types import Discrete, EnvSpec
 
 SPEC = EnvSpec("words", (2,), Discrete(2), 9, ("random", "language", "harmful"))
