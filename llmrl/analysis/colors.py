@@ -34,7 +34,7 @@ METHOD_COLORS = {
     "frozen": "#10ac5e",
     "credit": "#c6105e",
     "twin": "#5e10ed",
-    "eipo": "#10375e",
+    "eipo": "#c610ed",
 }
 """Far from each other; those that stand in one picture most often are farthest."""
 
