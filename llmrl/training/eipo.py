@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-from llmrl.assembly.parts import Parts, SourceMemory
+from llmrl.assembly.parts import Parts
 from llmrl.language import Table
 from llmrl.learner import eipo
 from llmrl.learner.arms import chosen
@@ -17,6 +17,7 @@ from llmrl.learner.problem import InnerProblem
 from llmrl.learner.rollout import collect
 from llmrl.learner.streams import Values, signals, stream_advantages, value_rollout
 from llmrl.ops.moments import running_peak
+from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.arms import LEARNED, side_by_side, without_harm
 from llmrl.training.iteration import TrainState, iteration_keys
@@ -34,7 +35,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     assert isinstance(stage, eipo.EipoState)
     actor = chosen(state.params.actor, stage.acting)
     acting, rollout = collect(env, inner.policy, actor, state.acting, keys.rollout, ppo.num_steps)
-    rollout, memory, annotated = parts.annotate(SourceMemory(state.heard, state.late), rollout, table)
+    rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
     worth = worth_of(inner, state, stage, rollout)
     learned, info = _learned(config, parts, state, stage, rollout, worth, keys.update)
