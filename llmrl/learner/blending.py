@@ -28,7 +28,7 @@ from llmrl.learner.streams import (
     value_rollout,
 )
 from llmrl.ops.moments import running_peak
-from llmrl.rewards.base import task_signal
+from llmrl.rewards.task import task_signal
 from llmrl.types import Rollout, Scalar, Signal, Stream
 
 

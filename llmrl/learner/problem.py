@@ -24,7 +24,7 @@ from llmrl.learner.streams import (
 from llmrl.nets import Critic, Policy
 from llmrl.ops.losses import held_constant
 from llmrl.ops.surrogates import Surrogate
-from llmrl.rewards.base import task_signal
+from llmrl.rewards.task import task_signal
 from llmrl.trust.blend import significance_in
 from llmrl.trust.evidence import Significance
 from llmrl.types import Rollout, Scalar, Stream, View

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 from llmrl.nets import Critic
 from llmrl.ops.losses import held_constant
 from llmrl.ops.returns import generalized_advantage
-from llmrl.rewards.base import task_signal
+from llmrl.rewards.task import task_signal
 from llmrl.trust.task_statistics import WithTask
 from llmrl.types import HeadValues, RewardTransform, Rollout, Scalar, Signal, Stream
 

@@ -2,7 +2,7 @@
 
 from llmrl.rewards.add import add
 from llmrl.rewards.adops import adops
-from llmrl.rewards.base import beyond_task, frozen, stateless, task_signal
+from llmrl.rewards.base import beyond_task, frozen, stateless
 from llmrl.rewards.bonus import Bonus, bonus_source, intrinsic_stream, paid
 from llmrl.rewards.curiosity import icm
 from llmrl.rewards.goals import (
@@ -17,7 +17,7 @@ from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
 from llmrl.rewards.potential import dpba, pbrs, pies
 from llmrl.rewards.sources import Heard, Language, Late, LateSource, SourceMemory, Sources, Suggested, language
-from llmrl.rewards.task import task
+from llmrl.rewards.task import task, task_signal
 from llmrl.rewards.turning import turning_source
 
 __all__ = [

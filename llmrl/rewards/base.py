@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import jax.numpy as jnp
-from jaxtyping import Array, Float
-
 from llmrl.types import RewardTransform, Rollout, Signal
 
 
@@ -45,9 +42,3 @@ def frozen(transform: RewardTransform) -> RewardTransform:
         report=lambda phi, state, rollout: transform.report(phi, settled(state), rollout),
         weights=weights and (lambda phi, state, rollout: weights(phi, settled(state), rollout)),
     )
-
-
-def task_signal(rollout: Rollout, discount: float | Float[Array, ""]) -> Signal:
-    """The task's own signal: its reward, and gamma (1 - terminated); a truncation leaves the discount alone."""
-    steps = rollout.steps
-    return Signal(steps.reward, jnp.where(steps.terminated, 0.0, discount))

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
 from llmrl.trust.task_statistics import no_task_statistics, observed
-from llmrl.types import RewardTransform
+from llmrl.types import RewardTransform, Rollout, Signal
 
 
 def task() -> RewardTransform:
@@ -14,3 +17,9 @@ def task() -> RewardTransform:
         observe=lambda phi, state, rollout, signal: observed(state, rollout),
         report=lambda phi, state, rollout: {},
     )
+
+
+def task_signal(rollout: Rollout, discount: float | Float[Array, ""]) -> Signal:
+    """The task's own signal: its reward, and gamma (1 - terminated); a truncation leaves the discount alone."""
+    steps = rollout.steps
+    return Signal(steps.reward, jnp.where(steps.terminated, 0.0, discount))
