@@ -29,7 +29,7 @@ from llmrl.results.evaluate import STYLES
 from llmrl.rewards import language
 from llmrl.runs import metrics
 from llmrl.settings import overrides
-from llmrl.settings.config import Config
+from llmrl.settings.config import TRANSFORMS, Config
 from llmrl.studies.grids import points_of
 from llmrl.training import arms, eipo
 from llmrl.training.answers import COUNTERS
@@ -119,20 +119,21 @@ def logged(random_rollout):
     spec = make_environment(config).spec
     table = jax.numpy.zeros(1, jax.numpy.uint32), jax.numpy.zeros((1, 2))
     found |= set(jax.eval_shape(heard.fill, heard.init(), random_rollout(spec), *table)[2])
-    found |= _said_by_late_sources(random_rollout)
+    goals = ("env=craftax_classic", "env.task=place_table", "aux=[goals,novelty]", "llm=oracle")
+    found |= _said_by_late_sources(random_rollout, *goals)
+    for transform in TRANSFORMS:
+        found |= _said_by_late_sources(random_rollout, "aux=harmful", f"aux.transform={transform}")
     found |= {re.sub(r"/\d+", "/<arm>", name) for name in _said_of_arms()}
     return {name.replace("/harmful", "/<source>") for name in found}
 
 
-def _said_by_late_sources(random_rollout):
-    config = llmrl.compose(
-        "env=craftax_classic", "env.task=place_table", "aux=[goals,novelty]", "llm=oracle", "ppo=tiny"
-    )
+def _said_by_late_sources(random_rollout, *chosen):
+    config = llmrl.compose(*chosen, "ppo=tiny")
     env = make_environment(config)
 
     shape = config.ppo.num_steps, config.ppo.num_envs
-    codes = np.zeros((*shape, *env.spec.obs_shape), np.uint8)
-    rollout = random_rollout(env.spec, *shape, obs=codes, next_obs=codes)
+    obs = np.zeros((*shape, *env.spec.obs_shape), np.uint8 if env.spec.encoding else np.float32)
+    rollout = random_rollout(env.spec, *shape, obs=obs, next_obs=obs)
 
     def filled(key):
         parts = build(config, env)

@@ -22,6 +22,8 @@ METHOD_COLORS = {
     "pies": "#c6ac85",
     "pbrs": "#10b8a3",
     "adops": "#1d2a5e",
+    "ranked_potential": "#10ed10",
+    "thresholded": "#37edc6",
     "ellm": "#ed9210",
     "rnd": "#5e9278",
     "apt": "#92b9ed",

@@ -405,6 +405,8 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "dpba": dynamic_advice,
     "pies": explicit_shaping,
     "adops": optimality_preserving,
+    "ranked_potential": trusting,
+    "thresholded": trusting,
     "unrolled": implicit,
     "barfi": implicit,
     "bipars_em": bipars_em,

@@ -1,5 +1,5 @@
-"""Auxiliary sources that are filled in once a rollout is complete: what a language model says, what is new, and what
-turns wrong in the middle of a training."""
+"""Auxiliary sources that are filled in once a rollout is complete: what a language model says, what is new, what turns
+wrong in the middle of a training, and what is made of other sources."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from llmrl.rewards import (
     bonus_source,
     goal_source,
     language,
+    ranked_potential,
+    thresholded,
     turning_source,
 )
 from llmrl.settings.config import Config
@@ -61,7 +63,8 @@ def rules_of(config: Config, captioner: Captioner | None) -> Rules | None:
 
 
 def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSource, ...]:
-    """Goals, novelty, and help that is harmful in the second half of the training, where they are sources."""
+    """Goals, novelty, and help that is harmful in the second half of the training, where they are sources; then what
+    the config's transform makes of each source."""
     settings, num_envs = config.method.goals, config.ppo.num_envs
     makers: dict[str, Callable[[], Late]] = {
         GOALS: lambda: goal_source(
@@ -69,12 +72,27 @@ def late_sources(config: Config, spec: EnvSpec, num_events: int) -> tuple[LateSo
         ),
         NOVELTY: lambda: bonus_source(novelty_of(config, spec), NOVELTY, num_envs),
     }
-    late = tuple(
+    late = [
         LateSource(name, spec.aux_names.index(name), _factor(config, name), make())
         for name, make in makers.items()
         if name in config.aux.sources
-    )
-    if LATE_WRONG not in config.aux.sources:
-        return late
-    column, half = spec.aux_names.index(LATE_WRONG), (config.num_iterations + 1) // 2
-    return (*late, LateSource(LATE_WRONG, column, 1.0, turning_source(column, half)))  # the steps have its factor
+    ]
+    if LATE_WRONG in config.aux.sources:
+        column, half = spec.aux_names.index(LATE_WRONG), (config.num_iterations + 1) // 2
+        late.append(LateSource(LATE_WRONG, column, 1.0, turning_source(column, half)))  # the steps have its factor
+    return (*late, *transformed(config, spec))
+
+
+def transformed(config: Config, spec: EnvSpec) -> tuple[LateSource, ...]:
+    """What a config's transform makes of every source, in the source's place."""
+    aux = config.aux
+    makers: dict[str, Callable[[int, str], Late]] = {
+        "ranked_potential": lambda column, name: ranked_potential(
+            spec, column, name, discount=config.ppo.discount, **vars(aux.ranking)
+        ),
+        "thresholded": lambda column, name: thresholded(column, name, aux.error_rate),
+    }
+    if config.transform not in makers:
+        return ()
+    make = makers[config.transform]
+    return tuple(LateSource(name, i, 1.0, make(i, name)) for i, name in enumerate(spec.aux_names))

@@ -24,9 +24,12 @@ PLAIN = Config(
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
 """Every method pays for the auxiliary source here, also the one that ignores it."""
 
+PEERS = ("add", "adops", "ranked_potential", "thresholded")
+"""Methods of others that hear a source."""
+
 METHODS: dict[str, Config] = {
     "ppo": replace(AIDED, method=MethodConfig(name="ppo")),
-    "adops": replace(AIDED, method=MethodConfig(name="adops")),
+    **{name: replace(AIDED, method=MethodConfig(name=name)) for name in PEERS},
     "implicit": AIDED,
     "implicit, Neumann K=20, curvature on all": replace(
         AIDED, solver=SolverConfig(name="neumann", num_terms=20, curvature_fraction=1.0)

@@ -132,9 +132,9 @@ def make_features(spec: EnvSpec) -> Features:
     return Features(_num_features(spec), lambda obs: _features(spec, obs))
 
 
-def make_net(num_inputs: int, hidden: Sequence[int], num_outputs: int) -> Net:
-    """A tanh network from vectors to vectors."""
-    return Net(*_functions(_MLP(tuple(hidden), num_outputs, 1.0), num_inputs))
+def make_net(num_inputs: int, hidden: Sequence[int], num_outputs: int, output_gain: float = 1.0) -> Net:
+    """A tanh network from vectors to vectors; with ``output_gain=0`` it is 0 everywhere at the start."""
+    return Net(*_functions(_MLP(tuple(hidden), num_outputs, output_gain), num_inputs))
 
 
 def make_policy(spec: EnvSpec, hidden: Sequence[int], initial_log_std: float | Array = -0.5) -> Policy:

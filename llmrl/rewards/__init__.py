@@ -16,8 +16,10 @@ from llmrl.rewards.intrinsic import intrinsic
 from llmrl.rewards.novelty import rnd
 from llmrl.rewards.particle import apt
 from llmrl.rewards.potential import dpba, pbrs, pies
+from llmrl.rewards.ranking import ranked_potential
 from llmrl.rewards.sources import Heard, Language, Late, LateSource, SourceMemory, Sources, Suggested, language
 from llmrl.rewards.task import task, task_signal
+from llmrl.rewards.threshold import thresholded
 from llmrl.rewards.turning import turning_source
 
 __all__ = [
@@ -46,11 +48,13 @@ __all__ = [
     "paid",
     "pbrs",
     "pies",
+    "ranked_potential",
     "read_goals",
     "rnd",
     "stateless",
     "task",
     "task_and_goals",
     "task_signal",
+    "thresholded",
     "turning_source",
 ]

@@ -130,13 +130,16 @@ class Sources(NamedTuple):
         if self.language is not None and heard is not None:
             filled, heard, metrics = self.language.fill(heard, filled, *self.answers(table))
         happened, asked = (filled, None) if asked is None else (rollout, filled)
-        suggested, late, aux = self.suggestions(table), [], filled.steps.aux
+        suggested, late = self.suggestions(table), []
         for each, before in zip(self.late, memory.late, strict=True):
             values, after, reported = each.source.score(before, happened, suggested, asked)
-            aux = aux.at[..., each.column].set(each.factor * values)
+            aux = filled.steps.aux.at[..., each.column].set(each.factor * values)
+            filled = filled._replace(steps=filled.steps._replace(aux=aux))
+            # A source may be made of another one's values.
+            happened, asked = (filled, None) if asked is None else (happened, filled)
             late.append(after)
             metrics = metrics | reported
-        return filled._replace(steps=filled.steps._replace(aux=aux)), SourceMemory(heard, tuple(late)), metrics
+        return filled, SourceMemory(heard, tuple(late)), metrics
 
     def restarted(self, memory: SourceMemory) -> SourceMemory:
         """Memory for fresh episodes: what was learned stays."""

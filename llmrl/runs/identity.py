@@ -13,7 +13,7 @@ IGNORING = ("ppo", "rnd", "icm", "apt")
 """Methods that hear no source."""
 
 SECTIONS = {
-    **dict.fromkeys(("ppo", "add"), ()),
+    **dict.fromkeys(("ppo", "add", "ranked_potential", "thresholded"), ()),
     **dict.fromkeys(("pbrs", "dpba", "pies"), ("potential",)),
     "adops": ("correction",),
     "eipo": ("eipo",),
@@ -24,6 +24,9 @@ SECTIONS = {
 
 SOURCE_SECTIONS = {GOALS: "goals", NOVELTY: "novelty"}
 """Sections of ``method`` that a source looks at, whatever the method."""
+
+TRANSFORM_SETTINGS = {"ranked_potential": ("ranking",), "thresholded": ("error_rate",)}
+"""Settings of ``aux`` that a transform of the sources looks at, and nothing else does."""
 
 ASKING = {LANGUAGE, GOALS}
 """Sources that a language model answers for."""
@@ -53,11 +56,18 @@ def identity(config: Config) -> dict[str, Any]:
     else:
         kept |= {key: settings[key] for key in ("method", "solver", "reward_from", "reward_seed")}
     if not ignores_sources(config):
-        kept["aux"] = _without(settings["aux"], () if LANGUAGE in sources else ("center",))
+        kept["aux"] = _without(settings["aux"], _unread(config))
     if ASKING.intersection(sources):
         kept |= {key: settings[key] for key in ("captioner", "num_chunks")}  # answers come between two chunks
         kept["llm"] = _without(settings["llm"], _unheard(config))
     return flat(kept)
+
+
+def _unread(config: Config) -> tuple[str, ...]:
+    """Settings of ``aux`` that none of this config's sources looks at."""
+    read = TRANSFORM_SETTINGS.get(config.transform, ())
+    unread = (name for names in TRANSFORM_SETTINGS.values() for name in names if name not in read)
+    return (*unread, *(() if LANGUAGE in config.aux.sources else ("center",)))
 
 
 def _environment(config: Config) -> dict[str, Any]:

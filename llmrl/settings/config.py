@@ -24,6 +24,7 @@ SCORES = ("token_probability", "embedding_similarity", "string_similarity")
 NOISE_UNITS = ("state", "answer")
 FOLLOWING = ("credit", "twin")
 MODES = ("offline", "online")
+TRANSFORMS = ("none", "ranked_potential", "thresholded")
 SOLVERS = (
     "neumann",
     "neumann_finite_difference",
@@ -76,6 +77,23 @@ class EnvConfig:
 
 
 @dataclass(frozen=True)
+class RankingConfig:
+    """The state score that ``aux.transform=ranked_potential`` learns from a source's ranking of states.
+
+    Attributes:
+        learning_rate: of its Adam.
+        updates: its gradient steps per iteration.
+        batch_size: steps of the fresh rollout in each.
+        hidden: widths of its network.
+    """
+
+    learning_rate: float = positive(1e-3)
+    updates: int = positive(32)
+    batch_size: int = positive(64)
+    hidden: tuple[int, ...] = widths(128)
+
+
+@dataclass(frozen=True)
 class AuxConfig:
     """The auxiliary reward sources.
 
@@ -87,6 +105,11 @@ class AuxConfig:
             random function, 0 where not given (``+aux.options.seed=1``).
         center: subtracted from every score of a language model: a number, or ``mean`` for the running mean of the
             scores met. In [0, 1] any answer is also a bonus for staying alive, which hides its help and its harm.
+        transform: what is made of every source before any method hears it: ``none``; ``ranked_potential``, the sign of
+            what it says of a step ranks the two states, and a score learned from that is a potential (Lin et al. 2024);
+            ``thresholded``, yes or no by a calibrated threshold, and less where yes is usual (Huang et al. 2024).
+        error_rate: for ``thresholded``: share of a source's praise that the threshold may leave out.
+        ranking: for ``ranked_potential``: how the score is learned.
     """
 
     sources: dict[str, float] = field(default_factory=dict)
@@ -94,6 +117,9 @@ class AuxConfig:
     function: str | None = None
     options: dict[str, Any] = field(default_factory=dict)
     center: Any = number(0.5, word="mean")
+    transform: str = choice("none", TRANSFORMS)
+    error_rate: float = number(0.1, low=0, high=1)
+    ranking: RankingConfig = field(default_factory=RankingConfig)
 
 
 @dataclass(frozen=True)
@@ -628,6 +654,11 @@ class Config:
     run_dir: str | None = None
     resume: bool = True
     progress: bool = True
+
+    @property
+    def transform(self) -> str:
+        """What is made of every source: ``aux.transform``, or what a method asks for that has its name."""
+        return self.method.name if self.method.name in TRANSFORMS else self.aux.transform
 
     @property
     def num_iterations(self) -> int:

@@ -186,6 +186,11 @@ def validate(config: Config) -> Config:
         for name in names:
             if not name.isidentifier() or name.startswith("_"):
                 raise BadValue(f"{section} holds parameters by name, as in +{section}.size=5, got {name!r}")
+    if config.aux.transform not in ("none", config.transform):
+        raise BadValue(
+            f"method={config.method.name} transforms the sources itself: it needs aux.transform=none, got "
+            f"{config.aux.transform}"
+        )
     _validate_distributed(config)
     _validate_ppo(config.ppo)
     _validate_solver(config.solver)

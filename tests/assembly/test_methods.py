@@ -39,6 +39,8 @@ TINY = (
     "method.weight.hidden=[4]",
     "method.potential.hidden=[4]",
     "method.potential.updates=2",
+    "aux.ranking.hidden=[4]",
+    "aux.ranking.updates=2",
     "solver.num_terms=3",
     "method.novelty.hidden=[4]",
     "method.novelty.features=3",
@@ -47,7 +49,21 @@ TINY = (
 )
 KEYS = jax.random.split(jax.random.key(0))
 SHAPING = ("pbrs", "dpba", "pies", "adops")
-UNLEARNED = {*SHAPING, "ppo", "add", "frozen", "rnd", "icm", "apt", "ellm", "ellm_pretrained", "credit", "twin", "eipo"}
+ADDING = ("add", "ranked_potential", "thresholded")
+UNLEARNED = {
+    "ppo",
+    *ADDING,
+    *SHAPING,
+    "frozen",
+    "rnd",
+    "icm",
+    "apt",
+    "ellm",
+    "ellm_pretrained",
+    "credit",
+    "twin",
+    "eipo",
+}
 """Methods that learn nothing along a hypergradient."""
 
 ROWS = {
@@ -61,6 +77,8 @@ ROWS = {
     "dpba": ("method=dpba",),
     "pies": ("method=pies",),
     "adops": ("method=adops", "method.correction.ramp=0.5"),
+    "ranked_potential": ("method=ranked_potential",),
+    "thresholded": ("method=thresholded",),
     "implicit": ("method=implicit", "solver=neumann", "method.outer.surrogate=ratio", "method.outer.data=fresh"),
     "paper": (
         "method=implicit_paper",

@@ -107,6 +107,45 @@ def test_each_has_a_weight_of_its_own(always_left):
     assert {"weight_mean_active/goals", "weight_mean_active/novelty"} <= set(metrics)
 
 
+@pytest.mark.parametrize("transform", ["ranked_potential", "thresholded"])
+def test_a_transform_takes_what_a_language_model_and_late_sources_say(always_left, random_rollout, transform):
+    """Every source is transformed, by itself, after it has been filled in."""
+    chosen = (*TINY, always_left, "llm=plausible", "aux=[harmful,goals]", "aux.sources.goals=-2", "method=add")
+    plain, changed = (llmrl.compose(*chosen, f"aux.transform={name}") for name in ("none", transform))
+    env = make_trainer(plain).env
+    before, parts, rollout = build(plain, env), build(changed, env), experience(random_rollout, plain, env)
+    memory = parts.sources.init(jax.random.key(0))
+    said, _, _ = before.sources.annotate(memory._replace(late=memory.late[:1]), rollout, None)
+    filled, after, metrics = parts.sources.annotate(memory, rollout, None)
+    for column, each, own, later in zip((0, 1), parts.sources.late[1:], memory.late[1:], after.late[1:], strict=True):
+        expected, learned, told = each.source.score(own, said, None)
+        np.testing.assert_allclose(filled.steps.aux[..., column], expected)
+        jax.tree.map(np.testing.assert_array_equal, jax.tree.leaves(later)[:2], jax.tree.leaves(learned)[:2])
+        assert set(told) <= set(metrics)
+    asked, _, _ = parts.sources.annotate(memory, rollout, None, rollout)
+    np.testing.assert_allclose(asked.steps.aux, filled.steps.aux)
+
+
+@pytest.mark.parametrize("transform", ["ranked_potential", "thresholded"])
+def test_a_method_of_a_transforms_name_adds_the_transformed_sources(transform):
+    chosen = (*TINY, "aux=[harmful,random]", "total_steps=192", "num_chunks=1")
+    own = train(llmrl.compose(*chosen, f"method={transform}"))
+    added = train(llmrl.compose(*chosen, "method=add", f"aux.transform={transform}"))
+    for name, values in added.metrics.items():
+        np.testing.assert_array_equal(values, own.metrics[name])
+    with pytest.raises(ValueError, match=f"method={transform} transforms the sources itself"):
+        other = {"ranked_potential": "thresholded", "thresholded": "ranked_potential"}[transform]
+        llmrl.compose(*chosen, f"method={transform}", f"aux.transform={other}")
+
+
+@pytest.mark.parametrize("transform", ["ranked_potential", "thresholded"])
+def test_learned_weights_are_of_the_transformed_sources(transform):
+    config = llmrl.compose(*TINY, "aux=[harmful,random]", "method=implicit", f"aux.transform={transform}")
+    trainer = make_trainer(config)
+    state = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
+    assert state.phis[1]["scalar"].shape == (2,) and len(state.late) == 2
+
+
 @pytest.mark.parametrize(("pretraining", "coefficient"), [(0.0, 3.0), (1.0, 1.0)])
 def test_ellm_adds_the_source_to_the_task_or_begins_with_it_alone(random_rollout, pretraining, coefficient):
     chosen = (f"method.goals.coefficient={coefficient}", f"method.goals.pretraining={pretraining}")

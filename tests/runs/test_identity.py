@@ -43,6 +43,8 @@ def what_matters(config):
     [
         *((row, ()) for row in ("ppo", "add", "pbrs", "pies", "adops", "lirpg", "rnd", "icm", "apt", "ellm", "scalar")),
         ("add", ("aux=[novelty,random]",)),
+        ("add", ("aux.transform=ranked_potential",)),
+        ("thresholded", ()),
         ("ppo", ("aux=[novelty,random]",)),
     ],
 )
@@ -113,6 +115,20 @@ def test_what_a_source_reads_counts_wherever_the_source_is_heard(method, source,
 
     assert counts(source) == (method != "ppo")
     assert counts("harmful") == (method == "implicit" and any(key.startswith("method") for key in setting))
+
+
+@pytest.mark.parametrize("method", ["ppo", "add", "implicit"])
+@pytest.mark.parametrize("transform", ["none", "ranked_potential", "thresholded"])
+@pytest.mark.parametrize(
+    ("reads", "setting"),
+    [("ranked_potential", {"aux__ranking__updates": 3}), ("thresholded", {"aux__error_rate": 0.2})],
+)
+def test_what_a_transform_reads_counts_where_the_sources_are_transformed(method, transform, reads, setting):
+    one, other = (hearing("harmful", method, aux__transform=transform, **more) for more in ({}, setting))
+    assert of_one_run(one, other) == (method == "ppo" or transform != reads)
+    assert of_one_run(one, hearing("harmful", method)) == (method == "ppo" or transform == "none")
+    named = hearing("harmful", reads, **setting)
+    assert not of_one_run(named, hearing("harmful", reads))
 
 
 FETCHED = {"cache": None, "concurrency": 2, "deadline": 5.0, "retries": 1, "noise_seed": 3, "noise_unit": "answer"}

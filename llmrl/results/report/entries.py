@@ -245,6 +245,7 @@ def describe_source(config: Config) -> str:
             key: getattr(config.llm, key) for key in ANSWERS if getattr(config.llm, key) != getattr(USUAL, key)
         }
         settings |= {"center": aux.center} if aux.center != AuxConfig.center else {}
+    settings |= {"transform": aux.transform} if aux.transform != AuxConfig.transform else {}
     return words + "".join(f", {key}={value}" for key, value in settings.items())
 
 
