@@ -392,7 +392,7 @@ def policy(tmp_path_factory):
     trainer = make_trainer(config)
     shapes = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
     actor, phis = jax.tree.map(lambda x: np.zeros((1, *x.shape), x.dtype), (shapes.params.actor, shapes.phis))
-    states = SimpleNamespace(params=SimpleNamespace(actor=actor), phis=phis)
+    states = shapes._replace(params=shapes.params._replace(actor=actor), phis=phis)
     return save_policy(Result(config, {}, states, {}), tmp_path_factory.mktemp("policy") / "policy.npz")
 
 
