@@ -1,0 +1,102 @@
+"""Several policies side by side: one alone is plain PPO, a stop changes nothing, what breaks one harms no other."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import llmrl
+from llmrl.training.arms import LEARNED, leader
+from llmrl.training.loop import make_trainer
+
+KEY = jax.random.key(0)
+TWIN = ("method=twin", "aux=beneficial", "ppo=tiny", "ppo.num_envs=4", "ppo.num_steps=32", "total_steps=1024")
+
+
+@functools.cache
+def program(*overrides, length):
+    """``(state, first) -> (state, metrics)``, and a first state."""
+    trainer = make_trainer(llmrl.compose(*overrides))
+    run = jax.jit(lambda state, first: trainer.run(state, trainer.numbers, length, first))
+    return run, jax.jit(lambda: trainer.init(KEY, trainer.numbers))()
+
+
+def assert_equal(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def test_one_policy_is_plain_ppo():
+    """To the bit, though it passes through all that several need."""
+    (alone, start), (plain, first) = (
+        program(*TWIN, *more, length=6) for more in (("method.arms.follow=[0]",), ("method=ppo",))
+    )
+    (state, metrics), (expected, plain_metrics) = alone(start, 0), plain(first, 0)
+    for name in ("episode_return", "episode_length", "entropy", "approx_kl", "value_loss"):
+        np.testing.assert_array_equal(metrics[name], plain_metrics[name], err_msg=name)
+    assert_equal(leader(state).params.actor, expected.params.actor)
+
+
+def test_a_stop_changes_nothing():
+    """With arm 0 taken over as soon as another one is ahead, before and after the stop."""
+    eager = (*TWIN, "method.arms.sure=0", "method.arms.memory=64")
+    whole, start = program(*eager, length=6)
+    half, _ = program(*eager, length=3)
+    expected, metrics = whole(start, 0)
+    assert np.any(metrics["arm_copied"] == 1)
+    state, first = half(start, 0)
+    state, second = half(state, 3)
+    copied = np.concatenate([first["arm_copied"], second["arm_copied"]])
+    assert_equal(jax.random.key_data(state.key), jax.random.key_data(expected.key))
+    assert_equal(state._replace(key=0), expected._replace(key=0))
+    np.testing.assert_array_equal(copied, metrics["arm_copied"])
+
+
+@pytest.mark.parametrize("broken", [0, 1])
+def test_what_is_no_number_in_one_policy_harms_no_other(broken):
+    run, start = program(*TWIN, length=1)
+    state, _ = run(start, 0)
+    spoiled = state._replace(phis=state.phis, opt_state=jax.tree.map(_spoiled(broken), state.opt_state))
+    after, metrics = run(spoiled, 1)
+    sound = 1 - broken
+    assert float(metrics["skipped_update"][0]) == 1.0
+    assert not _alike(after.params, state.params, sound)  # it has learned
+    assert _alike(after.params, state.params, broken) or float(metrics["arm_copied"][0])
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves(after.params))
+
+
+def _spoiled(arm):
+    return lambda x: x.at[arm].set(jnp.nan) if jnp.issubdtype(x.dtype, jnp.floating) else x
+
+
+def _alike(one, other, arm):
+    return all(np.array_equal(x[arm], y[arm]) for x, y in zip(*map(jax.tree.leaves, (one, other)), strict=True))
+
+
+def test_who_is_handed_over_has_earned_most():
+    run, start = program(*TWIN, length=1)
+    state, _ = run(start, 0)
+    best = int(np.argmax(state.arms.returns.mean))
+    chosen = leader(state)
+    for name in LEARNED:
+        assert_equal(getattr(chosen, name), jax.tree.map(lambda x: x[best], getattr(state, name)))
+    assert chosen.arms is None and chosen.acting.turn is None
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("method.arms.follow=[1,0]", r"must begin with 0.*got \[1.0, 0.0\]"),
+        ("method.arms.follow=[0,-1]", "no number below 0"),
+        ("method.arms.learn=[1]", r"one number for each of method.arms.follow=\[0.0, 1.0\], got \[1.0\]"),
+    ],
+)
+def test_what_arms_cannot_be_is_said_at_once(override, message):
+    with pytest.raises(ValueError, match=message):
+        llmrl.compose(*TWIN, override)
+
+
+def test_only_methods_that_follow_have_arms():
+    with pytest.raises(ValueError, match=r"for methods that follow sources.*got method=add"):
+        llmrl.compose("method=add", "aux=harmful", "method.arms.follow=[0,1]")
