@@ -432,7 +432,8 @@ class ArmsConfig:
     """Several policies side by side, judged by what they earn (``twin``); see ``llmrl.learner.arms``.
 
     Attributes:
-        follow: ``method.follow`` of each policy; the first must be 0, the task alone. Empty trains one policy.
+        follow: ``method.follow`` of each policy; the first must be 0, the task alone. With one number or none,
+            one policy is trained.
         learn: for each of them, factor on the outer learning rates of its weights; 0 keeps the initial ones. Empty
             learns none.
         budget: share of the return that is spent on trying the others.

@@ -82,7 +82,7 @@ def _policies(config: Config) -> tuple[Callable[[Config, TrainState], TrainState
     """``(config, state) -> state`` of several policies, None where there is one, and the iteration that trains them."""
     if config.method.name == "eipo":
         return eipo.spread, eipo.iterate
-    return (arms.spread, arms.iterate) if config.method.arms.follow else (None, iterate)
+    return (arms.spread, arms.iterate) if len(config.method.arms.follow) > 1 else (None, iterate)
 
 
 # --- the compiled pieces of a run -------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ def assert_equal(one, other):
 
 
 def test_one_policy_is_plain_ppo():
-    """To the bit, though it passes through all that several need."""
     (alone, start), (plain, first) = (
         program(*TWIN, *more, length=6) for more in (("method.arms.follow=[0]",), ("method=ppo",))
     )
