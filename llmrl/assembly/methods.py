@@ -250,8 +250,10 @@ def credit(config: Config, spec: EnvSpec) -> Method:
     """Follow the auxiliary sources action by action, as much as the task; with weights that an arm may learn."""
     _require_sources(config, spec)
     arms = config.method.arms
-    learns, follow = any(arms.learn), arms.follow[0] if len(arms.follow) == 1 else config.method.follow
-    stream = credit_stream(spec, follow, _weights(config, spec) if learns else None)
+    if arms.follow and not any(arms.follow):
+        return ppo(config, spec)
+    learns = any(arms.learn)
+    stream = credit_stream(spec, config.method.follow, _weights(config, spec) if learns else None)
     return Method((Stream(task(), 1.0), stream), learned(config) if learns else None)
 
 

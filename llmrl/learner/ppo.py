@@ -196,73 +196,56 @@ def make_update(*parts: Any, num_epochs: int, num_minibatches: int, **numbers: A
     return update
 
 
-class Turn(NamedTuple):
-    """One gradient step among those of several policies.
+def own_minibatches(
+    key: PRNGKeyArray, own: Bool[Array, " size"], num_epochs: int, num_minibatches: int
+) -> Int[Array, "steps width"]:
+    """Minibatches of the samples that one of several policies has collected, as many and as wide as if it had them all.
+    An epoch passes through its own samples in random order, as often as they fill its minibatches.
 
-    Attributes:
-        arm: whose step it is, [].
-        indices: its minibatch, samples of that policy, [b].
-        taken: whether it is taken, [].
+    Args:
+        key: a key.
+        own: which samples are its own; where none is, all are taken.
+        num_epochs: passes over the batch.
+        num_minibatches: per pass; divides the batch.
     """
-
-    arm: Int[Array, "*s"]
-    indices: Int[Array, "*s b"]
-    taken: Bool[Array, "*s"]
-
-
-def arm_minibatches(
-    key: PRNGKeyArray, arm: Int[Array, " size"], num_arms: int, num_epochs: int, num_minibatches: int
-) -> Turn:
-    """Minibatches of a batch that several policies have collected, [s]: each holds samples of one policy alone.
-
-    A policy has as many minibatches per epoch as its samples fill, the last one filled up with samples it had in others
-    of the epoch, so all together take hardly more steps than one policy with all of the samples.
-    """
-    size = arm.shape[0]
-    width, slots = size // num_minibatches, num_minibatches + num_arms - 1
-    count = jnp.sum(arm == jnp.arange(num_arms)[:, None], axis=1)
-    first = jnp.cumsum(count) - count
-    batches = -(-count // width)
-    ends = jnp.cumsum(batches)
-    slot = jnp.arange(slots)
-    owner = jnp.minimum(jnp.sum(slot[:, None] >= ends, axis=1), num_arms - 1)
-    within = (slot - (ends - batches)[owner])[:, None] * width + jnp.arange(width)
-    places = first[owner][:, None] + within % jnp.maximum(count, 1)[owner][:, None]
-    # Shuffled, and then in the order of the arms: a stable sort keeps the shuffle within each.
+    size = own.shape[0]
     shuffled = shuffled_indices(key, num_epochs, size)
-    by_arm = jnp.take_along_axis(shuffled, jnp.argsort(arm[shuffled], axis=1, stable=True), axis=1)
-    indices = by_arm[:, places].reshape(num_epochs * slots, width)
-    return Turn(jnp.tile(owner, num_epochs), indices, jnp.tile(slot < ends[-1], num_epochs))
+    # Its own samples first: a stable sort keeps the shuffle.
+    own_first = jnp.take_along_axis(shuffled, jnp.argsort(~own[shuffled], axis=1, stable=True), axis=1)
+    count = jnp.sum(own, dtype=jnp.int32)
+    places = jnp.arange(size) % jnp.where(count > 0, count, size)
+    return own_first[:, places].reshape(num_epochs * num_minibatches, -1)
 
 
 def make_update_of_arms(*parts: Any, num_epochs: int, num_minibatches: int, **numbers: Any):
     """The update of several policies, each on its own samples; arguments as ``make_update`` takes them.
 
+    Every policy takes as many steps as one alone would, however few samples it has: a policy that seldom acts would
+    learn too late that it deserves to.
+
     Returns:
         ``(params [k], opt_state [k], batch, arm [size], key, least_deviations [k, 2], steps_before []) -> (params,
         opt_state, UpdateInfo [k])``. ``advantage`` and ``target`` of the batch have a leading axis [k]. Learning rates
-        fall with ``steps_before``, the gradient steps that a policy with all samples would have taken before.
+        are those after ``steps_before`` steps. A policy without samples stays as it is.
     """
     step = make_minibatch_step(*parts, **numbers)
 
     def update(params: Params, opt_state: PyTree, batch: Batch, arm: Int[Array, " size"], key, least, steps_before):
-        num_arms = least.shape[0]
-        turns = arm_minibatches(key, arm, num_arms, num_epochs, num_minibatches)
-        opt_state = _paced(opt_state, steps_before)
+        def of_one(params, opt_state, advantage, target, least, own):
+            mine = batch._replace(advantage=advantage, target=target)
 
-        def minibatch_step(carry, turn: Turn):
-            mine = jax.tree.map(lambda x: x[turn.arm], (*carry, least))
-            minibatch = batch._replace(advantage=batch.advantage[turn.arm], target=batch.target[turn.arm])
-            minibatch = jax.tree.map(lambda x: x[turn.indices], minibatch)
-            *after, info = step(*mine[:2], minibatch, mine[2], (1.0, 0.0))
-            after = jax.tree.map(lambda new, old: jnp.where(turn.taken, new, old), tuple(after), mine[:2])
-            return jax.tree.map(lambda x, y: x.at[turn.arm].set(y), carry, after), info
+            def minibatch_step(carry, indices):
+                *after, info = step(*carry, jax.tree.map(lambda x: x[indices], mine), least, (1.0, 0.0))
+                return tuple(after), info
 
-        (params, opt_state), info = jax.lax.scan(minibatch_step, (params, opt_state), turns)
-        own = (turns.arm == jnp.arange(num_arms)[:, None]) & turns.taken
-        own = own.astype(jnp.float32)
-        share = own / jnp.maximum(jnp.sum(own, axis=1, keepdims=True), 1.0)
-        return params, opt_state, jax.tree.map(lambda x: share @ x, info)
+            order = own_minibatches(key, own, num_epochs, num_minibatches)
+            after, info = jax.lax.scan(minibatch_step, (params, opt_state), order)
+            kept = jax.tree.map(lambda new, old: jnp.where(jnp.any(own), new, old), after, (params, opt_state))
+            return *kept, jax.tree.map(jnp.mean, info)
+
+        own = arm == jnp.arange(least.shape[0])[:, None]
+        paced = _paced(opt_state, steps_before)
+        return jax.vmap(of_one)(params, paced, batch.advantage, batch.target, least, own)
 
     return update
 

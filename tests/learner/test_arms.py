@@ -8,7 +8,7 @@ import pytest
 from llmrl.envs import make
 from llmrl.learner import arms
 from llmrl.learner.arms import ArmRule, Certificate, Returns
-from llmrl.learner.ppo import arm_minibatches, shuffled_indices
+from llmrl.learner.ppo import own_minibatches, shuffled_indices
 
 KEY = jax.random.key(3)
 RULE = ArmRule(budget=0.05, haste=8.0, memory=32.0, caution=1.0, sure=3.0, discount=0.9)
@@ -17,27 +17,19 @@ RULE = ArmRule(budget=0.05, haste=8.0, memory=32.0, caution=1.0, sure=3.0, disco
 # --- whose samples ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("counts", [(64, 0), (0, 64), (1, 63), (33, 31), (16, 48), (20, 20, 24), (0, 5, 59)])
-def test_each_policy_meets_each_of_its_samples_in_every_epoch_and_no_others(counts):
-    arm = np.random.default_rng(0).permutation(np.repeat(np.arange(len(counts)), counts))
-    turns = arm_minibatches(KEY, jnp.asarray(arm), len(counts), num_epochs=3, num_minibatches=4)
-    slots = 4 + len(counts) - 1
-    for epoch in range(3):
-        at = slice(epoch * slots, (epoch + 1) * slots)
-        owner, indices, taken = (np.asarray(x)[at] for x in turns)
-        assert np.all(arm[indices[taken]] == owner[taken][:, None])
-        for k, count in enumerate(counts):
-            own = indices[taken & (owner == k)]
-            assert len(own) == -(-count // 16)  # no more steps than its samples fill
-            assert set(own.ravel()) == set(np.flatnonzero(arm == k))
-            times = np.bincount(own.ravel(), minlength=64)[arm == k]
-            assert count == 0 or times.max() - times.min() <= 1
+@pytest.mark.parametrize("count", [1, 5, 16, 33, 64])
+def test_each_policy_meets_each_of_its_samples_in_every_epoch_equally_often_and_no_others(count):
+    own = np.random.default_rng(0).permutation(np.arange(64) < count)
+    order = np.asarray(own_minibatches(KEY, jnp.asarray(own), num_epochs=3, num_minibatches=4)).reshape(3, 64)
+    for epoch in order:
+        times = np.bincount(epoch, minlength=64)
+        assert np.all(times[~own] == 0)
+        assert times[own].max() - times[own].min() <= 1
 
 
 def test_one_policy_has_the_minibatches_of_plain_ppo():
-    turns = arm_minibatches(KEY, jnp.zeros(64, jnp.int32), 1, num_epochs=3, num_minibatches=4)
-    assert np.all(turns.taken) and np.all(turns.arm == 0)
-    np.testing.assert_array_equal(turns.indices, shuffled_indices(KEY, 3, 64).reshape(12, 16))
+    order = own_minibatches(KEY, jnp.ones(64, bool), num_epochs=3, num_minibatches=4)
+    np.testing.assert_array_equal(order, shuffled_indices(KEY, 3, 64).reshape(12, 16))
 
 
 def test_turns_are_drawn_with_the_arms_shares():

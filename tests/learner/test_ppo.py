@@ -11,7 +11,7 @@ import pytest
 import scipy.stats
 
 from llmrl.envs.base import time_step
-from llmrl.learner.ppo import Batch, Params, make_update, shuffled_indices, with_advice_steps
+from llmrl.learner.ppo import Batch, Params, make_update, make_update_of_arms, shuffled_indices, with_advice_steps
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.streams import stream_advantages, value_rollout
 from llmrl.nets import make_critic, make_policy
@@ -291,3 +291,36 @@ def test_a_continuous_target_is_found():
     distribution, _ = trained(target)(jnp.ones((1, 1)))
     np.testing.assert_allclose(distribution.mean, 0.5, atol=0.1)
     assert distribution.log_std[0, 0] < -0.7  # narrower than the start, -0.5
+
+
+def test_several_policies_learn_each_as_if_alone_with_its_samples():
+    """One of two that has all samples learns as one policy does; the other one stays as it is."""
+    settings = {"clip": 0.2, "entropy": ENTROPY, "value_coefficient": VALUE, "num_epochs": 2, "num_minibatches": 4}
+    optimizer, data, key = own_promotion(optax.adam(1e-2)), batch(size=64), jax.random.key(3)
+    alone = make_update(POLICY, CRITIC, optimizer, **settings)
+    several = make_update_of_arms(POLICY, CRITIC, optimizer, **settings)
+    expected, _, info = alone(start(), optimizer.init(start()), data, key)
+    twice = jax.tree.map(lambda x: jnp.stack([x, x]), (start(), optimizer.init(start())))
+    of_both = data._replace(advantage=jnp.stack([-data.advantage, data.advantage]), target=jnp.stack([data.target] * 2))
+    arm, least = jnp.ones(64, jnp.int32), jnp.zeros((2, 2))
+    after, _, infos = several(*twice, of_both, arm, key, least, jnp.zeros((), jnp.int32))
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-4, atol=1e-6), after, expected)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-3, atol=1e-6), infos, info)
+    jax.tree.map(lambda x, y: np.testing.assert_array_equal(x[0], y), after, start())
+
+
+def test_learning_rates_of_several_policies_fall_with_the_training_not_with_their_steps():
+    optimizer = own_promotion(optax.sgd(optax.linear_schedule(1.0, 0.0, 100)))
+    update = make_update_of_arms(
+        POLICY, CRITIC, optimizer, clip=0.2, entropy=0.0, value_coefficient=VALUE, num_epochs=1, num_minibatches=1
+    )
+    data = batch(size=16)
+    one = data._replace(advantage=data.advantage[None], target=data.target[None])
+    start_of = jax.tree.map(lambda x: x[None], (start(), optimizer.init(start())))
+
+    def moved_after(steps):
+        least, arm = jnp.zeros((1, 2)), jnp.zeros(16, jnp.int32)
+        after, _, _ = update(*start_of, one, arm, jax.random.key(0), least, jnp.asarray(steps, jnp.int32))
+        return optax.tree.norm(optax.tree.sub(after, start_of[0]))
+
+    assert float(moved_after(75) / moved_after(0)) == pytest.approx(0.25, rel=1e-4)
