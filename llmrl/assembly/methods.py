@@ -253,7 +253,8 @@ def credit(config: Config, spec: EnvSpec) -> Method:
     if arms.follow and not any(arms.follow):
         return ppo(config, spec)
     learns = any(arms.learn)
-    stream = credit_stream(spec, config.method.follow, _weights(config, spec) if learns else None)
+    weights, judged = _weights(config, spec) if learns else None, config.method.trust.evidence
+    stream = credit_stream(spec, config.method.follow, weights, judged=judged)
     return Method((Stream(task(), 1.0), stream), learned(config) if learns else None)
 
 

@@ -33,7 +33,7 @@ class Weights(NamedTuple):
 
     Attributes:
         init: ``key -> phi``.
-        weight: ``(phi, state, rollout) -> w``, [t, n, m]; the state is a ``MixtureState``.
+        weight: ``(phi, state, rollout) -> w``, [t, n, m]; of the state ``seen`` and ``significance`` matter.
         offset: ``(phi, rollout) -> eps``, [t, n].
         size: the largest |w|; 1 where it has no bound.
         of_state: ``(phi, obs [..., *obs]) -> w``, [..., m], as if all its evidence were 1; None where w looks at more
@@ -68,13 +68,19 @@ class MixtureState(NamedTuple):
 
 
 def significance_in(states: Sequence[PyTree]) -> Significance:
-    """What the blend among the streams' states goes by."""
-    return next((state.significance for state in states if isinstance(state, MixtureState)), Significance())
+    """What the one stream with learned weights goes by, from the states of all streams."""
+    return next((state.significance for state in states if hasattr(state, "significance")), Significance())
 
 
 def with_significance(states: Sequence[PyTree], known: Significance) -> tuple[PyTree, ...]:
-    """The streams' states, where the blend goes by ``known``."""
-    return tuple(s._replace(significance=known) if isinstance(s, MixtureState) else s for s in states)
+    """The streams' states, where the one with learned weights goes by ``known``."""
+    return tuple(s._replace(significance=known) if hasattr(s, "significance") else s for s in states)
+
+
+def nothing_known(phi: PyTree, num_aux: int, advised: bool = False) -> Significance:
+    """Before the first rollout, of the weights that phi holds and of advice, where any is given."""
+    fields = ("scalar" in phi, "network" in phi, advised, advised)
+    return Significance(*(jnp.zeros(num_aux) if learned else None for learned in fields))
 
 
 def make_weights(
@@ -171,7 +177,7 @@ def make_weights(
             raw = raw + shrunk(learned, known.network)
         return raw if bound is None else bound * jnp.tanh(raw)
 
-    def weight(phi, state: MixtureState, rollout):
+    def weight(phi, state, rollout):
         steps = rollout.steps
         events = (steps.aux != 0).astype(steps.aux.dtype)
         seen = (steps.obs, steps.action, steps.aux, state.seen)
@@ -228,8 +234,7 @@ def mixture(
 
     def init(key):
         phi, advised = weights.init(key), None if advice is None else advice.init()
-        fields = ("scalar" in phi, "network" in phi, advised is not None, advised is not None)
-        known = Significance(*(jnp.zeros(len(spec.aux_names)) if judged and kept else None for kept in fields))
+        known = nothing_known(phi, len(spec.aux_names), advised is not None) if judged else Significance()
         return phi, MixtureState(limits.init(), weights.nothing_seen, advised, known)
 
     def effective(phi, state: MixtureState, rollout: Rollout) -> Float[Array, "t n m"]:

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from llmrl.ops.moments import Moments, active_mean, running_peak
-from llmrl.trust.blend import Weights
+from llmrl.trust.blend import Weights, nothing_known
+from llmrl.trust.evidence import Significance
 from llmrl.types import EnvSpec, RewardTransform, Rollout, Scalar, Signal, SourceWeights, Stream
 
 MEMORY = 0.998
@@ -22,14 +23,18 @@ class CreditState(NamedTuple):
         mean: of each source over the last rollouts, [m].
         deviation: largest deviation of each source so far, slowly forgotten, [m].
         seen: moments of the observations' features; None where no network needs them.
+        significance: how far learned weights may be trusted; written by the outer level.
     """
 
     mean: Float[Array, " m"]
     deviation: Float[Array, " m"]
-    seen: Moments | None
+    seen: Moments | None = None
+    significance: Significance = Significance()
 
 
-def credit_stream(spec: EnvSpec, follow: float | Scalar, weights: Weights | None = None) -> Stream:
+def credit_stream(
+    spec: EnvSpec, follow: float | Scalar, weights: Weights | None = None, *, judged: bool = False
+) -> Stream:
     """A stream that pays sum_m w_m (r_m - mean_m) / deviation_m, with the discount 0, scaled to the task's advantage.
 
     A hint judges a single action. With the discount 0 the stream's advantage is r - V(s): what this action brought
@@ -42,6 +47,7 @@ def credit_stream(spec: EnvSpec, follow: float | Scalar, weights: Weights | None
         follow: deviation of this stream's advantage with full weights, where the task's is 1. At 0 nothing is paid, so
             that the critic learns as if the stream were not there.
         weights: w, learned by an outer level; None is 1 everywhere.
+        judged: whether that level counts evidence; without it weights are applied as they are learned.
     """
     follow, num_aux = jnp.asarray(follow, jnp.float32), len(spec.aux_names)
 
@@ -52,7 +58,7 @@ def credit_stream(spec: EnvSpec, follow: float | Scalar, weights: Weights | None
     def weight(phi: PyTree, state: CreditState, rollout: Rollout) -> Float[Array, "t n m"]:
         if weights is None:
             return jnp.ones_like(rollout.steps.aux)
-        return weights.weight(phi, state.seen, rollout)
+        return weights.weight(phi, state, rollout)
 
     def said(state: CreditState, rollout: Rollout) -> Float[Array, "t n m"]:
         return unit(state) * (rollout.steps.aux - state.mean)
@@ -75,14 +81,19 @@ def credit_stream(spec: EnvSpec, follow: float | Scalar, weights: Weights | None
         now = jnp.mean(aux, axis=(0, 1))
         mean = jnp.where(jnp.all(state.deviation == 0), now, MEMORY * state.mean + (1.0 - MEMORY) * now)
         seen = state.seen if weights is None or weights.look is None else weights.look(state.seen, rollout)
-        return CreditState(mean, running_peak(state.deviation, jnp.std(aux, axis=(0, 1)), MEMORY), seen)
+        deviation = running_peak(state.deviation, jnp.std(aux, axis=(0, 1)), MEMORY)
+        return CreditState(mean, deviation, seen, state.significance)
 
     def report(phi: PyTree, state: CreditState, rollout: Rollout) -> dict[str, Scalar]:
         active = active_mean(weight(phi, state, rollout), rollout.steps.aux)
         return {f"weight_before_units/{name}": active[i] for i, name in enumerate(spec.aux_names)}
 
     def init(key):
-        nothing = None if weights is None else weights.nothing_seen
-        return {} if weights is None else weights.init(key), CreditState(*jnp.zeros((2, num_aux)), nothing)
+        state = CreditState(*jnp.zeros((2, num_aux)))
+        if weights is None:
+            return {}, state
+        phi = weights.init(key)
+        known = nothing_known(phi, num_aux) if judged else Significance()
+        return phi, state._replace(seen=weights.nothing_seen, significance=known)
 
     return Stream(RewardTransform(init, apply, observe, report, trusted), 1.0, size=size)

@@ -4,11 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from plain import make_weights
 
 from llmrl.envs import make
 from llmrl.learner.streams import Values, blended, deviations, scaling, signals, stream_advantages
-from llmrl.rewards import task
+from llmrl.rewards import task, task_signal
+from llmrl.trust.blend import LEAST_SHARE, significance_in, with_significance
 from llmrl.trust.credit import credit_stream
+from llmrl.trust.evidence import Significance
 from llmrl.types import Stream
 
 SPEC = make("cartpole", ("harmful", "random")).spec
@@ -64,3 +67,17 @@ def test_in_a_task_that_has_paid_nothing_the_source_alone_is_followed(random_rol
     rollout = rollout._replace(steps=rollout.steps._replace(reward=jnp.zeros_like(rollout.steps.reward)))
     total, advantages = _advantage(rollout)
     np.testing.assert_allclose(total * jnp.std(advantages[..., 1]), advantages[..., 1], rtol=1e-4, atol=1e-5)
+
+
+def test_learned_weights_count_as_far_as_they_are_significant(random_rollout):
+    """Once noted, significances stay what the outer level says."""
+    rollout = random_rollout(SPEC, 12, 6)
+    weights = make_weights(SPEC, network=False, bound=None, initial=0.5)
+    transform = credit_stream(SPEC, 1.0, weights, judged=True).transform
+    phi, state = transform.init(KEY)
+    np.testing.assert_array_equal(significance_in((state,)).scalar, 0.0)
+    for known, expected in ((0.0, LEAST_SHARE), (0.6, 0.6), (1.0, 1.0)):
+        (state,) = with_significance((state,), Significance(scalar=jnp.full(2, known)))
+        state = transform.observe(phi, state, rollout, task_signal(rollout, 0.9))
+        weight, unit = transform.weights(phi, state, rollout)
+        np.testing.assert_allclose(weight, jnp.broadcast_to(0.5 * expected * unit, weight.shape), rtol=1e-5)
