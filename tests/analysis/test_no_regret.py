@@ -163,3 +163,14 @@ def test_area_and_end_of_curves():
     found = reached(np.tile(np.arange(20.0), (3, 1)))
     np.testing.assert_allclose(found.area, 9.5)
     np.testing.assert_allclose(found.end, 18.5)
+
+
+def test_who_is_as_good_as_the_better_one_seldom_has_regret_beyond_chance():
+    random = np.random.default_rng(0)
+
+    def drawn(mean):
+        return Reached(*(mean + 0.05 * random.normal(size=(2, SEEDS))))
+
+    found = [scores(cell(random=0.0, ppo=drawn(1.0), add=drawn(0.3), mine=drawn(1.0)))["mine"] for _ in range(100)]
+    assert np.mean([one.clear for one in found]) < 0.1
+    assert np.mean([one.verdict == YES for one in found]) > 0.7
