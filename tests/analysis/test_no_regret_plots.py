@@ -23,7 +23,7 @@ def shown(axes):
 
 def test_each_number_stands_where_its_task_and_source_do(tmp_path):
     found = {("a", "harmful"): score(0.4, 0.9, -0.2, True), ("b", "fair"): score(1.5, 1.2, 0.7)}
-    found |= {("b", "loud"): score(None, None, 0.0)}
+    found |= {("b", "loud"): score(None, None, -0.001)}
     figure = heat_map(found, TASKS, SOURCES, tmp_path / "map.png", failed=[("a", "loud")])
     left, right = figure.axes[:2]
     assert {place: text for place, text in shown(left).items() if text} == {
