@@ -25,7 +25,7 @@ from llmrl.training.progress import show_table
 
 PAGE, DATA, TABLE = "index.html", "suite.json", "suite.md"
 
-HEADER = ("method", "cells", "without regret", "regret beyond chance", "score", "worst cell", "its ratio", "gain kept")
+HEADER = ("method", "cells", "without regret", "beyond chance", "score", "worst cell (ratio)", "gain kept (cells)")
 
 
 def write(planned: Plan, results: Results, failed: Mapping[str, str], folder: Path, command: str, warning: str) -> Path:
@@ -110,9 +110,9 @@ def status(command: str, warning: str, table: Table) -> str:
 def row_of(method: str, one: Summary) -> list[str]:
     """A method over all cells, in words."""
     share = f"{one.kept} ({one.kept / one.cells:.0%})" if one.cells else "-"
-    kept = f"{known(one.gain_kept)} ({one.helped} cells)" if one.helped else "no cell where adding helps"
-    worst = [one.worst or "-", known(one.worst_ratio)]
-    return [method, str(one.cells), share, str(one.clear), known(one.score), *worst, kept]
+    worst = f"{one.worst} ({number(one.worst_ratio.value)})" if one.worst else "-"
+    kept = f"{known(one.gain_kept)} ({one.helped})" if one.helped else "-"
+    return [method, str(one.cells), share, str(one.clear), known(one.score), worst, kept]
 
 
 def _cell_tables(planned: Plan, cells: Sequence[Cell], in_cells: Sequence[dict[str, Score]]) -> list[tuple[str, Table]]:

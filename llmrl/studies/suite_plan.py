@@ -35,7 +35,7 @@ NEED_MORE = ("frozen", "ellm", "ellm_pretrained")
 """Methods that need more than a source: another run, or goals."""
 
 SEEDS, QUICK_SEEDS = 30, 8
-QUICK_STEPS = {"cartpole": 40_960, "gridworld": 122_880, "MountainCar-v0": 122_880}
+QUICK_STEPS = {"cartpole": 40_960, "gridworld": 61_440, "MountainCar-v0": 122_880}
 QUICK_SOURCES = ("fair", "farmable", "useless", "harmful")
 QUICK_METHODS = ("implicit",)
 """What ``quick=true`` has: a part of the development set, shorter runs, few sources and methods."""
