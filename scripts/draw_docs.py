@@ -4,7 +4,7 @@
     python scripts/draw_docs.py trust     # what is learned about three sources
 
 The second one takes the runs of `python scripts/study.py no_regret --seeds 20`, from the folder that RUNS names or from
-where the study puts them; those that are not there it trains, with 8 seeds.
+where the study puts them; those that are not there it trains, with as many seeds.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from llmrl.analysis.colors import METHOD_COLORS, SIMPLE, SOURCE_COLORS
+
 OUT = Path(__file__).resolve().parents[1] / "docs" / "figures"
 INNER, OUTER, PLAIN = "#1f6f8b", "#c8553d", "#6b6b6b"
-SOURCES = {"harmful": "#c8553d", "random": "#8e6c8a", "beneficial": "#5b8c5a"}
+SOURCES = {"harmful": SOURCE_COLORS[4], "random": SOURCE_COLORS[1], "beneficial": SOURCE_COLORS[0]}
+"""Methods are told apart by their dashes here."""
 RUNS = Path(os.environ.get("RUNS", "runs/studies/no_regret"))
-SEEDS = 8
+SEEDS = 20
 
 
 def _box(axes: Axes, at: tuple[float, float, float, float], color: str, title: str, text: str) -> None:
@@ -92,12 +95,12 @@ def trust() -> Figure:
         learned = _curves(f"cartpole/{source}/implicit", f"aux={source}", "method=implicit")
         _line(left, learned, "episode_length", color, f"{source}, learned trust")
         trusted = _curves(f"cartpole/{source}/add", f"aux={source}", "method=add")
-        _line(left, trusted, "episode_length", color, f"{source}, simply added", ":")
+        _line(left, trusted, "episode_length", color, f"{source}, simply added", SIMPLE["add"])
         _line(right, learned, "weight_mean_active", color, source)
         seeds |= {len(learned["episode_length"]), len(trusted["episode_length"])}
     if len(seeds) > 1:
         raise ValueError(f"the runs below {RUNS} must have as many seeds as each other, got {sorted(seeds)}")
-    _line(left, ignored, "episode_length", "0.35", "no source (plain PPO)", "--")
+    _line(left, ignored, "episode_length", METHOD_COLORS["ppo"], "no source (plain PPO)", SIMPLE["ppo"])
     left.set_title("steps that the pole stays up, of 200", loc="left", fontsize=11)
     right.set_title("learned weight where the source speaks", loc="left", fontsize=11)
     right.axhline(0.0, color="0.6", linewidth=0.8, zorder=0)
