@@ -402,6 +402,56 @@ def test_one_unrolled_step_away_from_the_optimum_has_its_closed_form():
     assert relative_error(found, problem.d.T @ theta_1 + PHI + step * problem.b.T @ g) < 1e-5
 
 
+def test_with_the_fisher_information_it_is_the_meta_gradient_of_one_damped_natural_gradient_step():
+    """First order: the outer gradient is taken before the step. Theta is no optimum."""
+    problem, damping = quadratic(), 0.1
+    logits = np.random.default_rng(7).normal(size=(5, 6))
+    with jax.enable_x64(True):
+        theta, phi = jnp.linspace(-1.0, 1.0, 6), jnp.asarray(PHI)
+
+        def scores(t):
+            return jnp.tanh(jnp.asarray(logits) @ t)
+
+        u = jax.jacobian(scores)(theta)
+        matrix = u.T @ u / len(u) + damping * jnp.eye(6)
+        g = jax.grad(problem.outer)(theta, phi)
+
+        def after_a_step(phi):
+            step = jnp.linalg.solve(matrix, jax.grad(problem.inner)(theta, phi))
+            return g @ (theta - step) + problem.outer(theta, phi)
+
+        found, _ = implicit_gradient(
+            problem.inner,
+            problem.outer,
+            theta,
+            phi,
+            key=KEY,
+            solver=dense(),
+            damping=damping,
+            operator=lambda t, p: fisher(scores, t),
+        )
+        assert jnp.linalg.norm(jax.grad(problem.inner)(theta, phi)) > 0.5 * jnp.linalg.norm(g)
+        assert relative_error(found, jax.grad(after_a_step)(phi)) < 1e-13
+
+
+def test_the_residual_of_algorithm_1_says_nothing_of_its_mixed_product():
+    """A loss that is quadratic in theta, whose derivative in phi is not linear in theta."""
+    random = np.random.default_rng(3)
+    with jax.enable_x64(True):
+        theta, phi, g = (jnp.asarray(random.normal(size=4)) for _ in range(3))
+
+        def inner(t, p):
+            return 0.5 * jnp.sum((t - 1.0) ** 2) + 0.5 * jnp.sum(jnp.exp(p) * t**2)
+
+        def solved(solver):
+            return implicit_gradient(inner, lambda t, p: g @ t, theta, phi, key=KEY, solver=solver)
+
+        exact, _ = solved(dense())
+        found, info = solved(neumann_finite_difference(num_terms=400, step_size=0.2))
+        assert info.residual_norm < 1e-14
+        assert relative_error(found, exact) > 0.05
+
+
 def taken_steps(step, thetas, phis, data, taken=None):
     thetas, phis, data = (jnp.stack([jnp.asarray(x, jnp.float32) for x in xs]) for xs in (thetas, phis, data))
     return PastSteps(step, thetas, phis, data, jnp.ones(len(thetas)) if taken is None else jnp.asarray(taken))
