@@ -45,3 +45,10 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     padded = [[*row, *[""] * (len(header) - len(row))] for row in rows]
     lines = [header, ["---"] * len(header), *padded]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
+
+
+def told_of_certificate(last: Iterable[float]) -> str:
+    """How many seeds have kept what ignoring the sources would have earned, by the certificates at their ends."""
+    last, kept = list(last), {"yes": 1.0, "no": -1.0, "not yet known": 0.0}
+    counts = {word: last.count(value) for word, value in kept.items()}
+    return ", ".join(f"{word} {count}" for word, count in counts.items() if count)

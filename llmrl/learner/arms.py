@@ -54,30 +54,30 @@ class Returns(NamedTuple):
     """An arm's discounted task returns, episode by episode, exponentially forgotten.
 
     Attributes:
-        count: weight of the episodes, [k].
+        episodes: weight of the episodes, [k].
         total: weighted sum of their returns, [k].
         squares: weighted sum of their squares, [k].
     """
 
-    count: Float[Array, " k"]
+    episodes: Float[Array, " k"]
     total: Float[Array, " k"]
     squares: Float[Array, " k"]
 
     @property
     def known(self) -> Bool[Array, " k"]:
         """Whether an episode is remembered."""
-        return self.count >= 1.0
+        return self.episodes >= 1.0
 
     @property
     def mean(self) -> Float[Array, " k"]:
         """0 where nothing is known."""
-        return self.total / jnp.maximum(self.count, 1e-6)
+        return self.total / jnp.maximum(self.episodes, 1e-6)
 
     @property
     def error(self) -> Float[Array, " k"]:
         """Standard error of the mean."""
-        variance = self.squares / jnp.maximum(self.count, 1e-6) - jnp.square(self.mean)
-        return jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(self.count, 1.0))
+        variance = self.squares / jnp.maximum(self.episodes, 1e-6) - jnp.square(self.mean)
+        return jnp.sqrt(jnp.maximum(variance, 0.0) / jnp.maximum(self.episodes, 1.0))
 
 
 class Certificate(NamedTuple):
@@ -218,7 +218,7 @@ def noted(state: ArmsState, rollout: Rollout, rule: ArmRule) -> ArmsState:
     of_arm = jnp.where(ended[..., None], jax.nn.one_hot(arm, state.share.size), 0.0)
     earned = of_arm * returns[..., None]
     fresh = Returns(*(jnp.sum(x, axis=(0, 1)) for x in (of_arm, earned, earned * returns[..., None])))
-    kept = jnp.exp(-fresh.count / rule.memory)
+    kept = jnp.exp(-fresh.episodes / rule.memory)
     measured = Returns(*(kept * old + new for old, new in zip(state.returns, fresh, strict=True)))
     lowest = jnp.minimum(state.lowest, jnp.min(jnp.where(measured.known, measured.mean, jnp.inf)))
     certificate = _certified(state, arm == 0, returns, chances, ended)
@@ -287,7 +287,7 @@ def _surely_better(state: ArmsState, arm: Int[Array, ""], rule: ArmRule) -> Bool
     returns = state.returns
     ahead = returns.mean[arm] - returns.mean[0]
     doubt = jnp.sqrt(jnp.square(returns.error[arm]) + jnp.square(returns.error[0]))
-    enough = jnp.minimum(returns.count[arm], returns.count[0]) >= LEAST_EPISODES
+    enough = jnp.minimum(returns.episodes[arm], returns.episodes[0]) >= LEAST_EPISODES
     matters = ahead > LEAST_DIFFERENCE * (returns.mean[arm] - state.lowest)
     return (arm != 0) & enough & matters & (ahead > rule.sure * doubt)
 

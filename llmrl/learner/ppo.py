@@ -187,7 +187,7 @@ def make_update(*parts: Any, num_epochs: int, num_minibatches: int, **numbers: A
 
         def minibatch_step(carry, indices):
             minibatch = jax.tree.map(lambda x: x[indices], batch)
-            params, opt_state, info = step(*carry, minibatch, least_deviations, lengths)
+            params, opt_state, info = step(carry[0], carry[1], minibatch, least_deviations, lengths)
             return (params, opt_state), info
 
         (params, opt_state), info = jax.lax.scan(minibatch_step, (params, opt_state), order)
@@ -235,8 +235,9 @@ def make_update_of_arms(*parts: Any, num_epochs: int, num_minibatches: int, **nu
             mine = batch._replace(advantage=advantage, target=target)
 
             def minibatch_step(carry, indices):
-                *after, info = step(*carry, jax.tree.map(lambda x: x[indices], mine), least, (1.0, 0.0))
-                return tuple(after), info
+                minibatch = jax.tree.map(lambda x: x[indices], mine)
+                params, opt_state, info = step(carry[0], carry[1], minibatch, least, (1.0, 0.0))
+                return (params, opt_state), info
 
             order = own_minibatches(key, own, num_epochs, num_minibatches)
             after, info = jax.lax.scan(minibatch_step, (params, opt_state), order)

@@ -95,14 +95,17 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     advantage, target, least, reward, metrics = jax.vmap(credited)(
         jnp.arange(num_arms), follow, learn, before, state.params, state.last_kl
     )
-    steps = rollout.steps
+    assert rollout.arm is not None
+    steps, acted = rollout.steps, rollout.arm.reshape(-1)
     shared = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), (steps.obs, steps.action, steps.log_prob))
     flat = [x.reshape(num_arms, -1, *x.shape[3:]) for x in (advantage, target)]
     steps_before = state.iteration * ppo.num_epochs * ppo.num_minibatches
     params, opt_state, info = parts.update_arms(policy)(
-        state.params, state.opt_state, Batch(*shared, *flat), rollout.arm.reshape(-1), keys.update, least, steps_before
+        state.params, state.opt_state, Batch(*shared, *flat), acted, keys.update, least, steps_before
     )
-    learned = dict(zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True))
+    learned: dict[str, PyTree] = dict(
+        zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True)
+    )
     learned, skipped = without_harm(state, learned, rollout)
 
     kept = arms.noted(kept, rollout, rule)

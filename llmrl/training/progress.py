@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from llmrl.analysis.statistics import LEAST_SEEDS, known_mean
-from llmrl.analysis.tables import about_seeds
+from llmrl.analysis.tables import about_seeds, told_of_certificate
 from llmrl.training.stopping import Unheard
 
 Update: TypeAlias = Callable[[int, Mapping[str, np.ndarray]], None]
@@ -124,7 +124,12 @@ def show_summary(summary: Mapping[str, Any], title: str, console: Console | None
     console = console or make_console(stderr=False)
     final, area = summary["final"], summary.get("area", {})
     of_sources = {f"{kind}/{source}": say for source in sources_of(final) for kind, say in OF_SOURCES.items()}
-    caption = "\n".join(line for line in (_costs(summary), about_seeds(summary["seeds"])) if line)
+    lines = [_costs(summary), about_seeds(summary["seeds"])]
+    if "certificate" in final:
+        # Means over the last tenth: in between where a verdict changed, and then it is not known for sure.
+        kept = told_of_certificate([float(int(x)) for x in final["certificate"]["by_seed"] if x is not None])
+        lines.append(f"at least 95 % of what ignoring the sources earns, with 95 % confidence: {kept} (seeds)")
+    caption = "\n".join(line for line in lines if line)
     header = ("last tenth of training" if area else "evaluation", "mean", "95 % interval", "worst seed", "best seed")
     rows = []
     for name in [name for name in (*TABLED, *of_sources) if name in final]:

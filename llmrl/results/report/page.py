@@ -123,6 +123,7 @@ def report(
         "runs": tables.runs_table(entries, folder, repeats),
         "broken": broken,
         "comparisons": [_compare(task, names, draw) for task in tasks],
+        "arms": tables.arms_table(labels),
         "solvers": tables.solver_table(health),
         "solver_picture": _solver_picture(health, draw),
         "trust": [_trust(label, entry, dims, make_map, draw) for label, entry in labels.items() if _trusts(entry)]

@@ -13,7 +13,7 @@ import numpy as np
 from llmrl.analysis.answers import Answer
 from llmrl.analysis.comparison import IGNORES, TRUSTS, improvement_interval, regret
 from llmrl.analysis.statistics import Interval, area_under_curve, interquartile_interval, last_tenth, mean_interval
-from llmrl.analysis.tables import about_seeds, known, number, written
+from llmrl.analysis.tables import about_seeds, known, number, told_of_certificate, written
 from llmrl.analysis.trust import RIGHT_SIGNS, TrustMap, right_signs, shares
 from llmrl.results.report.entries import Entry, Method, Repeat, Task
 from llmrl.runs.identity import flat
@@ -263,6 +263,36 @@ def _largest(curves: Mapping[str, np.ndarray], name: str) -> str:
 def _percent(curves: Mapping[str, np.ndarray], name: str) -> str:
     values = curves.get(name)
     return "-" if values is None or np.isnan(values).all() else f"{100 * float(np.nanmean(values)):.1f} %"
+
+
+# --- policies side by side --------------------------------------------------------------------------------------------
+
+
+def arms_table(entries: Mapping[str, Entry]) -> Table | None:
+    """Who acted, and why: of every policy of runs with several, on average over seeds; None where there is no such run.
+
+    A share is that of new episodes, over four quarters of the training; a return is the discounted one at its end.
+    """
+    rows = []
+    for label, entry in entries.items():
+        curves, arm = entry.curves, 0
+        while f"arm_share/{arm}" in curves:
+            shares = np.array_split(np.asarray(curves[f"arm_share/{arm}"], np.float64), 4, axis=1)
+            rows.append(
+                [
+                    label,
+                    f"{arm}: the task alone" if arm == 0 else str(arm),
+                    *(f"{100 * np.nanmean(share):.0f} %" for share in shares),
+                    number(float(np.nanmean(curves[f"arm_return/{arm}"][:, -1]))),
+                    number(float(np.nanmean(curves[f"arm_error/{arm}"][:, -1]))),
+                    number(float(np.nanmean(np.nansum(curves["arm_copied"], axis=1)))) if arm == 0 else "",
+                    told_of_certificate(curves["certificate"][:, -1]) if arm == 0 else "",
+                ]
+            )
+            arm += 1
+    quarters = ("acts, 1st quarter", "2nd", "3rd", "4th")
+    header = ("run", "policy", *quarters, "return", "standard error", "taken over, times", "95 % kept, seeds")
+    return Table(header, rows) if rows else None
 
 
 # --- settings ---------------------------------------------------------------------------------------------------------
