@@ -131,9 +131,9 @@ HELP: dict[str, Help] = {
         sub_goal=lambda s: s.position >= 0.0,
         first_half=lambda s: s.position < -0.5236,  # the bottom of the valley
         cell=lambda s: (10.0 * s.position, 100.0 * s.velocity),
-        fair=100.0,
-        rare=50.0,
-        useless=2.0,
+        fair=20.0,
+        rare=20.0,
+        useless=1.0,
     ),
     "Acrobot-v1": Help(
         progress=gain(acrobot_energy),
@@ -167,8 +167,8 @@ HELP: dict[str, Help] = {
         sub_goal=lambda s: s.paddle_x == s.ball_x,
         first_half=lambda s: s.ball_x > 2,
         cell=lambda s: (s.paddle_x, s.ball_x, s.ball_y),
-        fair=1.0,
-        rare=1.0,
+        fair=0.5,
+        rare=0.5,
         useless=0.5,
     ),
     "DeepSea-bsuite": Help(
