@@ -32,6 +32,7 @@ from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
 from llmrl.studies.grids import names_of, points_of
+from llmrl.training.answers import provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import seed_keys, seed_mesh, state_shapes
 from llmrl.training.iteration import Trainer, TrainState
@@ -99,6 +100,8 @@ def sweep(config: Config, grid: Mapping[str, Iterable[float | int]]) -> list[Poi
     if config.run_dir is not None:
         paths = [str(Path(config.run_dir) / name) for name in names_of(choices)]
         configs = [replace(one, run_dir=path) for one, path in zip(configs, paths, strict=True)]
+    if not all(map(runs.is_finished, configs)):
+        provider_of(config, trainer.env)  # refused, if at all, before anything is written
     with contextlib.ExitStack() as stack:
         stores = [stack.enter_context(opened_store(one)) for one in configs]
         members = [_Member(*member) for member in zip(choices, configs, stores, strict=True)]

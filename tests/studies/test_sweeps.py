@@ -186,6 +186,11 @@ def test_points_that_went_on_alone_are_refused_by_name(copied):
         (("env=crafter", "aux=none", "method=ppo"), {"ppo.entropy": [0, 0.1]}, "--multirun"),
         (("method=frozen", "reward_from=x"), {"ppo.entropy": [0, 0.1]}, "--multirun"),
         (("distributed=true",), {"ppo.entropy": [0, 0.1]}, "it needs distributed=false"),
+        (
+            ("env=cartpole", "aux=language", "method=add", "llm=recorded", "llm.answers=/nope.jsonl"),
+            {"ppo.entropy": [0, 0.1]},
+            "/nope.jsonl",
+        ),
     ],
 )
 def test_what_a_single_run_would_refuse_and_what_cannot_be_shared(settings, grid, message, tmp_path):
