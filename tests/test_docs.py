@@ -31,7 +31,7 @@ from llmrl.runs import metrics
 from llmrl.settings import overrides
 from llmrl.settings.config import TRANSFORMS, Config
 from llmrl.studies.grids import points_of
-from llmrl.training import arms, eipo
+from llmrl.training import arms, decoupled, eipo
 from llmrl.training.answers import COUNTERS
 from llmrl.training.devices import state_shapes
 from llmrl.training.loop import make_trainer
@@ -145,8 +145,9 @@ def _said_by_late_sources(random_rollout, *chosen):
 def _said_of_arms():
     state = first_arms(2, 4)
     zero = jax.numpy.zeros(())
+    of_explorer = decoupled.reported(zero, jax.numpy.ones(2))
     of_eipo = eipo.reported(first_stage(0.5), zero, zero)
-    return arms.reported(state, decided(state, zero, arms.rule_of(_config("twin")))) | of_eipo
+    return arms.reported(state, decided(state, zero, arms.rule_of(_config("twin")))) | of_eipo | of_explorer
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ METHOD_COLORS = {
     "adops": "#1d2a5e",
     "ranked_potential": "#10ed10",
     "thresholded": "#37edc6",
+    "decoupled": "#ffd92f",
     "ellm": "#ed9210",
     "rnd": "#5e9278",
     "apt": "#92b9ed",

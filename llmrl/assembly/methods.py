@@ -264,6 +264,12 @@ def extrinsic_intrinsic(config: Config, spec: EnvSpec) -> Method:
     return Method(_beside_task(add()))
 
 
+def explorer_and_exploiter(config: Config, spec: EnvSpec) -> Method:
+    """Two policies: one on the task and the sources, which acts, and one that learns the task from it."""
+    _require_sources(config, spec)
+    return Method(_beside_task(add()))
+
+
 def lirpg(config: Config, spec: EnvSpec) -> Method:
     """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
     return Method(_beside_task(intrinsic(spec)), learned(config))
@@ -404,6 +410,7 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "credit": credit,
     "twin": credit,
     "eipo": extrinsic_intrinsic,
+    "decoupled": explorer_and_exploiter,
     "lirpg": lirpg,
     "pbrs": potential_based,
     "dpba": dynamic_advice,

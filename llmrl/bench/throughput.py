@@ -24,7 +24,7 @@ PLAIN = Config(
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
 """Every method pays for the auxiliary source here, also the one that ignores it."""
 
-PEERS = ("add", "adops", "ranked_potential", "thresholded")
+PEERS = ("add", "adops", "ranked_potential", "thresholded", "decoupled")
 """Methods of others that hear a source."""
 
 METHODS: dict[str, Config] = {

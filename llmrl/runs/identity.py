@@ -13,7 +13,7 @@ IGNORING = ("ppo", "rnd", "icm", "apt")
 """Methods that hear no source."""
 
 SECTIONS = {
-    **dict.fromkeys(("ppo", "add", "ranked_potential", "thresholded"), ()),
+    **dict.fromkeys(("ppo", "add", "ranked_potential", "thresholded", "decoupled"), ()),
     **dict.fromkeys(("pbrs", "dpba", "pies"), ("potential",)),
     "adops": ("correction",),
     "eipo": ("eipo",),

@@ -15,6 +15,7 @@ from llmrl.bilevel.trees import all_finite
 from llmrl.language import Table
 from llmrl.learner.arms import ArmsState
 from llmrl.learner.blending import RewardState, learn_reward, no_peaks, reported
+from llmrl.learner.decoupled import DecoupledState
 from llmrl.learner.eipo import EipoState
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
@@ -60,7 +61,7 @@ class TrainState(NamedTuple):
     iteration: Array
     heard: Heard | None = None
     late: tuple[PyTree, ...] = ()
-    arms: ArmsState | EipoState | None = None
+    arms: ArmsState | EipoState | DecoupledState | None = None
 
 
 class Trainer(NamedTuple):

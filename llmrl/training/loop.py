@@ -22,7 +22,7 @@ from llmrl.runs import metrics as metrics_file
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
-from llmrl.training import arms, eipo, hosts, transfer
+from llmrl.training import arms, decoupled, eipo, hosts, transfer
 from llmrl.training.answers import Listener, hearing, misses_of, provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import (
@@ -82,6 +82,8 @@ def _policies(config: Config) -> tuple[Callable[[Config, TrainState], TrainState
     """``(config, state) -> state`` of several policies, None where there is one, and the iteration that trains them."""
     if config.method.name == "eipo":
         return eipo.spread, eipo.iterate
+    if config.method.name == "decoupled":
+        return decoupled.spread, decoupled.iterate
     return (arms.spread, arms.iterate) if len(config.method.arms.follow) > 1 else (None, iterate)
 
 

@@ -63,6 +63,7 @@ UNLEARNED = {
     "credit",
     "twin",
     "eipo",
+    "decoupled",
 }
 """Methods that learn nothing along a hypergradient."""
 
@@ -73,6 +74,7 @@ ROWS = {
     "credit": ("method=credit",),
     "twin": ("method=twin",),
     "eipo": ("method=eipo",),
+    "decoupled": ("method=decoupled",),
     "pbrs": ("method=pbrs",),
     "dpba": ("method=dpba",),
     "pies": ("method=pies",),
