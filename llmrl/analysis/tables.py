@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 from llmrl.analysis.statistics import LEAST_SEEDS, Interval, missed_share
 
@@ -47,7 +48,7 @@ def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def told_of_certificate(last: Iterable[float]) -> str:
+def told_of_certificate(last: Iterable[Any]) -> str:
     """How many seeds have kept what ignoring the sources would have earned, by the certificates at their ends."""
     last, kept = list(last), {"yes": 1.0, "no": -1.0, "not yet known": 0.0}
     counts = {word: last.count(value) for word, value in kept.items()}

@@ -17,7 +17,7 @@ from llmrl.types import Rollout, Scalar
 LEAST_EPISODES = 8.0
 """Remembered episodes of both arms that a copy needs."""
 LEAST_DIFFERENCE = 1e-3
-"""Returns that differ by less, in units of their range or of their size, are the same."""
+"""Share of the returns' range, and of their size, below which a difference is none."""
 
 
 KEPT, ERROR_RATE = 0.95, 0.05
@@ -157,12 +157,12 @@ class Decision(NamedTuple):
     Attributes:
         share: of each arm in the next rollout's episodes, [k].
         leader: the arm that plays the rest, [].
-        source: the arm that arm 0 takes over, []; 0 where it stays as it is.
+        model: the arm that arm 0 takes over, []; 0 where it stays as it is.
     """
 
     share: Float[Array, " k"]
     leader: Int[Array, ""]
-    source: Int[Array, ""]
+    model: Int[Array, ""]
 
 
 def first_arms(num_arms: int, num_envs: int) -> ArmsState:
@@ -262,8 +262,8 @@ def decided(state: ArmsState, progress: Scalar, rule: ArmRule) -> Decision:
     """
     returns, num_arms = state.returns, state.share.size
     best = jnp.argmax(jnp.where(returns.known, returns.mean, -jnp.inf))
-    source = jnp.where(_surely_better(state, best, rule), best, 0)
-    mean, error = (x.at[0].set(x[source]) for x in (returns.mean, returns.error))
+    model = jnp.where(_surely_better(state, best, rule), best, 0)
+    mean, error = (x.at[0].set(x[model]) for x in (returns.mean, returns.error))
 
     leader = jnp.argmax(jnp.where(returns.known, mean, -jnp.inf))
     rate = rule.budget * rule.haste * (1.0 - progress) ** (rule.haste - 1.0) / max(1, num_arms - 1)
@@ -279,7 +279,7 @@ def decided(state: ArmsState, progress: Scalar, rule: ArmRule) -> Decision:
     share = jnp.where(silent, jnp.minimum(most, rate), share)
     leader = jnp.where(silent, 0, leader)
     share = share.at[leader].set(0.0)
-    return Decision(share.at[leader].set(1.0 - jnp.sum(share)), leader, source)
+    return Decision(share.at[leader].set(1.0 - jnp.sum(share)), leader, model)
 
 
 def _surely_better(state: ArmsState, arm: Int[Array, ""], rule: ArmRule) -> Bool[Array, ""]:
@@ -292,9 +292,9 @@ def _surely_better(state: ArmsState, arm: Int[Array, ""], rule: ArmRule) -> Bool
     return (arm != 0) & enough & matters & (ahead > rule.sure * doubt)
 
 
-def copied(tree: PyTree, source: Int[Array, ""]) -> PyTree:
-    """Every array of all arms, [k, ...], where arm 0 has taken over what ``source`` has."""
-    return jax.tree.map(lambda x: x.at[0].set(x[source]), tree)
+def copied(tree: PyTree, model: Int[Array, ""]) -> PyTree:
+    """Every array of all arms, [k, ...], where arm 0 has taken over what ``model`` has."""
+    return jax.tree.map(lambda x: x.at[0].set(x[model]), tree)
 
 
 def chosen(tree: PyTree, arm: Int[Array, ""]) -> PyTree:

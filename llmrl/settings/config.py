@@ -251,7 +251,7 @@ class WeightConfig:
 
 @dataclass(frozen=True)
 class TrustConfig:
-    """Trust that asks for evidence: each part a switch (design, section 2).
+    """Trust that asks for evidence: each part a switch; ``llmrl.trust`` holds the rules.
 
     Attributes:
         cross_fitting: estimate on two halves of the environments, each judged by the other's.

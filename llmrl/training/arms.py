@@ -110,7 +110,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
 
     kept = arms.noted(kept, rollout, rule)
     decision = arms.decided(kept, (index + 1).astype(jnp.float32) / config.num_iterations, rule)
-    learned, returns = arms.copied((learned, kept.returns), decision.source)
+    learned, returns = arms.copied((learned, kept.returns), decision.model)
     kept = kept._replace(returns=returns, share=decision.share)
 
     metrics = arms.chosen(metrics | info._asdict(), decision.leader)
@@ -138,7 +138,7 @@ def reported(state: arms.ArmsState, decision: arms.Decision) -> Metrics:
     """What every arm has earned, and whose turn it will be."""
     metrics: Metrics = {
         "arm_leader": decision.leader,
-        "arm_copied": (decision.source != 0).astype(jnp.float32),
+        "arm_copied": (decision.model != 0).astype(jnp.float32),
         "certificate": state.certificate.verdict(),
     }
     for k in range(state.share.size):

@@ -21,8 +21,9 @@ class LimitsState(NamedTuple):
         ceiling: largest weight allowed at present, as a share of the bound, [m].
         task_spread, source_spread: deviation of the discounted sums in the last rollout, [] and [m].
         task_peak, source_peak: the largest they have been.
-        level, best, worst, noise: running mean of the task's reward per step, the most that it has surely been, the
-            least that it has been, its variance as an estimate.
+        level: running mean of the task's reward per step.
+        best, worst: its largest value, counted only where it is surely that large, and its smallest.
+        noise: variance of ``level`` as an estimate of the mean.
     """
 
     ceiling: Float[Array, " m"]
