@@ -111,7 +111,8 @@ class Summary(NamedTuple):
         cells: in how many it was scored.
         kept: cells without regret.
         clear: cells whose regret is beyond chance.
-        score: of its areas, the mean over tasks of the mean over their cells.
+        score: of its areas, the mean over tasks of the mean over their cells, of those in which any method is above
+            random play.
         worst: task and source of the smallest ratio of area or end; empty where there is no ratio.
         worst_ratio: that ratio.
         helped: cells in which adding the source helps: the area of ``add`` is significantly above that of ``ppo``.
@@ -203,11 +204,12 @@ def _summary(cells: Sequence[Cell], in_cells: Sequence[Score], method: str) -> S
     worst = min(ratios, key=lambda name: _order(ratios[name]), default="")
     worst = worst if worst and np.isfinite(ratios[worst].value) else ""
     helping = [cell for cell in cells if helps(cell)]
+    learned = [cell for cell in cells if np.isfinite(_scaled(cell, method, cell.random)).any()]
     return Summary(
         len(cells),
         sum(one.verdict == YES for one in found.values()),
         sum(one.clear for one in found.values()),
-        mean_interval(_per_task([_scaled(cell, method, cell.random) for cell in cells], cells, known_mean)),
+        mean_interval(_per_task([_scaled(cell, method, cell.random) for cell in learned], learned, known_mean)),
         worst,
         ratios.get(worst, UNKNOWN),
         len(helping),

@@ -87,7 +87,7 @@ def _draw(
     axes.pcolormesh(values, cmap=colors, norm=norm, edgecolors="white", linewidth=1.5)
     for row, column in np.ndindex(*values.shape):
         value = values[row, column]
-        text = words.get((row, column), "") if np.isnan(value) else f"{round(value, 2) + 0.0:.2f}"
+        text = words.get((row, column), "") if np.isnan(value) else f"{round(float(value), 2) + 0.0:.2f}"
         style = {"ha": "center", "va": "center", "fontsize": 9, "color": "white" if value > 0.6 else "0.15"}
         axes.text(column + 0.5, row + 0.5, text, **style)
     axes.set_title(title, fontsize=11, loc="left")

@@ -28,6 +28,8 @@ from llmrl.training.progress import plural
 RANDOM = "random"
 """Name of random play among the runs."""
 NO_LEARNING = ("method=ppo", "ppo.learning_rate=1e-12")
+FEW_ENVS = ("ppo.num_envs=8", "ppo.num_steps=128", "ppo.num_minibatches=4")
+"""So that several episodes of each environment end, however many the task has."""
 RANDOM_SHARE = 10
 """Random play has a tenth of the task's steps."""
 
@@ -115,7 +117,7 @@ def runs_of(task: Task, methods: Iterable[str]) -> list[Run]:
     """Random play and ``ppo`` first, then the others, mixed: every part of the list has slow and fast methods."""
     steps = f"total_steps={task.total_steps}"
     played = f"total_steps={task.total_steps // RANDOM_SHARE}"
-    first = [Run(run_name(task.name, "", RANDOM), (*task.overrides, "aux=none", *NO_LEARNING, played))]
+    first = [Run(run_name(task.name, "", RANDOM), (*task.overrides, "aux=none", *NO_LEARNING, *FEW_ENVS, played))]
     hearing = []
     for method in methods:
         if method in IGNORING:
@@ -192,18 +194,26 @@ def cells_of(planned: Plan, results: Results) -> list[Cell]:
     """The cells in which random play, ``ppo`` and ``add`` are finished."""
     found = []
     for task in planned.tasks:
-        played = results.get(run_name(task.name, "", RANDOM))
+        by_chance = random_play(task, results)
         for source in task.sources:
             curves = {
                 method: results[name].curves[measure_of(task)]
                 for method in planned.methods
                 if (name := run_name(task.name, source, method)) in results
             }
-            if played is not None and {IGNORES, TRUSTS} <= curves.keys():
-                by_chance = float(known_mean(area_under_curve(played.curves[measure_of(task)])))
+            if by_chance is not None and {IGNORES, TRUSTS} <= curves.keys():
                 scored = {method: reached(np.asarray(each, np.float64)) for method, each in curves.items()}
                 found.append(Cell(task.name, source, by_chance, scored))
     return found
+
+
+def random_play(task: Task, results: Results) -> float | None:
+    """What random play reaches, mean over seeds; None where it is not finished or no episode of it has ended."""
+    played = results.get(run_name(task.name, "", RANDOM))
+    if played is None:
+        return None
+    mean = float(known_mean(area_under_curve(played.curves[measure_of(task)])))
+    return mean if np.isfinite(mean) else None
 
 
 def with_others(planned: Plan, results: Results, folder: Path, extra: Sequence[str]) -> Results:
@@ -222,4 +232,6 @@ def failures(planned: Plan, outcome: Outcome, folder: Path) -> dict[str, str]:
     """Name -> why, of every run that failed, here or in another process that shares the directory."""
     missing = [run.name for run in planned.runs if run.name not in outcome.results]
     told = {name: outcome.failures.get(name) or runs.failure(folder / name) for name in missing}
+    endless = {run_name(task.name, "", RANDOM) for task in planned.tasks if random_play(task, outcome.results) is None}
+    told |= dict.fromkeys(endless & outcome.results.keys(), "no episode of random play has ended: no cell is scored")
     return {name: why for name, why in told.items() if why}

@@ -136,6 +136,12 @@ def test_a_summary_counts_cells_and_names_the_worst():
     assert found.score.value == pytest.approx((np.mean(areas[:2]) + areas[2]) / 2)
 
 
+def test_a_task_in_which_nobody_learns_is_left_out_of_the_score():
+    flat = cell("flat", random=-200.0, ppo=level(-200.0, noise=0.0), add=level(-200.0, noise=0.0))
+    cells = [cell("a", mine=70.0), cell("b", mine=30.0)]
+    assert summary([*cells, flat], "add").score == summary(cells, "add").score
+
+
 def test_neither_the_order_of_cells_nor_that_of_seeds_matters():
     cells = [cell("a", mine=80.0), cell("b", "x", mine=30.0), cell("a", "y", mine=85.0)]
     order = np.random.default_rng(0).permutation(SEEDS)

@@ -13,6 +13,7 @@ import pytest
 
 from llmrl.analysis.no_regret import scores
 from llmrl.assembly.methods import METHODS
+from llmrl.assembly.parts import make_environment
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
 from llmrl.runs.identity import IGNORING
@@ -200,6 +201,23 @@ def test_failed_runs_are_shown_first_and_the_others_are_scored(tmp_path, fake_tr
     assert "no luck" in (tmp_path / "index.html").read_text()
     suite(**SMALL, seeds=5, out=str(tmp_path), train=fake_train)
     assert "no luck" not in (tmp_path / "index.html").read_text()
+
+
+def test_random_play_without_an_end_is_told_and_nothing_is_scored(tmp_path, fake_train, monkeypatch):
+    monkeypatch.setitem(LEVELS, "random", np.nan)
+    suite(**SMALL, seeds=5, out=str(tmp_path), train=fake_train)
+    data = json.loads((tmp_path / "suite.json").read_text())
+    assert list(data["failed"]) == ["cartpole/any/random"] and data["cells"] == []
+    assert "no episode of random play has ended" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    "task", [*TASKS.values(), *plan(DEVELOPMENT, quick=True).tasks], ids=lambda task: f"{task.name}-{task.total_steps}"
+)
+def test_random_play_has_time_for_whole_episodes(task):
+    """Also where PPO collects from so many environments that none of them would see an end."""
+    config = COMPOSE(*suite_plan.runs_of(task, ())[0].overrides)
+    assert config.num_iterations * config.ppo.num_steps > make_environment(config).spec.horizon
 
 
 def test_parts_share_a_directory_and_the_last_one_shows_all(tmp_path, fake_train):
