@@ -38,6 +38,7 @@ from llmrl.rewards import (
 from llmrl.rewards import frozen as frozen_transform
 from llmrl.settings.config import Config, NoveltyConfig, OuterConfig, SolverConfig
 from llmrl.settings.errors import BadValue, unknown
+from llmrl.settings.presets import with_method
 from llmrl.trust.advice import advice_rule, advice_stream
 from llmrl.trust.blend import Weights, make_weights, mixture
 from llmrl.trust.credit import credit_stream
@@ -270,6 +271,27 @@ def explorer_and_exploiter(config: Config, spec: EnvSpec) -> Method:
     return Method(_beside_task(add()))
 
 
+SEVERAL = ("twin", "eipo", "decoupled", "select")
+"""Methods that train several policies."""
+
+
+def selected(config: Config, spec: EnvSpec) -> Method:
+    """Several methods side by side, one played at a time; the task alone judges them (Zhang et al. 2024)."""
+    arms = config.method.select.arms
+    if not arms:
+        raise BadValue("method.select.arms needs at least one method, as in method.select.arms=[ppo,add]")
+    for name in arms:
+        if name not in METHODS:
+            raise unknown("method.select.arms", name, METHODS)
+        whole = name not in (*SEVERAL, "frozen")
+        if not whole or make_method(with_method(config, name), spec).view is not None:
+            raise BadValue(
+                f"method.select.arms takes methods of one policy that sees what the environment shows and needs no "
+                f"other run, got {name}"
+            )
+    return Method((Stream(task(), 1.0),))
+
+
 def lirpg(config: Config, spec: EnvSpec) -> Method:
     """Learn an intrinsic reward by unrolling one inner step (Zheng et al. 2018)."""
     return Method(_beside_task(intrinsic(spec)), learned(config))
@@ -411,6 +433,7 @@ METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
     "twin": credit,
     "eipo": extrinsic_intrinsic,
     "decoupled": explorer_and_exploiter,
+    "select": selected,
     "lirpg": lirpg,
     "pbrs": potential_based,
     "dpba": dynamic_advice,

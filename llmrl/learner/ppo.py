@@ -245,19 +245,20 @@ def make_update_of_arms(*parts: Any, num_epochs: int, num_minibatches: int, **nu
             return *kept, jax.tree.map(jnp.mean, info)
 
         own = arm == jnp.arange(least.shape[0])[:, None]
-        paced = _paced(opt_state, steps_before)
-        return jax.vmap(of_one)(params, paced, batch.advantage, batch.target, least, own)
+        opt_state = paced(opt_state, steps_before)
+        return jax.vmap(of_one)(params, opt_state, batch.advantage, batch.target, least, own)
 
     return update
 
 
-def _paced(opt_state: PyTree, count: Int[Array, ""]) -> PyTree:
-    """The state of an optimiser whose learning rate is where ``count`` steps would have brought it."""
+def paced(opt_state: PyTree, count: Int[Array, ""]) -> PyTree:
+    """The state of an optimiser, or of several, whose learning rate is where ``count`` steps would have brought it."""
 
     def of_schedule(path, value) -> bool:
         return getattr(path[-1], "tuple_name", "") == optax.ScaleByScheduleState.__name__
 
-    if not any(of_schedule(path, value) for path, value in optax.tree_utils.tree_get_all_with_path(opt_state, "count")):
+    counts = optax.tree_utils.tree_get_all_with_path(opt_state, "count")
+    now = next((value for path, value in counts if of_schedule(path, value)), None)
+    if now is None:
         return opt_state
-    set_to = jnp.full(jax.tree.leaves(opt_state)[0].shape[:1], count, jnp.int32)
-    return optax.tree_utils.tree_set(opt_state, of_schedule, count=set_to)
+    return optax.tree_utils.tree_set(opt_state, of_schedule, count=jnp.full(jnp.shape(now), count, jnp.int32))

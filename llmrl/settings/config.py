@@ -470,6 +470,26 @@ class EipoConfig:
 
 
 @dataclass(frozen=True)
+class SelectConfig:
+    """Several methods, of which one is played at a time (``select``); see ``llmrl.learner.balancing``.
+
+    Attributes:
+        arms: the methods, each as its preset, with policy, optimiser and environments of its own.
+        every: iterations of a play; it lasts longer where no episode has ended in them.
+        confidence: c, factor on the confidence width of mean returns. At 1 differences show after hundreds of plays; a
+            smaller one tells methods apart sooner, and errs more often.
+        delta: probability with which the widths may fail.
+        least: d_min, what each method's regret coefficient starts from.
+    """
+
+    arms: tuple[str, ...] = ("ppo", "add", "implicit")
+    every: int = positive(1)
+    confidence: float = number(1.0, low=0)
+    delta: float = number(0.1, above=0, high=1)
+    least: float = positive(1.0)
+
+
+@dataclass(frozen=True)
 class MethodConfig:
     """Which method, and the settings of its reward (ignored by methods that have no use for them).
 
@@ -479,6 +499,7 @@ class MethodConfig:
         reward_of: for ``frozen``, the method that learned the reward; found in the run that ``reward_from`` names.
         arms: several policies side by side.
         eipo: two policies, one of them held to the other's task return.
+        select: several methods, of which one is played at a time.
         weight: the learned weight.
         outer: the outer level.
         trust: trust that asks for evidence.
@@ -493,6 +514,7 @@ class MethodConfig:
     reward_of: str | None = None
     arms: ArmsConfig = field(default_factory=ArmsConfig)
     eipo: EipoConfig = field(default_factory=EipoConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)
     trust: TrustConfig = field(default_factory=TrustConfig)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PyTree
@@ -17,6 +19,7 @@ from llmrl.learner.rollout import collect
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.iteration import Metrics, TrainState, iteration_keys
+from llmrl.training.select import SelectState
 from llmrl.types import Environment
 
 LEARNED = ("params", "opt_state", "phis", "transform_states", "meta_state", "last_kl", "advantage_peaks")
@@ -29,7 +32,7 @@ def rule_of(config: Config) -> arms.ArmRule:
     return arms.ArmRule(chosen.budget, chosen.haste, chosen.memory, chosen.caution, chosen.sure, config.ppo.discount)
 
 
-def spread(config: Config, state: TrainState) -> TrainState:
+def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
     """A first state in which every arm has the same."""
     num_arms = len(config.method.arms.follow)
     acting = state.acting._replace(turn=jnp.arange(config.ppo.num_envs) % num_arms)
@@ -50,6 +53,8 @@ def leader(state: TrainState) -> TrainState:
     """The state of the policy that is handed over; of one policy, the state itself."""
     if state.arms is None:
         return state
+    if isinstance(state.arms, SelectState):  # it stands in the state already
+        return state._replace(arms=None)
     own = {name: arms.chosen(getattr(state, name), state.arms.leader) for name in LEARNED}
     return state._replace(
         **own,

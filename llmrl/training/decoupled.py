@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -21,7 +23,7 @@ from llmrl.training.iteration import TrainState, iteration_keys
 from llmrl.types import Environment, Scalar
 
 
-def spread(config: Config, state: TrainState) -> TrainState:
+def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
     """A first state of two equal policies."""
     return side_by_side(state, 2)._replace(arms=DecoupledState(state.acting))
 

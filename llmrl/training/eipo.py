@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from llmrl.training.iteration import TrainState, iteration_keys
 from llmrl.types import Environment, Rollout, Scalar
 
 
-def spread(config: Config, state: TrainState) -> TrainState:
+def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
     """A first state of two equal policies, pi_E and pi_EI."""
     return side_by_side(state, 2)._replace(arms=eipo.first_stage(config.method.eipo.alpha))
 

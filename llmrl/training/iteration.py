@@ -46,7 +46,8 @@ class TrainState(NamedTuple):
         heard: what the language source has noted; None where there is none.
         late: memories of the other sources that are filled in once a rollout is complete.
         arms: where several policies stand side by side, what decides among them, and who is their ``leader``; their
-            parts of the state have a leading axis [k] then (``llmrl.training.arms``). None where there is one.
+            parts of the state have a leading axis [k] then (``llmrl.training.arms``), or stand in it whole
+            (``llmrl.training.select``). None where there is one.
     """
 
     key: PRNGKeyArray
@@ -61,7 +62,7 @@ class TrainState(NamedTuple):
     iteration: Array
     heard: Heard | None = None
     late: tuple[PyTree, ...] = ()
-    arms: ArmsState | EipoState | DecoupledState | None = None
+    arms: ArmsState | EipoState | DecoupledState | Any = None
 
 
 class Trainer(NamedTuple):

@@ -64,6 +64,7 @@ UNLEARNED = {
     "twin",
     "eipo",
     "decoupled",
+    "select",
 }
 """Methods that learn nothing along a hypergradient."""
 
@@ -75,6 +76,7 @@ ROWS = {
     "twin": ("method=twin",),
     "eipo": ("method=eipo",),
     "decoupled": ("method=decoupled",),
+    "select": ("method=select", "method.select.arms=[ppo,scalar]"),
     "pbrs": ("method=pbrs",),
     "dpba": ("method=dpba",),
     "pies": ("method=pies",),
