@@ -37,7 +37,7 @@ METHOD_COLORS = {
     "frozen": "#10ac5e",
     "credit": "#c6105e",
     "twin": "#5e10ed",
-    "select": "#37edc6",
+    "select": "#1010c6",
     "eipo": "#c610ed",
 }
 """Far from each other; those that stand in one picture most often are farthest."""
