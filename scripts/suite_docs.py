@@ -22,7 +22,7 @@ def filled(page: str, name: str, table: str) -> str:
     """A page with the table between the markers of that name; unchanged where it has none."""
     start, end = f"<!-- suite {name} -->", f"<!-- end of suite {name} -->"
     between = re.compile(rf"{re.escape(start)}\n.*?{re.escape(end)}", re.DOTALL)
-    return between.sub(lambda _: f"{start}\n\n{table.strip()}\n\n{end}", page)
+    return between.sub(lambda _: f"{start}\n\n{table.strip(chr(10))}\n\n{end}", page)
 
 
 def pictures(page: str, name: str) -> list[str]:

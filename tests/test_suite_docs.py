@@ -30,10 +30,10 @@ def results(tmp_path, name, table):
 
 
 def test_only_what_is_between_the_markers_changes_and_twice_is_once(docs, tmp_path):
-    folder = results(tmp_path, "report", "| method | 1\\2 |\n")
+    folder = results(tmp_path, "report", "    command\n\n| method | 1\\2 |\n")
     docs.main([folder])
     once = (tmp_path / "page.md").read_text()
-    assert once == PAGE.replace("\nold\n", "\n\n| method | 1\\2 |\n\n")
+    assert once == PAGE.replace("\nold\n", "\n\n    command\n\n| method | 1\\2 |\n\n")
     assert (tmp_path / "figures" / "suite_report_implicit.png").read_bytes() == b"picture"
     docs.main([folder])
     assert (tmp_path / "page.md").read_text() == once
