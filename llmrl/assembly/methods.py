@@ -423,35 +423,55 @@ def ellm(config: Config, spec: EnvSpec) -> Method:
     return Method((Stream(task(), 0.0), Stream(stream, 1.0)))
 
 
-METHODS: dict[str, Callable[[Config, EnvSpec], Method]] = {
-    "ppo": ppo,
-    "add": trusting,
-    "implicit": implicit,
-    "implicit_paper": implicit,
-    "scalar": implicit,
-    "credit": credit,
-    "twin": credit,
-    "eipo": extrinsic_intrinsic,
-    "decoupled": explorer_and_exploiter,
-    "select": selected,
-    "lirpg": lirpg,
-    "pbrs": potential_based,
-    "dpba": dynamic_advice,
-    "pies": explicit_shaping,
-    "adops": optimality_preserving,
-    "ranked_potential": trusting,
-    "thresholded": trusting,
-    "unrolled": implicit,
-    "barfi": implicit,
-    "bipars_em": bipars_em,
-    "bipars_mgl": implicit,
-    "bipars_imgl": implicit,
-    "frozen": frozen,
-    "rnd": random_network,
-    "icm": curious,
-    "apt": particles,
-    "ellm": ellm,
-    "ellm_pretrained": ellm,
+class Recipe(NamedTuple):
+    """How a method is made, and what of a config it looks at.
+
+    Attributes:
+        make: ``(config, spec) -> Method``.
+        reads: sections of ``config.method`` that it looks at; None where any of them may matter, and the solver.
+        hears: whether it looks at the auxiliary sources.
+        course: a setting of ``config.method`` that, above 0, sets a course over the whole training.
+        needs_more: whether it needs more than a source: another run, or goals.
+    """
+
+    make: Callable[[Config, EnvSpec], Method]
+    reads: tuple[str, ...] | None = None
+    hears: bool = True
+    course: str | None = None
+    needs_more: bool = False
+
+
+_SUGGESTED = Recipe(ellm, reads=("goals",), course="goals.pretraining", needs_more=True)
+
+METHODS: dict[str, Recipe] = {
+    "ppo": Recipe(ppo, reads=(), hears=False),
+    "add": Recipe(trusting, reads=()),
+    "implicit": Recipe(implicit),
+    "implicit_paper": Recipe(implicit),
+    "scalar": Recipe(implicit),
+    "credit": Recipe(credit),
+    "twin": Recipe(credit),
+    "eipo": Recipe(extrinsic_intrinsic, reads=("eipo",)),
+    "decoupled": Recipe(explorer_and_exploiter, reads=()),
+    "select": Recipe(selected),
+    "lirpg": Recipe(lirpg),
+    "pbrs": Recipe(potential_based, reads=("potential",)),
+    "dpba": Recipe(dynamic_advice, reads=("potential",)),
+    "pies": Recipe(explicit_shaping, reads=("potential",), course="potential.decay"),
+    "adops": Recipe(optimality_preserving, reads=("correction",), course="correction.ramp"),
+    "ranked_potential": Recipe(trusting, reads=()),
+    "thresholded": Recipe(trusting, reads=()),
+    "unrolled": Recipe(implicit),
+    "barfi": Recipe(implicit),
+    "bipars_em": Recipe(bipars_em),
+    "bipars_mgl": Recipe(implicit),
+    "bipars_imgl": Recipe(implicit),
+    "frozen": Recipe(frozen, needs_more=True),
+    "rnd": Recipe(random_network, reads=("novelty",), hears=False),
+    "icm": Recipe(curious, reads=("novelty",), hears=False),
+    "apt": Recipe(particles, reads=("novelty",), hears=False),
+    "ellm": _SUGGESTED,
+    "ellm_pretrained": _SUGGESTED,
 }
 """Recipes by name; presets of one recipe differ by their yaml alone."""
 
@@ -460,7 +480,7 @@ def make_method(config: Config, spec: EnvSpec) -> Method:
     """The method that a config names."""
     if config.method.name not in METHODS:
         raise unknown("method", config.method.name, METHODS)
-    method = METHODS[config.method.name](config, spec)
+    method = METHODS[config.method.name].make(config, spec)
     if config.method.outer.gradient == "explicit" and method.meta is not None and method.view is None:
         raise BadValue(
             "method.outer.gradient=explicit needs a policy that sees what is learned (method=bipars_em), got "

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from functools import partial
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import jax
 import optax
 from jaxtyping import PyTree
 
-from llmrl.assembly.methods import make_method
+from llmrl.assembly.methods import METHODS, make_method
 from llmrl.assembly.sources import late_sources, make_sources
 from llmrl.envs import HOST_ENVIRONMENTS, LATE_WRONG, make_host
 from llmrl.envs import make as make_env
@@ -109,15 +110,12 @@ def acting_policy(config: Config, spec: EnvSpec) -> Policy:
 
 def length_schedules(config: Config) -> list[str]:
     """Settings of a run that set a course over the whole of ``total_steps``, as they may be typed."""
-    method = config.method.reward_of or config.method.name
-    goals = config.method.goals
+    recipe = METHODS[config.method.reward_of or config.method.name]
+    value = 0.0 if recipe.course is None else attrgetter(recipe.course)(config.method)
     courses = {
         "ppo.anneal=true": config.ppo.anneal,
-        f"method.potential.decay={config.method.potential.decay}": method == "pies",
+        f"method.{recipe.course}={value}": value > 0.0,
         f"aux={LATE_WRONG}": LATE_WRONG in config.aux.sources,
-        f"method.correction.ramp={config.method.correction.ramp}": method == "adops"
-        and config.method.correction.ramp > 0.0,
-        f"method.goals.pretraining={goals.pretraining}": method.startswith("ellm") and goals.pretraining > 0.0,
     }
     return [setting for setting, chosen in courses.items() if chosen]
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from llmrl.assembly.methods import METHODS, ellm, frozen, make_method
+from llmrl.assembly.methods import METHODS, make_method
 from llmrl.bilevel.trees import all_finite
 from llmrl.learner.blending import Credit, RewardState, learn_reward, reported
 from llmrl.learner.ppo import Params
@@ -24,9 +24,6 @@ from llmrl.settings.errors import BadType, BadValue
 from llmrl.settings.fields import check
 from llmrl.settings.validation import validate
 from llmrl.types import Discrete, EnvSpec, Rollout, Scalar, Stream, Transition
-
-_ELSEWHERE = (frozen, ellm)
-"""Recipes that learn no weights, and would ask for a run or for goals that a learner cannot be given."""
 
 
 class Steps(NamedTuple):
@@ -152,7 +149,7 @@ def learner(
     check(ppo)  # by the names of the arguments
     method = method or MethodConfig()
     useless = BadValue(f"trust.learner needs a method that learns weights, as implicit does, got {method.name}")
-    if METHODS.get(method.name) in _ELSEWHERE:
+    if method.name in METHODS and METHODS[method.name].needs_more:
         raise useless
     config = validate(Config(method=method, solver=solver or SolverConfig(), ppo=ppo))
     made = make_method(config, spec)

@@ -152,9 +152,9 @@ def config_of(run: Run, out: Path, seeds: int, extra: Sequence[str] = (), progre
 
 def read_finished(config: Config) -> Found | None:
     """What a run of these settings left, or None where it is not finished."""
+    from llmrl.assembly.identity import of_one_run
     from llmrl.runs import directory as runs
     from llmrl.runs import metrics
-    from llmrl.runs.identity import of_one_run
 
     assert config.run_dir is not None
     if not (Path(config.run_dir) / "summary.json").exists():

@@ -6,9 +6,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from llmrl.assembly.identity import ignores_sources, of_one_run
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
-from llmrl.runs.identity import ignores_sources, of_one_run
 from llmrl.settings.config import Config
 from llmrl.training.progress import note
 

@@ -18,8 +18,8 @@ import numpy as np
 from llmrl.analysis.comparison import IGNORES, MEASURES, TRUSTS
 from llmrl.analysis.no_regret import Cell, reached
 from llmrl.analysis.statistics import area_under_curve, known_mean
+from llmrl.assembly.methods import METHODS
 from llmrl.runs import directory as runs
-from llmrl.runs.identity import IGNORING
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.studies.carry_out import Outcome, Results, Run, config_of, read_finished
 from llmrl.studies.suite_tasks import REPORT, TASKS, Task, tasks_of
@@ -32,9 +32,6 @@ FEW_ENVS = ("ppo.num_envs=8", "ppo.num_steps=128", "ppo.num_minibatches=4")
 """So that several episodes of each environment end, however many the task has."""
 RANDOM_SHARE = 10
 """Random play has a tenth of the task's steps."""
-
-NEED_MORE = ("frozen", "ellm", "ellm_pretrained")
-"""Methods that need more than a source: another run, or goals."""
 
 SEEDS, QUICK_SEEDS = 30, 8
 QUICK_STEPS = {"cartpole": 40_960, "gridworld": 61_440, "MountainCar-v0": 122_880}
@@ -82,8 +79,6 @@ def plan(
     Raises:
         ValueError: there is no such task in the set, source or method, or a quick look at ``report`` was asked for.
     """
-    from llmrl.assembly.methods import METHODS
-
     if quick and set == REPORT:
         raise BadValue("quick=true is for set=development: a few seeds on a report task would only tempt to tune on it")
     here = {task.name: task for task in tasks_of(set)}
@@ -100,7 +95,7 @@ def plan(
     chosen = [
         replace(one, sources={name: one.sources[name] for name in wanted if name in one.sources}) for one in chosen
     ]
-    usable = [name for name in METHODS if name not in NEED_MORE]
+    usable = [name for name, recipe in METHODS.items() if not recipe.needs_more]
     _check(methods, usable, "method that needs nothing but a source")
     compared = tuple(dict.fromkeys((IGNORES, TRUSTS, *(methods or (QUICK_METHODS if quick else usable)))))
     runs_of_all = tuple(run for task in chosen for run in runs_of(task, compared))
@@ -120,7 +115,7 @@ def runs_of(task: Task, methods: Iterable[str]) -> list[Run]:
     first = [Run(run_name(task.name, "", RANDOM), (*task.overrides, "aux=none", *NO_LEARNING, *FEW_ENVS, played))]
     hearing = []
     for method in methods:
-        if method in IGNORING:
+        if not METHODS[method].hears:
             first.append(Run(run_name(task.name, "", method), (*task.overrides, "aux=none", f"method={method}", steps)))
             continue
         for source, words in task.sources.items():
@@ -131,7 +126,7 @@ def runs_of(task: Task, methods: Iterable[str]) -> list[Run]:
 
 def run_name(task: str, source: str, method: str) -> str:
     """The run behind a method's part of a cell."""
-    return f"{task}/{'any' if method in (RANDOM, *IGNORING) else source}/{method}"
+    return f"{task}/{'any' if method == RANDOM or not METHODS[method].hears else source}/{method}"
 
 
 # --- what it costs ----------------------------------------------------------------------------------------------------

@@ -16,13 +16,12 @@ from llmrl.assembly.methods import METHODS
 from llmrl.assembly.parts import make_environment
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
-from llmrl.runs.identity import IGNORING
 from llmrl.settings import overrides
 from llmrl.settings.requests import SUITE_SETS
 from llmrl.studies import suite_plan
 from llmrl.studies.carry_out import Found, carry_out
 from llmrl.studies.suite import suite
-from llmrl.studies.suite_plan import NEED_MORE, QUICK_SOURCES, cost, plan
+from llmrl.studies.suite_plan import QUICK_SOURCES, cost, plan
 from llmrl.studies.suite_tasks import DEVELOPMENT, REPORT, TASKS
 
 LEVELS = {"random": 20.0, "ppo": 100.0, "add": 60.0, "implicit": 90.0}
@@ -76,11 +75,12 @@ def test_what_hears_no_source_is_trained_once_per_task_and_everything_else_once_
     planned = plan(which)
     names = [run.name for run in planned.runs]
     assert len(set(names)) == len(names)
-    assert set(planned.methods) == set(METHODS) - set(NEED_MORE)
-    hearing = [method for method in planned.methods if method not in IGNORING]
+    assert set(planned.methods) == {name for name, recipe in METHODS.items() if not recipe.needs_more}
+    hearing = [method for method in planned.methods if METHODS[method].hears]
+    hearing_none = [name for name, recipe in METHODS.items() if not recipe.hears]
     for task in planned.tasks:
         here = {tuple(name.split("/")[1:]) for name in names if name.startswith(f"{task.name}/")}
-        deaf = {("any", method) for method in ("random", *IGNORING)}
+        deaf = {("any", method) for method in ("random", *hearing_none)}
         assert here == deaf | {(source, method) for source in task.sources for method in hearing}
 
 

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from llmrl.analysis.comparison import MEASURES
+from llmrl.assembly.identity import identity, ignores_sources
 from llmrl.envs import defaults_of
 from llmrl.runs import directory as runs
 from llmrl.runs import metrics
-from llmrl.runs.identity import identity, ignores_sources
 from llmrl.settings.config import AuxConfig, Config, LLMConfig
 from llmrl.training.transfer import FILLED_IN
 

@@ -15,8 +15,8 @@ from llmrl.analysis.comparison import IGNORES, TRUSTS, improvement_interval, reg
 from llmrl.analysis.statistics import Interval, area_under_curve, interquartile_interval, last_tenth, mean_interval
 from llmrl.analysis.tables import about_seeds, known, number, told_of_certificate, written
 from llmrl.analysis.trust import RIGHT_SIGNS, TrustMap, right_signs, shares
+from llmrl.assembly.identity import flat
 from llmrl.results.report.entries import Entry, Method, Repeat, Task
-from llmrl.runs.identity import flat
 
 NOT_SHOWN = ("run_dir", "resume", "progress")
 SOLVER_PANELS = {

@@ -6,21 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from llmrl.assembly.methods import METHODS, Recipe
 from llmrl.envs import GOALS, LANGUAGE, NOVELTY, defaults_of
 from llmrl.settings.config import Config
-
-IGNORING = ("ppo", "rnd", "icm", "apt")
-"""Methods that hear no source."""
-
-SECTIONS = {
-    **dict.fromkeys(("ppo", "add", "ranked_potential", "thresholded", "decoupled"), ()),
-    **dict.fromkeys(("pbrs", "dpba", "pies"), ("potential",)),
-    "adops": ("correction",),
-    "eipo": ("eipo",),
-    **dict.fromkeys(("rnd", "icm", "apt"), ("novelty",)),
-    **dict.fromkeys(("ellm", "ellm_pretrained"), ("goals",)),
-}
-"""Sections of ``method`` that a method looks at. The others learn a reward: any section may matter, and the solver."""
 
 SOURCE_SECTIONS = {GOALS: "goals", NOVELTY: "novelty"}
 """Sections of ``method`` that a source looks at, whatever the method."""
@@ -37,8 +25,14 @@ UNHEARD = ("cache", "concurrency", "deadline", "retries", "requests_per_minute",
 
 def ignores_sources(config: Config) -> bool:
     """Whether a run is the same whatever its auxiliary sources say."""
-    name = config.method.name
-    return name in IGNORING or (SECTIONS.get(name) == ("goals",) and config.method.goals.table is not None)
+    recipe = _recipe(config)
+    from_table = recipe.reads == ("goals",) and config.method.goals.table is not None
+    return from_table or not recipe.hears
+
+
+def _recipe(config: Config) -> Recipe:
+    """The config's recipe; of a method that another version has, one that may look at everything."""
+    return METHODS.get(config.method.name, METHODS["implicit"])
 
 
 def identity(config: Config) -> dict[str, Any]:
@@ -46,12 +40,12 @@ def identity(config: Config) -> dict[str, Any]:
 
     What is left out changes nothing: where results go, how they are computed, and what the method does not look at.
     """
-    settings, method = asdict(config), config.method.name
+    settings, reads = asdict(config), _recipe(config).reads
     sources = () if ignores_sources(config) else tuple(config.aux.sources)
     kept: dict[str, Any] = {"env": _environment(config), "ppo": settings["ppo"]}
     kept["total_steps"] = config.num_iterations * config.ppo.batch_size
-    if method in SECTIONS:
-        sections = {*SECTIONS[method], *(SOURCE_SECTIONS[name] for name in sources if name in SOURCE_SECTIONS)}
+    if reads is not None:
+        sections = {*reads, *(SOURCE_SECTIONS[name] for name in sources if name in SOURCE_SECTIONS)}
         kept["method"] = {key: settings["method"][key] for key in ("name", *sorted(sections))}
     else:
         kept |= {key: settings[key] for key in ("method", "solver", "reward_from", "reward_seed")}

@@ -1,6 +1,7 @@
 """What can matter to a run is in its identity, and nothing else is: asked of the traced programs themselves."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from operator import attrgetter
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +10,9 @@ from jax._src.interpreters import partial_eval
 from test_methods import KEYS, ROWS, TINY, composed
 
 import llmrl
+from llmrl.assembly.identity import identity, ignores_sources, of_one_run
 from llmrl.assembly.methods import METHODS
 from llmrl.assembly.parts import build, make_environment, numbers_of, with_numbers
-from llmrl.runs.identity import IGNORING, SECTIONS, identity, ignores_sources, of_one_run
 from llmrl.settings.config import AuxConfig, Config, MethodConfig
 from llmrl.training import iteration
 from llmrl.training.iteration import first_state, iterate
@@ -143,5 +144,13 @@ def test_how_answers_are_fetched_is_no_part_of_a_run(source, name, value):
     assert of_one_run(one, other) == (name not in ("noise_seed", "noise_unit", "answers"))
 
 
-def test_only_methods_that_exist_are_told_apart():
-    assert {*IGNORING, *SECTIONS} <= METHODS.keys()
+@pytest.mark.parametrize("name", METHODS)
+def test_a_recipe_names_settings_that_exist(name):
+    recipe, settings = METHODS[name], asdict(MethodConfig())
+    assert all(isinstance(settings[section], dict) for section in recipe.reads or ())
+    assert recipe.course is None or attrgetter(recipe.course)(MethodConfig()) >= 0.0
+
+
+def test_of_a_method_of_another_version_anything_may_matter():
+    one, other = (hearing("harmful", "no_longer_there", method__novelty__updates=number) for number in (1, 2))
+    assert not of_one_run(one, other) and not ignores_sources(one)
