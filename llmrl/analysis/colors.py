@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable
+from itertools import cycle
 from typing import TypeAlias
+
+from llmrl.settings.presets import method_names
 
 Style: TypeAlias = tuple[str, str]
 """A colour and a dash, as matplotlib has them."""
 
-METHOD_COLORS = {
+_CHOSEN = {
     "implicit": "#1f6f8b",
     "add": "#c8553d",
     "ppo": "#4d4d4d",
@@ -41,6 +44,12 @@ METHOD_COLORS = {
     "eipo": "#c610ed",
 }
 """Far from each other; those that stand in one picture most often are farthest."""
+
+_SPARE = ("#ac8510", "#e110ac", "#5e1010", "#8537c6", "#373710")
+"""For methods that have none of their own yet, in the order of their names."""
+
+METHOD_COLORS = _CHOSEN | dict(zip((name for name in method_names() if name not in _CHOSEN), cycle(_SPARE)))
+"""A colour for every method."""
 
 OTHERS = tuple(METHOD_COLORS.values())
 """For lines that are of no method."""

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any, TypeVar
 
 from hydra import compose as compose_with_hydra
@@ -29,6 +28,7 @@ from omegaconf.errors import (
 from llmrl.settings.config import Config
 from llmrl.settings.errors import OWN_ENVIRONMENT, BadValue, brief, install, of_the_disk, unknown
 from llmrl.settings.fields import check
+from llmrl.settings.presets import config_dir, method_names
 from llmrl.settings.requests import (
     BENCH_RIVALS,
     BENCH_SUITES,
@@ -59,13 +59,6 @@ LAUNCHERS = {
     "ray": "pip install hydra-ray-launcher, in an environment of its own",
 }
 """What to install for Hydra's launchers, by Hydra's names."""
-
-
-def config_dir() -> Path:
-    """The config files: inside an installed package, beside it in a checkout."""
-    package = Path(__file__).resolve().parents[1]
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
 
 
 @functools.cache
@@ -176,7 +169,7 @@ def to_comparison(node: DictConfig) -> tuple[Config, tuple[str, ...]]:
     beside = tuple(values.pop("beside"))
     if values["distributed"]:
         raise BadValue("compare runs in one process: llmrl train distributed=true for each method, then llmrl report")
-    methods = [file.stem for file in sorted((config_dir() / "method").glob("*.yaml"))]
+    methods = method_names()
     for method in beside:
         if method not in methods:
             raise unknown("method", method, methods)
