@@ -71,7 +71,7 @@ def trust_map(
     transform = streams[trusting[0]].transform
     in_effect, settled = transform.weights, frozen(transform).weights
     assert in_effect is not None and settled is not None
-    probes = _probes(env.spec)
+    states, probes = leaders(states), _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)
     probing = _also_asked(env, list(probes.values()))
 
@@ -120,10 +120,10 @@ def _words(env: Environment, state_key: np.ndarray, event: np.ndarray, table: Ta
 
 def _trained(result_or_run_dir: Any) -> tuple[Config, PyTree, Table | None]:
     if not isinstance(result_or_run_dir, str | Path):
-        return result_or_run_dir.config, leaders(result_or_run_dir.state), result_or_run_dir.answers
+        return result_or_run_dir.config, result_or_run_dir.state, result_or_run_dir.answers
     run = runs.load_run(result_or_run_dir)
     states, iterations = runs.load_state(run, state_shapes(make_trainer(run.config), run.config))
-    return run.config, leaders(states), runs.read_answers(run, iterations)
+    return run.config, states, runs.read_answers(run, iterations)
 
 
 def _probes(spec: EnvSpec) -> dict[str, Shaped[Array, "*a"]]:

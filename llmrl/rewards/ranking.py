@@ -25,14 +25,14 @@ class RankingState(NamedTuple):
         params: of the state score sigma.
         opt_state: of its optimiser.
         total: sum of what the source has said, in size.
-        count: steps on which it has said something.
+        events: steps on which it has said something.
         key: draws minibatches.
     """
 
     params: PyTree
     opt_state: PyTree
     total: Scalar
-    count: Scalar
+    events: Scalar
     key: PRNGKeyArray
 
 
@@ -131,12 +131,12 @@ def ranked_potential(
         drawn = jax.random.randint(draw_key, (updates, batch_size), 0, said.size)
         (params, opt_state), _ = jax.lax.scan(step, (memory.params, memory.opt_state), drawn)
         total = memory.total + jnp.sum(jnp.abs(said))
-        return RankingState(params, opt_state, total, memory.count + jnp.sum((said != 0).astype(said.dtype)), key)
+        return RankingState(params, opt_state, total, memory.events + jnp.sum((said != 0).astype(said.dtype)), key)
 
     def shaping(memory: RankingState, rollout: Rollout) -> Float[Array, "t n"]:
         steps = rollout.steps
         now, then = (net.apply(memory.params, seen.of(obs))[..., 0] for obs in (steps.obs, steps.next_obs))
-        unit = memory.total / jnp.maximum(memory.count, 1.0)
+        unit = memory.total / jnp.maximum(memory.events, 1.0)
         return unit * (jnp.where(steps.terminated, 0.0, discount) * then - now)
 
     def score(memory: RankingState, rollout: Rollout, words: Any, asked: Rollout | None = None):
@@ -157,8 +157,8 @@ def ranked_pairs(
     state: Shaped[Array, "t n f"], following: Shaped[Array, "t n f"], said: Float[Array, "t n"]
 ) -> RankedPairs:
     """Every step of a rollout as an answer, by the sign of what the source says."""
-    flat = (x.reshape(-1, x.shape[-1]) for x in (state, following))
-    return RankedPairs(*flat, 0.5 * (1.0 + jnp.sign(said.reshape(-1))))
+    before, after = (x.reshape(-1, x.shape[-1]) for x in (state, following))
+    return RankedPairs(before, after, 0.5 * (1.0 + jnp.sign(said.reshape(-1))))
 
 
 def _agreement(difference: Float[Array, " b"], pairs: RankedPairs) -> Scalar:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PyTree
 
 from llmrl.assembly.parts import Parts
 from llmrl.language import Table
@@ -73,7 +73,9 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
         return update(params, opt_state, Batch(obs, action, log_prob, advantage, target), keys.update, least)
 
     params, opt_state, info = jax.vmap(of_one)(state.params, state.opt_state, *flat, least)
-    learned = dict(zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True))
+    learned: dict[str, PyTree] = dict(
+        zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True)
+    )
     learned, skipped = without_harm(state, learned, rollout)
 
     ratio = jnp.exp(inner.policy.distribution(exploiter, steps.obs).log_prob(steps.action) - steps.log_prob)

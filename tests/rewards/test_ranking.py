@@ -124,7 +124,7 @@ def test_only_the_sign_of_an_answer_counts_and_its_mean_size_is_the_unit(random_
     jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-5), one.params, other.params)
     values = SOURCE.score(one, rollouts[0], None)[0]
     np.testing.assert_allclose(SOURCE.score(other, rollouts[0], None)[0], 7.0 * values, rtol=1e-4)
-    assert one.total / one.count == pytest.approx(0.3, rel=1e-4)
+    assert one.total / one.events == pytest.approx(0.3, rel=1e-4)
 
 
 def test_other_steps_may_be_asked_about(random_rollout, consistent):
