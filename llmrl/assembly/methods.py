@@ -16,26 +16,18 @@ from llmrl.envs import GOALS
 from llmrl.learner.meta import Meta, MetaSettings, OuterLevel, make_meta, outer_optimizer
 from llmrl.learner.meta_problem import Part, ProblemSettings
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards import (
-    Bonus,
-    add,
-    adops,
-    apt,
-    beyond_task,
-    dpba,
-    from_source,
-    goals,
-    icm,
-    intrinsic,
-    intrinsic_stream,
-    pbrs,
-    pies,
-    read_goals,
-    rnd,
-    task,
-    task_and_goals,
-)
-from llmrl.rewards import frozen as frozen_transform
+from llmrl.rewards.add import add
+from llmrl.rewards.adops import adops
+from llmrl.rewards.base import beyond_task
+from llmrl.rewards.base import frozen as frozen_transform
+from llmrl.rewards.bonus import Bonus, intrinsic_stream
+from llmrl.rewards.curiosity import icm
+from llmrl.rewards.goals import from_source, goals, read_goals, task_and_goals
+from llmrl.rewards.intrinsic import intrinsic
+from llmrl.rewards.novelty import rnd
+from llmrl.rewards.particle import apt
+from llmrl.rewards.potential import dpba, pbrs, pies
+from llmrl.rewards.task import task
 from llmrl.settings.config import Config, NoveltyConfig, OuterConfig, SolverConfig
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.presets import with_method

@@ -70,11 +70,6 @@ _PLACED = ("stone", "table", "furnace", "plant")
 _MADE = ITEMS[6:]
 
 
-def _with_article(tool: str) -> str:
-    words = tool.replace("wood_", "wooden_").replace("_", " ")
-    return f"an {words}" if words.startswith("iron") else f"a {words}"
-
-
 EVENTS = (
     "do something else",
     "go to sleep",

@@ -8,7 +8,9 @@ labeller.close()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from llmrl.language.asking import Manners
 from llmrl.language.cache import Cache, open_cache
@@ -29,8 +31,6 @@ __all__ = [
     "Provider",
     "Table",
     "build",
-    "budget_of",
-    "cache_of",
     "empty",
     "fill",
     "fill_table",
@@ -38,7 +38,6 @@ __all__ = [
     "load",
     "make_labeller",
     "make_provider",
-    "manners_of",
     "merge",
     "noisy",
     "open_cache",
@@ -63,24 +62,11 @@ def open_labeller(config: LLMConfig, captioner: Captioner, environment: str | No
         ValueError: a setting is wrong, or an API key is missing.
         OSError: the cache cannot be opened.
     """
-    provider = make_provider(config, captioner, environment)
-    cache = cache_of(config, provider)
-    labeller = make_labeller(
-        provider,
-        captioner,
-        cache,
-        budget_of(config),
-        manners=manners_of(config),
-        concurrency=config.concurrency,
-        neutral=config.neutral,
-    )
-
-    def close() -> None:
-        labeller.close()
-        if cache is not None:
-            cache.close()
-
-    return labeller._replace(close=close)
+    stack = ExitStack()
+    provider, cache = stack.enter_context(_opened(config, captioner, environment))
+    labeller = make_labeller(provider, captioner, cache, **_asking(config))
+    stack.callback(labeller.close)
+    return labeller._replace(close=stack.close)
 
 
 def fill_table(
@@ -92,54 +78,41 @@ def fill_table(
     progress: Callable[[dict[str, float]], None] | None = None,
 ) -> Table:
     """The table that a config describes, filled: blocks until all is answered; see ``fill``."""
+    with _opened(config, captioner, environment) as (provider, cache):
+        options = _asking(config, max_trips=3)
+        return fill(captioner, provider, cache, keys, limit, capacity=config.capacity, progress=progress, **options)
+
+
+def has_answered(config: LLMConfig, captioner: Captioner, environment: str | None = None) -> bool:
+    """Whether the cache holds an answer from where a config leads; arguments as for ``open_labeller``."""
+    with _opened(config, captioner, environment) as (provider, cache):
+        return cache is not None and cache.knows(provider)
+
+
+@contextmanager
+def _opened(
+    config: LLMConfig, captioner: Captioner, environment: str | None
+) -> Iterator[tuple[Provider, Cache | None]]:
+    """The provider, and the cache as long as it is needed; None for a provider that answers at once and needs none."""
     provider = make_provider(config, captioner, environment)
-    cache = cache_of(config, provider)
+    cache = None if provider.answer is None else open_cache(config.cache)
     try:
-        return fill(
-            captioner,
-            provider,
-            cache,
-            keys,
-            limit,
-            capacity=config.capacity,
-            neutral=config.neutral,
-            budget=budget_of(config),
-            manners=manners_of(config, max_trips=3),
-            concurrency=config.concurrency,
-            progress=progress,
-        )
+        yield provider, cache
     finally:
         if cache is not None:
             cache.close()
 
 
-def has_answered(config: LLMConfig, captioner: Captioner, environment: str | None = None) -> bool:
-    """Whether the cache holds an answer from where a config leads; arguments as for ``open_labeller``."""
-    provider = make_provider(config, captioner, environment)
-    cache = cache_of(config, provider)
-    if cache is None:
-        return False
-    try:
-        return cache.knows(provider)
-    finally:
-        cache.close()
-
-
-def cache_of(config: LLMConfig, provider: Provider) -> Cache | None:
-    """The cache that a config names; None for a provider that answers at once and needs none."""
-    return None if provider.answer is None else open_cache(config.cache)
-
-
-def budget_of(config: LLMConfig) -> Budget:
-    """The budget that a config sets."""
-    return Budget(config.max_requests, config.max_tokens, config.max_cost, config.max_seconds)
-
-
-def manners_of(config: LLMConfig, max_trips: int | None = None) -> Manners:
-    """How a config wants an endpoint to be treated."""
-    return Manners(
-        deadline=config.deadline,
-        retries=config.retries,
-        requests_per_minute=config.requests_per_minute,
-        max_trips=max_trips,
-    )
+def _asking(config: LLMConfig, max_trips: int | None = None) -> dict[str, Any]:
+    """What may be spent, and how a config wants an endpoint to be treated."""
+    return {
+        "budget": Budget(config.max_requests, config.max_tokens, config.max_cost, config.max_seconds),
+        "manners": Manners(
+            deadline=config.deadline,
+            retries=config.retries,
+            requests_per_minute=config.requests_per_minute,
+            max_trips=max_trips,
+        ),
+        "concurrency": config.concurrency,
+        "neutral": config.neutral,
+    }

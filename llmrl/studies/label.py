@@ -14,6 +14,7 @@ import numpy as np
 
 from llmrl.assembly.parts import any_environment, policy_of
 from llmrl.language import Provider, Table, fill_table, make_provider, size
+from llmrl.language.lines import header
 from llmrl.language.question import questions
 from llmrl.language.table import as_dict
 from llmrl.learner.rollout import collect, reset_all
@@ -145,9 +146,9 @@ def _now_and_then(show: Show, states: int, seconds: float = 5.0) -> Callable[[di
 
 
 def _write(path: Path, captioner: Captioner, provider: Provider, config: Config, table: Table) -> None:
-    header: dict[str, Any] = {"format": "llmrl-answers", "version": 1, "source": f"llmrl label, {provider.identity}"}
+    first = header(f"llmrl label, {provider.identity}")
     if config.llm.noise or config.llm.adversarial:
-        header["made_wrong"] = 1.0 if config.llm.adversarial else config.llm.noise
+        first["made_wrong"] = 1.0 if config.llm.adversarial else config.llm.noise
     rows: Sequence[dict[str, Any]] = [
         {
             "state": captioner.describe(key),
@@ -157,4 +158,4 @@ def _write(path: Path, captioner: Captioner, provider: Provider, config: Config,
         for key, scores in as_dict(table).items()
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, "".join(json.dumps(row) + "\n" for row in (header, *rows)))
+    replace_file(path, "".join(json.dumps(row) + "\n" for row in (first, *rows)))
