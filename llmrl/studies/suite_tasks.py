@@ -85,7 +85,8 @@ TASKS: dict[str, Task] = {
         _gymnax("Acrobot-v1", REPORT, 500_000, "ppo.entropy=0.01"),
         _gymnax("Catch-bsuite", REPORT, 100_000, "ppo.entropy=0.01"),
         _gymnax("DeepSea-bsuite", REPORT, 100_000, "ppo.entropy=0.01"),
-        _gymnax("FourRooms-misc", REPORT, 200_000, "ppo.entropy=0.01"),
+        # In 500 steps even random play comes by the goal.
+        _gymnax("FourRooms-misc", REPORT, 200_000, "env.horizon=100", "ppo.entropy=0.01"),
         _gymnax("Breakout-MinAtar", REPORT, 500_000, *MINATAR),
         _gymnax("Asterix-MinAtar", REPORT, 1_000_000, *MINATAR),
         _gymnax("SpaceInvaders-MinAtar", REPORT, 500_000, *MINATAR),
