@@ -215,6 +215,8 @@ def noted(state: ArmsState, rollout: Rollout, rule: ArmRule) -> ArmsState:
     ended = steps.terminated | steps.truncated
     carry = state.discounted, state.factor, state.chance
     (discounted, factor, chance), (returns, chances) = jax.lax.scan(follow, carry, (steps.reward, ended))
+    # One reward that is no number would stay in the sums for ever: such an episode is left out.
+    ended, returns = ended & jnp.isfinite(returns), jnp.where(jnp.isfinite(returns), returns, 0.0)
     of_arm = jnp.where(ended[..., None], jax.nn.one_hot(arm, state.share.size), 0.0)
     earned = of_arm * returns[..., None]
     fresh = Returns(*(jnp.sum(x, axis=(0, 1)) for x in (of_arm, earned, earned * returns[..., None])))

@@ -68,6 +68,24 @@ def test_returns_are_those_of_whole_episodes_forgotten_by_their_number(random_ro
     np.testing.assert_allclose(np.stack(state.returns), total, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_episode_with_a_reward_that_is_no_number_is_left_out(random_rollout, bad):
+    """It would stay in the sums of every arm for ever; all other episodes count as without it."""
+    rollout = random_rollout(make("cartpole", ("harmful",)).spec, 9, 4)
+    rollout = rollout._replace(arm=jnp.broadcast_to(jnp.arange(4) % 2, (9, 4)))
+    steps = rollout.steps._replace(terminated=jnp.zeros((9, 4), bool).at[4].set(True).at[8].set(True))
+    rollout = rollout._replace(steps=steps._replace(truncated=jnp.zeros((9, 4), bool)))
+    first = arms.noted(arms.first_arms(2, 4), rollout, RULE)
+    spoiled = rollout._replace(steps=rollout.steps._replace(reward=rollout.steps.reward.at[2, 0].set(bad)))
+    found = arms.noted(first, spoiled, RULE)
+    whole = arms.noted(first, rollout, RULE)
+    assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((found.returns, found.certificate, found.discounted)))
+    np.testing.assert_array_equal([x[1] for x in found.returns], [x[1] for x in whole.returns])
+    kept = np.exp(-3 / 32)  # three of arm 0's four episodes are left
+    np.testing.assert_allclose(found.returns.episodes[0], kept * first.returns.episodes[0] + 3, rtol=1e-5)
+    assert np.all(np.isfinite(arms.decided(found, jnp.asarray(0.5), RULE).share))
+
+
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
