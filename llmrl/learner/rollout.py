@@ -40,6 +40,10 @@ class ActingState(NamedTuple):
     worlds: Worlds | None = None
     turn: Int[Array, " n"] | None = None
 
+    def statistics(self) -> dict[str, Scalar]:
+        """What is logged of the last rollout's episodes, and of the pool that they start from where there is one."""
+        return self.episodes._asdict() | ({} if self.pool is None else self.pool._asdict())
+
 
 class EpisodeStatistics(NamedTuple):
     """Means over the episodes that ended in a rollout; the previous rollout's where none did, and of return and length

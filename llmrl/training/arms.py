@@ -14,11 +14,11 @@ from llmrl.language import Table
 from llmrl.learner import arms
 from llmrl.learner.blending import RewardState, learn_reward
 from llmrl.learner.blending import reported as reported_of_streams
-from llmrl.learner.ppo import Batch
-from llmrl.learner.rollout import collect
+from llmrl.learner.ppo import Batch, Params
+from llmrl.learner.rollout import ActingState, collect
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
-from llmrl.training.iteration import Metrics, TrainState, iteration_keys
+from llmrl.training.iteration import IterationKeys, Metrics, TrainState, iteration_keys
 from llmrl.training.select import SelectState
 from llmrl.types import Environment
 
@@ -108,10 +108,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     params, opt_state, info = parts.update_arms(policy)(
         state.params, state.opt_state, Batch(*shared, *flat), acted, keys.update, least, steps_before
     )
-    learned: dict[str, PyTree] = dict(
-        zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True)
-    )
-    learned, skipped = without_harm(state, learned, rollout)
+    learned, skipped = without_harm(state, learned_parts(params, opt_state, reward, info.approx_kl), rollout)
 
     kept = arms.noted(kept, rollout, rule)
     decision = arms.decided(kept, (index + 1).astype(jnp.float32) / config.num_iterations, rule)
@@ -119,12 +116,29 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     kept = kept._replace(returns=returns, share=decision.share)
 
     metrics = arms.chosen(metrics | info._asdict(), decision.leader)
-    metrics = acting.episodes._asdict() | ({} if acting.pool is None else acting.pool._asdict()) | metrics | annotated
+    metrics = acting.statistics() | metrics | annotated
     metrics = metrics | reported(kept, decision) | {"skipped_update": jnp.max(skipped)}
-    new_state = state._replace(
-        key=keys.next, acting=acting, iteration=state.iteration + 1, heard=memory.heard, late=memory.late, **learned
+    return gone_on(state, learned, keys, acting, memory, kept), metrics
+
+
+def learned_parts(params: Params, opt_state: PyTree, reward: RewardState, last_kl: Array) -> dict[str, PyTree]:
+    """What every arm has learned, as the parts of a state."""
+    parts = params, opt_state, reward.phis, reward.transform_states, reward.meta_state, last_kl, reward.advantage_peaks
+    return dict(zip(LEARNED, parts, strict=True))
+
+
+def gone_on(
+    state: TrainState,
+    learned: dict[str, PyTree],
+    keys: IterationKeys,
+    acting: ActingState,
+    memory: SourceMemory,
+    arms: Any,
+) -> TrainState:
+    """The state after an iteration of several policies; ``arms`` is what their kind keeps beside what they learn."""
+    return state._replace(
+        key=keys.next, acting=acting, iteration=state.iteration + 1, **memory._asdict(), **learned, arms=arms
     )
-    return new_state._replace(arms=kept), metrics
 
 
 def without_harm(before: TrainState, learned: dict[str, PyTree], rollout) -> tuple[dict[str, PyTree], Array]:

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float
 
 from llmrl.assembly.parts import Parts
 from llmrl.language import Table
@@ -18,7 +18,7 @@ from llmrl.learner.ppo import Batch
 from llmrl.learner.rollout import collect
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
-from llmrl.training.arms import LEARNED, side_by_side, without_harm
+from llmrl.training.arms import gone_on, learned_parts, side_by_side, without_harm
 from llmrl.training.iteration import TrainState, iteration_keys
 from llmrl.types import Environment, Scalar
 
@@ -73,19 +73,13 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
         return update(params, opt_state, Batch(obs, action, log_prob, advantage, target), keys.update, least)
 
     params, opt_state, info = jax.vmap(of_one)(state.params, state.opt_state, *flat, least)
-    learned: dict[str, PyTree] = dict(
-        zip(LEARNED, (params, opt_state, *reward[:3], info.approx_kl, reward.advantage_peaks), strict=True)
-    )
-    learned, skipped = without_harm(state, learned, rollout)
+    learned, skipped = without_harm(state, learned_parts(params, opt_state, reward, info.approx_kl), rollout)
 
     ratio = jnp.exp(inner.policy.distribution(exploiter, steps.obs).log_prob(steps.action) - steps.log_prob)
-    metrics = measured.episodes._asdict() | ({} if acting.pool is None else acting.pool._asdict()) | annotated
+    metrics = acting.statistics() | measured.episodes._asdict() | annotated
     metrics |= chosen(told, jnp.asarray(EXPLORER)) | chosen(info, jnp.asarray(EXPLOITER))._asdict()
     metrics |= reported(acting.episodes.episode_return, ratio.reshape(-1)) | {"skipped_update": jnp.max(skipped)}
-    new_state = state._replace(
-        key=keys.next, acting=acting, iteration=state.iteration + 1, heard=memory.heard, late=memory.late, **learned
-    )
-    return new_state._replace(arms=DecoupledState(measured)), metrics
+    return gone_on(state, learned, keys, acting, memory, DecoupledState(measured)), metrics
 
 
 def reported(explorer_return: Scalar, ratio: Float[Array, " b"]) -> dict[str, Scalar]:

@@ -19,7 +19,7 @@ from llmrl.learner.streams import Values, signals, stream_advantages, value_roll
 from llmrl.ops.moments import running_peak
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
-from llmrl.training.arms import LEARNED, side_by_side, without_harm
+from llmrl.training.arms import LEARNED, gone_on, side_by_side, without_harm
 from llmrl.training.iteration import TrainState, iteration_keys
 from llmrl.types import Environment, Rollout, Scalar
 
@@ -48,12 +48,9 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     after = eipo.next_stage(stage, objective, difference, rule)
     after = jax.tree.map(lambda new, old: jnp.where(skipped == 0.0, new, old), after, stage)
 
-    metrics = acting.episodes._asdict() | ({} if acting.pool is None else acting.pool._asdict()) | annotated
+    metrics = acting.statistics() | annotated
     metrics |= chosen(info, stage.acting)._asdict() | reported(stage, objective, difference)
-    new_state = state._replace(
-        key=keys.next, acting=acting, iteration=state.iteration + 1, heard=memory.heard, late=memory.late, **learned
-    )
-    return new_state._replace(arms=after), metrics | {"skipped_update": skipped}
+    return gone_on(state, learned, keys, acting, memory, after), metrics | {"skipped_update": skipped}
 
 
 class Worth(NamedTuple):

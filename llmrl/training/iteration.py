@@ -230,8 +230,7 @@ def learn_from(
     )
 
     metrics = metrics | reported(inner.streams, reward, credit, rollout, parts.aux_names)
-    pool = {} if acting.pool is None else acting.pool._asdict()
-    metrics = acting.episodes._asdict() | pool | metrics | info._asdict() | annotated
+    metrics = acting.statistics() | metrics | info._asdict() | annotated
     new_state = TrainState(
         keys.next,
         params,
