@@ -243,9 +243,9 @@ def credit(config: Config, spec: EnvSpec) -> Method:
     """Follow the auxiliary sources action by action, as much as the task; with weights that an arm may learn."""
     _require_sources(config, spec)
     arms = config.method.arms
-    if arms.follow and not any(arms.follow):
+    if arms.follow == ("none",):
         return ppo(config, spec)
-    learns = any(arms.learn)
+    learns = "learned" in arms.follow
     weights, judged = _weights(config, spec) if learns else None, config.method.trust.evidence
     stream = credit_stream(spec, config.method.follow, weights, judged=judged)
     return Method((Stream(task(), 1.0), stream), learned(config) if learns else None)

@@ -6,6 +6,7 @@ the task alone. What the others cost is a budget: ``budget`` of the return is sp
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -48,6 +49,30 @@ class ArmRule(NamedTuple):
     caution: float | Scalar
     sure: float | Scalar
     discount: float | Scalar
+
+
+class Arm(NamedTuple):
+    """What a policy follows beside the task.
+
+    Attributes:
+        follow: how far it follows each source, m of them.
+        learns: whether it learns their weights.
+    """
+
+    follow: tuple[float, ...]
+    learns: bool = False
+
+
+def arms_of(follow: Sequence[str], num_aux: int) -> tuple[Arm, ...]:
+    """The policies that ``method.arms.follow`` names, no two of them alike: of one source, ``each`` is ``all``."""
+    ones = (1.0,) * num_aux
+    named = {
+        "none": [Arm((0.0,) * num_aux)],
+        "all": [Arm(ones)],
+        "each": [Arm(tuple(float(i == j) for j in range(num_aux))) for i in range(num_aux)],
+        "learned": [Arm(ones, learns=True)],
+    }
+    return tuple(dict.fromkeys(arm for name in follow for arm in named[name]))
 
 
 class Returns(NamedTuple):

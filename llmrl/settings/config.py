@@ -23,6 +23,7 @@ PROMPTS = ("yes_no", "goals")
 SCORES = ("token_probability", "embedding_similarity", "string_similarity")
 NOISE_UNITS = ("state", "answer")
 FOLLOWING = ("credit", "twin")
+FOLLOWED = ("none", "all", "each", "learned")
 MODES = ("offline", "online")
 TRANSFORMS = ("none", "ranked_potential", "thresholded")
 SOLVERS = (
@@ -432,10 +433,9 @@ class ArmsConfig:
     """Several policies side by side, judged by what they earn (``twin``); see ``llmrl.learner.arms``.
 
     Attributes:
-        follow: ``method.follow`` of each policy; the first must be 0, the task alone. With one number or none,
-            one policy is trained.
-        learn: for each of them, factor on the outer learning rates of its weights; 0 keeps the initial ones. Empty
-            learns none.
+        follow: what the policies follow beside the task: ``none``, which must be the first; ``all`` sources; ``each``
+            source, one policy for each; ``learned``, all sources with weights along the implicit gradient. With
+            ``none`` alone, or nothing, one policy is trained.
         budget: share of the return that is spent on trying the others.
         haste: how early it is spent; evenly at 1.
         memory: number of episodes after which a policy's returns have been forgotten to 1/e.
@@ -443,8 +443,7 @@ class ArmsConfig:
         sure: standard errors by which a policy must be ahead before the first one takes it over.
     """
 
-    follow: tuple[float, ...] = ()
-    learn: tuple[float, ...] = ()
+    follow: tuple[str, ...] = ()
     budget: float = number(0.05, low=0, high=1)
     haste: float = number(8.0, low=1)
     memory: float = positive(32.0)

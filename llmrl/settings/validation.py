@@ -11,7 +11,7 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from llmrl.settings.config import FOLLOWING, PROMPTS, Config, LLMConfig, MethodConfig, PPOConfig, SolverConfig
+from llmrl.settings.config import FOLLOWED, FOLLOWING, PROMPTS, Config, LLMConfig, MethodConfig, PPOConfig, SolverConfig
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.fields import check, hints
 
@@ -84,15 +84,10 @@ def _validate_arms(method: MethodConfig) -> None:
             f"method.arms.follow={list(follow)} is for methods that follow sources ({', '.join(FOLLOWING)}), got "
             f"method={method.name}"
         )
-    if method.arms.learn and len(method.arms.learn) != len(follow):
+    if follow and (follow[0] != "none" or not set(follow) <= {*FOLLOWED} or len({*follow}) < len(follow)):
         raise BadValue(
-            f"method.arms.learn holds one number for each of method.arms.follow={list(follow)}, got "
-            f"{list(method.arms.learn)}"
-        )
-    if follow and (follow[0] != 0.0 or min(follow) < 0.0):
-        raise BadValue(
-            f"method.arms.follow must begin with 0, the policy that learns from the task alone, and hold no number "
-            f"below 0; got {list(follow)}"
+            "method.arms.follow must begin with none, the policy that learns from the task alone, and hold each of "
+            f"{', '.join(FOLLOWED)} at most once; got {list(follow)}"
         )
 
 

@@ -32,9 +32,13 @@ def rule_of(config: Config) -> arms.ArmRule:
     return arms.ArmRule(chosen.budget, chosen.haste, chosen.memory, chosen.caution, chosen.sure, config.ppo.discount)
 
 
+def _arms(config: Config, env: Environment) -> tuple[arms.Arm, ...]:
+    return arms.arms_of(config.method.arms.follow, len(env.spec.aux_names))
+
+
 def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
     """A first state in which every arm has the same."""
-    num_arms = len(config.method.arms.follow)
+    num_arms = len(_arms(config, env))
     acting = state.acting._replace(turn=jnp.arange(config.ppo.num_envs) % num_arms)
     first = arms.first_arms(num_arms, config.ppo.num_envs)
     return side_by_side(state, num_arms)._replace(acting=acting, arms=first)
@@ -95,8 +99,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
         return credit.advantage, credit.advantages + credit.values.now, credit.least_deviations, reward, metrics
 
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
-    chosen = config.method.arms
-    follow, learn = (jnp.asarray(x, jnp.float32) for x in (chosen.follow, chosen.learn or (0.0,) * num_arms))
+    follow, learn = (jnp.asarray(x, jnp.float32) for x in zip(*_arms(config, env), strict=True))
     advantage, target, least, reward, metrics = jax.vmap(credited)(
         jnp.arange(num_arms), follow, learn, before, state.params, state.last_kl
     )

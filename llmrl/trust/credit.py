@@ -33,7 +33,7 @@ class CreditState(NamedTuple):
 
 
 def credit_stream(
-    spec: EnvSpec, follow: float | Scalar, weights: Weights | None = None, *, judged: bool = False
+    spec: EnvSpec, follow: float | Scalar | Float[Array, " m"], weights: Weights | None = None, *, judged: bool = False
 ) -> Stream:
     """A stream that pays sum_m w_m (r_m - mean_m) / deviation_m, with the discount 0, scaled to the task's advantage.
 
@@ -44,16 +44,17 @@ def credit_stream(
 
     Args:
         spec: the environment; it has at least one source.
-        follow: deviation of this stream's advantage with full weights, where the task's is 1. At 0 nothing is paid, so
-            that the critic learns as if the stream were not there.
+        follow: of the stream or of each source: deviation of its advantage with full weights, where the task's is 1.
+            At 0 nothing is paid, so that the critic learns as if the stream were not there.
         weights: w, learned by an outer level; None is 1 everywhere.
         judged: whether that level counts evidence; without it weights are applied as they are learned.
     """
-    follow, num_aux = jnp.asarray(follow, jnp.float32), len(spec.aux_names)
+    num_aux = len(spec.aux_names)
+    follow = jnp.broadcast_to(jnp.asarray(follow, jnp.float32), (num_aux,))
 
     def unit(state: CreditState) -> Float[Array, " m"]:
-        known = (state.deviation > 0) & (follow != 0)
-        return jnp.where(known, 1.0 / jnp.maximum(state.deviation, 1e-30), 0.0)
+        share = follow / jnp.maximum(jnp.max(follow), 1e-30)
+        return jnp.where(state.deviation > 0, share / jnp.maximum(state.deviation, 1e-30), 0.0)
 
     def weight(phi: PyTree, state: CreditState, rollout: Rollout) -> Float[Array, "t n m"]:
         if weights is None:
@@ -67,14 +68,17 @@ def credit_stream(
         return SourceWeights(unit(state) * weight(phi, state, rollout), unit(state))
 
     def size(phi: PyTree, state: CreditState, rollout: Rollout) -> Scalar:
-        # Sources of weight 1 have the size of the task; those of less weight have less, or weights would not matter.
-        whole = said(state, rollout)
-        weighted = jnp.sum(jnp.square(weight(phi, state, rollout) * whole))
-        return follow * jnp.sqrt(weighted / jnp.maximum(jnp.sum(jnp.square(whole)), 1e-12))
+        # Sources of weight 1 have the size of the task; those of less weight have less, or weights would not matter;
+        # and so have sources that contradict each other.
+        whole = jnp.sum(jnp.square(said(state, rollout)))
+        weighted = jnp.sum(jnp.square(paid(phi, state, rollout)))
+        return jnp.max(follow) * jnp.minimum(1.0, jnp.sqrt(weighted / jnp.maximum(whole, 1e-12)))
+
+    def paid(phi: PyTree, state: CreditState, rollout: Rollout) -> Float[Array, "t n"]:
+        return jnp.sum(weight(phi, state, rollout) * said(state, rollout), axis=-1)
 
     def apply(phi: PyTree, state: CreditState, rollout: Rollout, signal: Signal) -> Signal:
-        paid = jnp.sum(weight(phi, state, rollout) * said(state, rollout), axis=-1)
-        return Signal(paid, jnp.zeros_like(signal.discount))
+        return Signal(paid(phi, state, rollout), jnp.zeros_like(signal.discount))
 
     def observe(phi: PyTree, state: CreditState, rollout: Rollout, signal: Signal) -> CreditState:
         aux = rollout.steps.aux

@@ -203,3 +203,11 @@ def test_the_certificate_is_wrong_in_at_most_a_twentieth_of_all_sequences(chance
 def test_the_certificate_tells_what_is_much_better_and_much_worse():
     assert _ever_wrong(-0.5, 0.5, seed=1)[0] > 0.95
     assert _ever_wrong(0.8, 0.5, seed=2)[1] > 0.95
+
+
+def test_arms_follow_nothing_all_each_and_what_is_learned_once():
+    """Of one source, ``each`` is ``all``."""
+    follow = ("none", "all", "each", "learned")
+    three = [((0, 0, 0), False), ((1, 1, 1), False), ((1, 0, 0), False), ((0, 1, 0), False), ((0, 0, 1), False)]
+    assert [tuple(arm) for arm in arms.arms_of(follow, 3)] == [*three, ((1, 1, 1), True)]
+    assert [tuple(arm) for arm in arms.arms_of(follow, 1)] == [((0,), False), ((1,), False), ((1,), True)]

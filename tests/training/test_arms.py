@@ -29,7 +29,7 @@ def assert_equal(one, other):
 
 def test_one_policy_is_plain_ppo():
     (alone, start), (plain, first) = (
-        program(*TWIN, *more, length=6) for more in (("method.arms.follow=[0]",), ("method=ppo",))
+        program(*TWIN, *more, length=6) for more in (("method.arms.follow=[none]",), ("method=ppo",))
     )
     (state, metrics), (expected, plain_metrics) = alone(start, 0), plain(first, 0)
     for name in ("episode_return", "episode_length", "entropy", "approx_kl", "value_loss"):
@@ -86,9 +86,9 @@ def test_who_is_handed_over_has_earned_most():
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("method.arms.follow=[1,0]", r"must begin with 0.*got \[1.0, 0.0\]"),
-        ("method.arms.follow=[0,-1]", "no number below 0"),
-        ("method.arms.learn=[1]", r"one number for each of method.arms.follow=\[0.0, 1.0\], got \[1.0\]"),
+        ("method.arms.follow=[all,none]", r"must begin with none.*got \['all', 'none'\]"),
+        ("method.arms.follow=[none,some]", "hold each of none, all, each, learned at most once"),
+        ("method.arms.follow=[none,all,all]", "at most once"),
     ],
 )
 def test_what_arms_cannot_be_is_said_at_once(override, message):
@@ -98,4 +98,4 @@ def test_what_arms_cannot_be_is_said_at_once(override, message):
 
 def test_only_methods_that_follow_have_arms():
     with pytest.raises(ValueError, match=r"for methods that follow sources.*got method=add"):
-        llmrl.compose("method=add", "aux=harmful", "method.arms.follow=[0,1]")
+        llmrl.compose("method=add", "aux=harmful", "method.arms.follow=[none,all]")

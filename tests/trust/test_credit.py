@@ -81,3 +81,19 @@ def test_learned_weights_count_as_far_as_they_are_significant(random_rollout):
         state = transform.observe(phi, state, rollout, task_signal(rollout, 0.9))
         weight, unit = transform.weights(phi, state, rollout)
         np.testing.assert_allclose(weight, jnp.broadcast_to(0.5 * expected * unit, weight.shape), rtol=1e-5)
+
+
+def test_a_source_alone_is_followed_as_if_there_were_no_other(random_rollout):
+    rollout = random_rollout(SPEC, 12, 6)
+    silenced = rollout._replace(steps=rollout.steps._replace(aux=rollout.steps.aux.at[..., 1].set(0.0)))
+    alone, expected = _advantage(rollout, jnp.array([1.0, 0.0]))[0], _advantage(silenced)[0]
+    np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_sources_that_contradict_each_other_say_nothing(random_rollout):
+    """What is left of them, a critic's error, is not made as large as the task."""
+    rollout = random_rollout(SPEC, 12, 6)
+    aux = rollout.steps.aux
+    opposed = rollout._replace(steps=rollout.steps._replace(aux=jnp.stack([aux[..., 0], -aux[..., 0]], axis=-1)))
+    total, advantages = _advantage(opposed)
+    np.testing.assert_allclose(total, advantages[..., 0], atol=1e-4)
