@@ -55,22 +55,24 @@ class Arm(NamedTuple):
     """What a policy follows beside the task.
 
     Attributes:
+        name: in words.
         follow: how far it follows each source, m of them.
         learns: whether it learns their weights.
     """
 
+    name: str
     follow: tuple[float, ...]
     learns: bool = False
 
 
-def arms_of(follow: Sequence[str], num_aux: int) -> tuple[Arm, ...]:
+def arms_of(follow: Sequence[str], aux_names: Sequence[str]) -> tuple[Arm, ...]:
     """The policies that ``method.arms.follow`` names, no two of them alike: of one source, ``each`` is ``all``."""
-    ones = (1.0,) * num_aux
+    ones, every = (1.0,) * len(aux_names), " + ".join(aux_names)
     named = {
-        "none": [Arm((0.0,) * num_aux)],
-        "all": [Arm(ones)],
-        "each": [Arm(tuple(float(i == j) for j in range(num_aux))) for i in range(num_aux)],
-        "learned": [Arm(ones, learns=True)],
+        "none": [Arm("the task alone", (0.0,) * len(aux_names))],
+        "all": [Arm(every, ones)],
+        "each": [Arm(name, tuple(float(name == other) for other in aux_names)) for name in aux_names],
+        "learned": [Arm(f"{every}, learned", ones, learns=True)],
     }
     return tuple(dict.fromkeys(arm for name in follow for arm in named[name]))
 

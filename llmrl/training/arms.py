@@ -33,7 +33,7 @@ def rule_of(config: Config) -> arms.ArmRule:
 
 
 def _arms(config: Config, env: Environment) -> tuple[arms.Arm, ...]:
-    return arms.arms_of(config.method.arms.follow, len(env.spec.aux_names))
+    return arms.arms_of(config.method.arms.follow, env.spec.aux_names)
 
 
 def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
@@ -99,7 +99,8 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
         return credit.advantage, credit.advantages + credit.values.now, credit.least_deviations, reward, metrics
 
     before = RewardState(state.phis, state.transform_states, state.meta_state, state.advantage_peaks)
-    follow, learn = (jnp.asarray(x, jnp.float32) for x in zip(*_arms(config, env), strict=True))
+    _, *given = zip(*_arms(config, env), strict=True)
+    follow, learn = (jnp.asarray(x, jnp.float32) for x in given)
     advantage, target, least, reward, metrics = jax.vmap(credited)(
         jnp.arange(num_arms), follow, learn, before, state.params, state.last_kl
     )

@@ -208,6 +208,6 @@ def test_the_certificate_tells_what_is_much_better_and_much_worse():
 def test_arms_follow_nothing_all_each_and_what_is_learned_once():
     """Of one source, ``each`` is ``all``."""
     follow = ("none", "all", "each", "learned")
-    three = [((0, 0, 0), False), ((1, 1, 1), False), ((1, 0, 0), False), ((0, 1, 0), False), ((0, 0, 1), False)]
-    assert [tuple(arm) for arm in arms.arms_of(follow, 3)] == [*three, ((1, 1, 1), True)]
-    assert [tuple(arm) for arm in arms.arms_of(follow, 1)] == [((0,), False), ((1,), False), ((1,), True)]
+    fixed = [(0, 0), (1, 1), (1, 0), (0, 1)]
+    assert [arm[1:] for arm in arms.arms_of(follow, ("a", "b"))] == [*((row, False) for row in fixed), ((1, 1), True)]
+    assert [arm.name for arm in arms.arms_of(follow, ("a",))] == ["the task alone", "a", "a, learned"]

@@ -16,6 +16,7 @@ from llmrl.analysis.statistics import Interval, area_under_curve, interquartile_
 from llmrl.analysis.tables import about_seeds, known, number, told_of_certificate, written
 from llmrl.analysis.trust import RIGHT_SIGNS, TrustMap, right_signs, shares
 from llmrl.assembly.identity import flat
+from llmrl.learner.arms import arms_of
 from llmrl.results.report.entries import Entry, Method, Repeat, Task
 
 NOT_SHOWN = ("run_dir", "resume", "progress")
@@ -275,13 +276,15 @@ def arms_table(entries: Mapping[str, Entry]) -> Table | None:
     """
     rows = []
     for label, entry in entries.items():
-        curves, arm = entry.curves, 0
-        while f"arm_share/{arm}" in curves:
+        curves, config = entry.curves, entry.config
+        if "arm_share/0" not in curves:
+            continue
+        for arm, (name, *_) in enumerate(arms_of(config.method.arms.follow, tuple(config.aux.sources))):
             shares = np.array_split(np.asarray(curves[f"arm_share/{arm}"], np.float64), 4, axis=1)
             rows.append(
                 [
                     label,
-                    f"{arm}: the task alone" if arm == 0 else str(arm),
+                    f"{arm}: {name}",
                     *(f"{100 * np.nanmean(share):.0f} %" for share in shares),
                     number(float(np.nanmean(curves[f"arm_return/{arm}"][:, -1]))),
                     number(float(np.nanmean(curves[f"arm_error/{arm}"][:, -1]))),
@@ -289,7 +292,6 @@ def arms_table(entries: Mapping[str, Entry]) -> Table | None:
                     told_of_certificate(curves["certificate"][:, -1]) if arm == 0 else "",
                 ]
             )
-            arm += 1
     quarters = ("acts, 1st quarter", "2nd", "3rd", "4th")
     header = ("run", "policy", *quarters, "return", "standard error", "taken over, times", "95 % kept, seeds")
     return Table(header, rows) if rows else None

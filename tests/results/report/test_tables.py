@@ -6,11 +6,12 @@ import numpy as np
 
 from llmrl.results.report.entries import Entry
 from llmrl.results.report.tables import arms_table
-from llmrl.settings.config import Config
+from llmrl.settings.config import ArmsConfig, AuxConfig, Config, MethodConfig
 
 
 def entry(curves):
-    return Entry(Path("run"), Config(), curves, None, None)
+    method = MethodConfig(name="twin", arms=ArmsConfig(follow=("none", "all")))
+    return Entry(Path("run"), Config(method=method, aux=AuxConfig(sources={"fair": 1.0})), curves, None, None)
 
 
 def test_who_acted_is_told_of_every_policy_of_runs_with_several():
@@ -28,6 +29,6 @@ def test_who_acted_is_told_of_every_policy_of_runs_with_several():
     runs = {"twin": entry(curves), "ppo": entry({})}
     found = arms_table(runs)
     first = ["0: the task alone", "50 %", "75 %", "75 %", "100 %", "3.000", "0.500", "1.000", "yes 1, not yet known 1"]
-    second = ["1", "50 %", "25 %", "25 %", "0 %", "1.000", "0.250", "", ""]
+    second = ["1: fair", "50 %", "25 %", "25 %", "0 %", "1.000", "0.250", "", ""]
     assert found.rows == [["twin", *first], ["twin", *second]]
     assert arms_table({"ppo": entry({})}) is None
