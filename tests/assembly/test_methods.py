@@ -14,13 +14,27 @@ import numpy as np
 import pytest
 
 import llmrl
-from llmrl.assembly.methods import METHODS, make_method
+from llmrl.assembly.methods import METHODS, make_gradient, make_method, meta_settings
 from llmrl.assembly.parts import build, make_environment
+from llmrl.bilevel.solvers import fisher
+from llmrl.bilevel.types import MetaProblem
 from llmrl.learner.streams import stream_states
 from llmrl.ops import surrogates
 from llmrl.rewards import task_signal
 from llmrl.rewards.bonus import BonusState
-from llmrl.settings.config import CURVATURES, DATA, GRADIENTS, SCHEDULES, SOLVERS, SURROGATES, Config
+from llmrl.settings.config import (
+    CURVATURES,
+    DATA,
+    GRADIENTS,
+    SCHEDULES,
+    SOLVERS,
+    SURROGATES,
+    Config,
+    MethodConfig,
+    OuterConfig,
+    SolverConfig,
+    TrustConfig,
+)
 from llmrl.settings.errors import unknown
 from llmrl.settings.overrides import config_dir
 from llmrl.settings.validation import validate
@@ -224,6 +238,37 @@ def test_the_task_counts_once(random_rollout, name):
 
     more = followed(bare._replace(reward=bare.reward + 1.0)) - followed(bare)
     np.testing.assert_allclose(more, 1.0, rtol=1e-4)
+
+
+def test_the_outer_level_has_the_settings_of_the_same_names():
+    of_outer = {"data": "window", "window": 3, "schedule": "converged", "every": 5, "warmup": 7, "converged_kl": 0.2}
+    of_outer |= {"scale_decay": 0.3, "gae_lambda": 0.4}
+    of_trust = {"cross_fitting": False, "gate": False, "evidence_memory": 0.6}
+    method = MethodConfig(outer=OuterConfig(**of_outer), trust=TrustConfig(**of_trust))
+    found = meta_settings(replace(composed("ppo"), method=method))
+    assert found._asdict() == of_outer | of_trust | {"follows_updates": False}
+
+
+@pytest.mark.filterwarnings("ignore:implicit_gradient")  # that a bound cuts the solution
+@pytest.mark.parametrize("solver", ["dense", "conjugate_gradient", "sherman_morrison"])
+def test_the_solver_damps_and_bounds_as_its_settings_say(solver):
+    """Of a diagonal Fisher information F: x = (F + damping)^-1 g, and no longer than max_ratio |g|."""
+    curvatures, theta = jnp.asarray([0.5, 0.1]), jnp.asarray([1.0, -2.0])
+    samples = jnp.sqrt(2.0 * curvatures) * jnp.eye(2)
+    problem = MetaProblem(
+        inner_loss=lambda theta, phi: -jnp.vdot(theta, phi),
+        outer_loss=lambda theta, phi: 0.5 * jnp.vdot(theta, theta),
+        inner_step=lambda theta, phi: theta,
+        operator=lambda theta, phi: fisher(lambda point: samples @ point, theta),
+    )
+    for damping, bound in ((0.25, 100.0), (2.0, 100.0), (0.25, 1.5)):
+        settings = SolverConfig(name=solver, damping=damping, max_ratio=bound, curvature="fisher")
+        gradient, info = make_gradient(OuterConfig(), settings)(problem, theta, jnp.zeros(2), KEYS[0])
+        solved = theta / (curvatures + damping)
+        shorter = jnp.minimum(1.0, bound * jnp.linalg.norm(theta) / jnp.linalg.norm(solved))
+        np.testing.assert_allclose(gradient, shorter * solved, rtol=1e-4)
+        np.testing.assert_allclose(info.damping, damping, rtol=1e-6)
+        assert float(info.was_cut) == float(shorter < 1.0)
 
 
 def test_a_gradient_of_what_the_policy_sees_needs_a_policy_that_sees_it():

@@ -21,7 +21,7 @@ from llmrl.bilevel.hypergradients import (
     unrolled,
 )
 from llmrl.bilevel.solvers import conjugate_gradient, dense, fisher, identity, neumann, neumann_finite_difference
-from llmrl.bilevel.types import LinearOperator, MetaProblem, PastSteps
+from llmrl.bilevel.types import HypergradientInfo, LinearOperator, MetaProblem, PastSteps
 
 KEY = jax.random.key(0)
 
@@ -341,6 +341,18 @@ def test_there_is_no_warning_of_a_small_residual_nor_from_compiled_code():
         warnings.simplefilter("error")
         implicit_gradient(*following(100.0), phi, phi, key=KEY)
         jax.jit(lambda p: implicit_gradient(*following(100.0), p, p, key=KEY, solver=identity()))(phi)
+
+
+def test_what_is_reported_of_a_solve_is_what_the_solver_reports():
+    """x = g where A is 100 and damped by 1: |A x - g| = 100 |g|; the guard leaves x as long as g at most."""
+    phi = jnp.full(2, 3.0)
+
+    @jax.jit
+    def reported(p):
+        return implicit_gradient(*following(100.0), p, p, key=KEY, solver=identity(), damping=1.0, max_ratio=1.5)[1]
+
+    expected = HypergradientInfo(100.0, 0, 0.0, 1.0, 1.0, jnp.linalg.norm(phi))
+    np.testing.assert_allclose(reported(phi), expected, rtol=1e-6)
 
 
 def descend(problem, step):

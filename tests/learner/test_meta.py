@@ -91,19 +91,20 @@ SETTINGS = MetaSettings(
 )
 
 
-def telling_meta(tell, gains=None, known=NOTHING_KNOWN, **settings):
+def telling_meta(tell, gains=None, known=NOTHING_KNOWN, momentum=None, **settings):
     """An outer level of plain descent, whose estimate is ``tell(problem, theta, variables)`` in every element; more of
-    what was learned is worth ``gains``, [2]. The blend starts with ``known``; it goes by the metric ``known``."""
+    what was learned is worth ``gains``, [2]. The blend starts with ``known``; it goes by the metric ``known``. What is
+    reported of an estimate are multiples of it."""
 
     def gradient(problem, theta, variables, key):
         value = tell(problem, theta, variables)
-        info = HypergradientInfo(value * 0, jnp.int32(0), value * 0, value * 0, value * 0, value * 0)
+        info = HypergradientInfo(value, jnp.int32(2), 3 * value, 4 * value, 5 * value, 6 * value)
         found = jax.tree.map(lambda x: jnp.zeros_like(x) + value, variables)
         if gains is not None:
             found = found._replace(significance=found.significance._replace(scalar=-jnp.asarray(gains)))
         return found, info
 
-    meta = make_meta(OuterLevel(TELLING, gradient, optax.sgd(1.0), SETTINGS._replace(**settings), PROBLEM))
+    meta = make_meta(OuterLevel(TELLING, gradient, optax.sgd(1.0, momentum), SETTINGS._replace(**settings), PROBLEM))
 
     def init(phis, rollout):
         blend = BLEND_STATE._replace(significance=known)
@@ -236,18 +237,83 @@ def test_halves_are_halves_of_the_environments(random_rollout):
         np.testing.assert_array_equal(halves.final_action[half], rollout.final_action[envs])
 
 
-def test_the_gate_lets_only_agreed_steps_pass(rollout_of, random_rollout):
-    """The halves see different numbers, so their estimates differ: in size under one offset, in sign under another."""
-    rollout = jax.tree.map(
-        lambda a, b: jnp.concatenate([a[:, :2], b[:, 2:]], axis=1), *(rollout_of(n).steps for n in (1, 3))
-    )
-    rollout = rollout_of(1)._replace(steps=rollout)
-    low, high = -entropy_of(1), -entropy_of(3)
-    for offset, passed, agreed in ((0.0, -(low + high) / 2, 1.0), (-(low + high) / 2, 0.0, 0.0)):
-        init, update = telling_meta(lambda p, theta, variables, offset=offset: p.inner_loss(theta, variables) + offset)
-        after, _, metrics = update(START, init(START, rollout), rollout)
-        np.testing.assert_allclose(-moved(START, after), passed, atol=1e-5)
-        assert metrics["meta_gate"] == agreed
+@pytest.fixture(scope="module")
+def two_numbers(rollout_of):
+    """A rollout whose halves of the environments say 1 and 3."""
+    first, second = (rollout_of(number).steps for number in (1, 3))
+    joined = jax.tree.map(lambda a, b: jnp.concatenate([a[:, :2], b[:, 2:]], axis=1), first, second)
+    return rollout_of(1)._replace(steps=joined)
+
+
+LOSSES = -entropy_of(1), -entropy_of(3)
+"""L_aux of either half: nothing was paid."""
+
+
+@pytest.fixture(scope="module", params=[0.0, -np.mean(LOSSES)], ids=["of one sign", "of two signs"])
+def two_estimates(two_numbers, request):
+    """What the halves' estimates are, and an update by them: they differ in size, or in sign."""
+    known = Significance(scalar=jnp.zeros(2))
+    init, update = telling_meta(lambda p, theta, v: p.inner_loss(theta, v) + request.param, known=known)
+    return np.asarray(LOSSES) + request.param, update(START, init(START, two_numbers), two_numbers)
+
+
+def test_the_gate_lets_only_agreed_steps_pass(two_estimates):
+    estimates, (after, _, metrics) = two_estimates
+    agreed = float(np.prod(estimates) > 0)
+    np.testing.assert_allclose(moved(START, after), agreed * np.mean(estimates), atol=1e-5)
+    assert metrics["meta_gate"] == agreed
+
+
+def test_evidence_is_of_both_halves_agreed_or_not(two_estimates):
+    estimates, (_, state, _) = two_estimates
+    np.testing.assert_allclose(state.evidence.scalar.gain, -np.mean(estimates), atol=1e-5)
+
+
+def test_what_is_reported_is_the_mean_of_both_estimates_and_the_sum_of_their_products(two_estimates):
+    estimates, (_, _, metrics) = two_estimates
+    names = ("residual", "cut", "damping", "solution_norm", "outer_gradient_norm")
+    told = [metrics[f"meta_{name}"] for name in names]
+    np.testing.assert_allclose(told, np.mean(estimates) * np.array([1, 3, 4, 5, 6]), atol=1e-5)
+    assert metrics["meta_matvecs"] == 2 + 2
+
+
+def test_the_outer_gradient_at_hand_is_that_of_the_loss_it_stands_for(two_numbers):
+    """It is computed on each half beforehand, and then changes sides as the data do."""
+
+    def tell(problem, theta, variables):
+        expected = jax.grad(problem.outer_loss, argnums=(0, 1))(theta, variables)
+        found = problem.outer_gradient(theta, variables)
+        return optax.tree.norm(optax.tree.sub(found, expected)) + jnp.where(optax.tree.norm(expected) > 1e-2, 10.0, 0.0)
+
+    rollout = two_numbers._replace(steps=two_numbers.steps._replace(reward=two_numbers.steps.obs[..., 0]))
+    init, update = telling_meta(tell)
+    after, _, _ = update(START, init(START, rollout), rollout)
+    np.testing.assert_allclose(moved(START, after), 10.0, rtol=1e-6)
+
+
+def test_the_task_judges_by_the_outer_levels_own_lambda(random_rollout):
+    """At lambda 1 an advantage is the return that follows, as the critic says nothing; the inner level has 0.8."""
+    never, seen = np.zeros((T, N), bool), np.ones((T, N, 2), np.float32)
+    rollout = random_rollout(SPEC, T, N, terminated=never, truncated=never, obs=seen)
+    acted = TELLING_POLICY.distribution(PARAMS.actor, rollout.steps.obs).log_prob(rollout.steps.action)
+    rollout = rollout._replace(steps=rollout.steps._replace(log_prob=acted))
+    init, update = telling_meta(lambda p, theta, v: p.outer_loss(theta, v), cross_fitting=False, gae_lambda=1.0)
+    after, state, _ = update(START, init(START, rollout), rollout)
+    reward = np.asarray(rollout.steps.reward)
+    returns = np.stack([0.9 ** np.arange(T - t) @ reward[t:] for t in range(T)])
+    np.testing.assert_allclose(state.outer_scale, returns.std(), rtol=1e-5)
+    np.testing.assert_allclose(moved(START, after), -returns.mean() / returns.std(), rtol=1e-4)
+
+
+def test_the_outer_optimiser_remembers_its_steps_and_those_not_due_are_none(rollout_of):
+    """Steps of 1 with a momentum that forgets nothing grow by 1 each."""
+    init, update = telling_meta(one, momentum=1.0, every=2)
+    phis, state, lengths = START, init(START, rollout_of(0)), []
+    for index in range(6):
+        after, state, _ = update(phis, state, rollout_of(1), index)
+        lengths.append(moved(phis, after)[0])
+        phis = after
+    np.testing.assert_allclose(lengths, [0, 1, 0, 2, 0, 3], rtol=1e-6)
 
 
 def one(problem, theta, variables):
@@ -339,6 +405,17 @@ def test_what_a_solved_task_says_does_not_move_the_balance():
         evidence = recorded(evidence, Significance(), of, silent, 0.9)
     np.testing.assert_allclose(significance(evidence).balance, 0.25, rtol=1e-5)
     assert float(evidence.advice.gain[0]) > 25.0
+
+
+def test_the_spread_of_evidence_is_that_of_noise_of_the_gains_size():
+    """Against brute force: of the sum of weighted gains, the sum of the squares of what was added up."""
+    gains, memory = np.random.default_rng(0).normal(size=(7, 2)), 0.7
+    evidence, nothing = SourceEvidence(GainSums(*jnp.zeros((2, 2)))), EventGains(*jnp.zeros((2, 2)))
+    for gain in jnp.asarray(gains, jnp.float32):
+        evidence = recorded(evidence, Significance(scalar=-gain), nothing, 1.0, memory)
+    weighted = memory ** np.arange(7)[::-1, None] * gains
+    np.testing.assert_allclose(evidence.scalar.gain, weighted.sum(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(evidence.scalar.spread, np.square(weighted).sum(axis=0), rtol=1e-5)
 
 
 def test_noise_confirms_nothing():
