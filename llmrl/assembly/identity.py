@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from llmrl.assembly.methods import METHODS, Recipe
-from llmrl.envs import GOALS, LANGUAGE, NOVELTY, defaults_of
+from llmrl.envs import CODE, GOALS, LANGUAGE, NOVELTY, defaults_of
 from llmrl.settings.config import Config
 
 SOURCE_SECTIONS = {GOALS: "goals", NOVELTY: "novelty"}
@@ -61,7 +61,8 @@ def _unread(config: Config) -> tuple[str, ...]:
     """Settings of ``aux`` that none of this config's sources looks at."""
     read = TRANSFORM_SETTINGS.get(config.transform, ())
     unread = (name for names in TRANSFORM_SETTINGS.values() for name in names if name not in read)
-    return (*unread, *(() if LANGUAGE in config.aux.sources else ("center",)))
+    of_sources = {LANGUAGE: "center", CODE: "file"}
+    return (*unread, *(key for source, key in of_sources.items() if source not in config.aux.sources))
 
 
 def _environment(config: Config) -> dict[str, Any]:

@@ -13,8 +13,8 @@ import optax
 from jaxtyping import PyTree
 
 from llmrl.assembly.methods import METHODS, make_method
-from llmrl.assembly.sources import late_sources, make_sources
-from llmrl.envs import HOST_ENVIRONMENTS, LATE_WRONG, make_host
+from llmrl.assembly.sources import late_sources, make_sources, with_written
+from llmrl.envs import CODE, HOST_ENVIRONMENTS, LATE_WRONG, make_host
 from llmrl.envs import make as make_env
 from llmrl.learner.ppo import Params, make_update, make_update_of_arms, with_advice_steps
 from llmrl.learner.problem import InnerProblem, viewing
@@ -22,6 +22,7 @@ from llmrl.nets import Policy, make_critic, make_policy
 from llmrl.ops.optimizers import own_promotion
 from llmrl.rewards import Sources
 from llmrl.settings.config import Config
+from llmrl.settings.errors import BadValue
 from llmrl.types import Environment, EnvSpec, HostEnvironment, Scalar, View
 
 # --- numbers ----------------------------------------------------------------------------------------------------------
@@ -64,13 +65,16 @@ def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
 
 def make_environment(config: Config) -> Environment:
     """The environment and sources that a config names."""
-    return make_env(**_environment_options(config))
+    return with_written(config, make_env(**_environment_options(config)))
 
 
 def any_environment(config: Config) -> Environment | HostEnvironment:
     """The same, where it may also be one that only Python can step."""
-    host = config.env.name in HOST_ENVIRONMENTS
-    return make_host(**_environment_options(config)) if host else make_environment(config)
+    if config.env.name not in HOST_ENVIRONMENTS:
+        return make_environment(config)
+    if CODE in config.aux.sources:
+        raise BadValue(f"aux=code needs an environment that can be compiled; {config.env.name} runs in Python")
+    return make_host(**_environment_options(config))
 
 
 def _environment_options(config: Config) -> dict[str, Any]:
@@ -82,7 +86,7 @@ def _environment_options(config: Config) -> dict[str, Any]:
     }
     return {
         "name": name,
-        "aux": config.aux.sources,
+        "aux": {name: factor for name, factor in config.aux.sources.items() if name != CODE},
         "aux_scale": config.aux.scale,
         "aux_function": config.aux.function,
         "aux_options": config.aux.options,

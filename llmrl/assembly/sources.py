@@ -7,7 +7,10 @@ from collections.abc import Callable
 from functools import partial
 
 from llmrl.assembly.methods import novelty_of
-from llmrl.envs import GOALS, LANGUAGE, LATE_WRONG, NOVELTY
+from llmrl.envs import CODE, GOALS, LANGUAGE, LATE, LATE_WRONG, NOVELTY, with_aux
+from llmrl.envs.base import AuxFunction
+from llmrl.language.function_files import FunctionFile, read_file
+from llmrl.language.subset import Refused
 from llmrl.ops.rules import rule_scores
 from llmrl.rewards import (
     Language,
@@ -19,11 +22,14 @@ from llmrl.rewards import (
     goal_source,
     language,
     ranked_potential,
+    silenced,
+    source_of,
     thresholded,
     turning_source,
 )
 from llmrl.settings.config import Config
-from llmrl.types import Captioner, EnvSpec, Rules, Scalar
+from llmrl.settings.errors import BadValue
+from llmrl.types import Captioner, Environment, EnvSpec, Rules, Scalar
 
 
 def make_sources(config: Config, spec: EnvSpec, captioner: Captioner | None) -> Sources:
@@ -32,6 +38,48 @@ def make_sources(config: Config, spec: EnvSpec, captioner: Captioner | None) -> 
     suggested = _suggested_by_rule(config, captioner)
     late = late_sources(config, spec, num_events)
     return Sources(_language_source(config, spec, suggested), late, num_events, suggested)
+
+
+# --- functions that a language model has written ----------------------------------------------------------------------
+
+
+def with_written(config: Config, env: Environment) -> Environment:
+    """The environment with the functions of ``aux=code`` as its last sources, if the config has them."""
+    if CODE not in config.aux.sources:
+        return env
+    functions = {name: silenced(source) for name, source in written_sources(config, env).items()}
+    return with_aux(env, functions, _factor(config, CODE))
+
+
+def written_sources(config: Config, env: Environment) -> dict[str, AuxFunction]:
+    """The functions of ``aux=code`` by name, checked and tried on the environment's shapes.
+
+    Raises:
+        ValueError: the file cannot be used; or a function is not of the subset, fails, or has a name that is taken.
+    """
+    written, where = read_written(config), config.aux.file or named_like(config)
+    sources: dict[str, AuxFunction] = {}
+    for function in written.functions:
+        if function.name in (CODE, *LATE, LATE_WRONG):
+            raise BadValue(f"aux=code: a function of {where} has the name of another source: {function.name}")
+        try:
+            sources[function.name] = source_of(env, function)
+        except Refused as reason:
+            raise BadValue(f"aux=code: {function.name} of {where} is refused: {reason}") from None
+    return sources
+
+
+def read_written(config: Config) -> FunctionFile:
+    """The file of ``aux=code``."""
+    return read_file(config.aux.file or named_like(config))
+
+
+def named_like(config: Config) -> str:
+    """What the files of an environment are called, where some are shipped."""
+    return config.env.id or config.env.name
+
+
+# --- sources that are filled in later ---------------------------------------------------------------------------------
 
 
 def _factor(config: Config, source: str) -> float | Scalar:

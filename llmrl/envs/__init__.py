@@ -66,6 +66,9 @@ AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
 }
 """Environment -> source -> factory. A factory's parameter named as one of the environment's gets its value."""
 
+CODE = "code"
+"""Reward functions that a language model has written, each a source; ``llmrl.assembly`` reads them from a file."""
+
 LANGUAGE, GOALS, NOVELTY = "language", "goals", "novelty"
 LATE = (LANGUAGE, GOALS, NOVELTY)
 """Sources whose values depend on more than a step: a language model's scores of it, goals that it suggested, how new
@@ -287,6 +290,7 @@ def _refuse_unknown(kind: str, given: Mapping[str, Any], known: Any) -> None:
 __all__ = [
     "AUX_SOURCES",
     "CAPTIONERS",
+    "CODE",
     "ENVIRONMENTS",
     "GOALS",
     "HOST_ENVIRONMENTS",

@@ -21,6 +21,7 @@ from llmrl.rewards.sources import Heard, Language, Late, LateSource, SourceMemor
 from llmrl.rewards.task import task, task_signal
 from llmrl.rewards.threshold import thresholded
 from llmrl.rewards.turning import turning_source
+from llmrl.rewards.written import silenced, source_of
 
 __all__ = [
     "Bonus",
@@ -51,6 +52,8 @@ __all__ = [
     "ranked_potential",
     "read_goals",
     "rnd",
+    "silenced",
+    "source_of",
     "stateless",
     "task",
     "task_and_goals",

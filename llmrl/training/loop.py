@@ -39,6 +39,7 @@ from llmrl.training.iteration_host import host_pieces
 from llmrl.training.progress import note, progress
 from llmrl.training.stopping import stop_requests
 from llmrl.training.store import Store, opened_store
+from llmrl.training.written import try_written
 from llmrl.types import Environment, EnvSpec, HostEnvironment
 
 
@@ -247,6 +248,9 @@ def train(config: Config) -> Result:
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices{among}")
         restored = store.restore(state_shapes(trainer, config))
         states, start = restored or (None, 0)
+        with hosts.together():
+            if restored is None and hosts.first():
+                try_written(config)
         if config.progress and store.run is not None and store.run.extended_from is not None:
             tell_extended(config, store.run.extended_from, start)
         if config.progress and start == config.num_iterations:
