@@ -19,7 +19,7 @@ TRANSFORM_SETTINGS = {"ranked_potential": ("ranking",), "thresholded": ("error_r
 ASKING = {LANGUAGE, GOALS}
 """Sources that a language model answers for."""
 
-UNHEARD = ("cache", "concurrency", "deadline", "retries", "requests_per_minute", "key_variable")
+UNHEARD = ("cache", "concurrency", "deadline", "retries", "requests_per_minute", "key_variable", "threads")
 """Settings of ``llm`` that change how answers are fetched and not what they say."""
 
 

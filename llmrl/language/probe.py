@@ -10,8 +10,9 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
 from llmrl.language.prompts import load_prompt, render
+from llmrl.language.providers.local import local
 from llmrl.language.providers.openai import Endpoint, Sender, connect, make_sender, request_parameters
-from llmrl.language.question import Unanswered
+from llmrl.language.question import Provider, Question, Unanswered
 from llmrl.language.scoring import probability_of_yes, read_completion
 from llmrl.language.secrets import read_key
 from llmrl.settings.config import LLMConfig
@@ -38,19 +39,41 @@ def probe(config: LLMConfig) -> Probe:
     """Asks an endpoint one question, once, without cache or retries.
 
     Args:
-        config: the settings; a provider other than ``openai`` needs no probe.
+        config: the settings; providers other than ``openai`` and ``local`` need no probe.
     """
-    if config.provider != "openai":
+    if config.provider not in ("openai", "local"):
         return Probe(True, f"llm.provider={config.provider} sends no request")
     try:
         validate_llm(config)
-        endpoint = connect(config.base_url, read_key(config.key_variable, config.base_url), config.deadline)
         prompt = load_prompt(config.prompt)
+        phrases = ("walk through the door", "close the door")[: 1 if prompt.inquiry_kind == "yes_no" else 2]
+        system, user = render(prompt, "The agent is to leave the house.", "The door is open.", phrases)
+        if config.provider == "local":
+            question = Question(0, tuple(range(len(phrases))), "", phrases, system=system, user=user)
+            return _in_a_thread(_ask_a_child(config, local(config), question))
+        endpoint = connect(config.base_url, read_key(config.key_variable, config.base_url), config.deadline)
     except (ValueError, OSError) as error:
         return Probe(False, str(error))
-    phrases = ("walk through the door", "close the door")[: 1 if prompt.inquiry_kind == "yes_no" else 2]
-    system, user = render(prompt, "The agent is to leave the house.", "The door is open.", phrases)
     return _in_a_thread(_ask(config, endpoint, make_sender(endpoint, request_parameters(config, prompt)), system, user))
+
+
+async def _ask_a_child(config: LLMConfig, provider: Provider, question: Question) -> Probe:
+    """One question to a server that starts for it and ends after it."""
+    assert provider.answer is not None
+    begun = time.monotonic()
+    try:
+        async with asyncio.timeout(config.deadline):
+            scores = (await provider.answer(question)).scores
+        seconds = time.monotonic() - begun
+        shown = ", ".join(f"{score:.2f}" for score in scores)
+        return Probe(True, f"{config.model} answers in {seconds:.1f} s, its loading included (score {shown})", seconds)
+    except TimeoutError:
+        failure = Unanswered("timeout", f"no answer within {config.deadline:g} s")
+    except Unanswered as error:
+        failure = error
+    finally:
+        await provider.close()
+    return Probe(False, _explain(failure, config, "llm=local", []), time.monotonic() - begun)
 
 
 async def _ask(config: LLMConfig, endpoint: Endpoint, send: Sender, system: str, user: str) -> Probe:

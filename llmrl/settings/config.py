@@ -18,7 +18,7 @@ SCHEDULES = ("online", "converged")
 CURVATURES = ("hessian", "fisher")
 REPRESENTATIONS = ("inverse", "random")
 OPTIMISERS = ("amsgrad", "adam", "sgd")
-PROVIDERS = ("recorded", "oracle", "plausible", "openai")
+PROVIDERS = ("recorded", "oracle", "plausible", "openai", "local")
 PROMPTS = ("yes_no", "goals")
 SCORES = ("token_probability", "embedding_similarity", "string_similarity")
 NOISE_UNITS = ("state", "answer")
@@ -537,7 +537,7 @@ class LLMConfig:
         answers: for ``recorded``: a file of answers, or the name of one that is shipped; None takes the one named like
             the environment.
         function: for ``oracle``: dotted path of ``(key, event) -> score``; None takes the environment's own.
-        model: for ``openai``: the model's name at the endpoint.
+        model: for ``openai``: the model's name at the endpoint; for ``local``: the path of a GGUF file.
         base_url: for ``openai``: any compatible endpoint, as in ``http://localhost:8000/v1``.
         key_variable: environment variable with the endpoint's API key; None sends none.
         prompt: one of ``PROMPTS``, or the path of a yaml file with templates of your own.
@@ -545,6 +545,7 @@ class LLMConfig:
         threshold: similarity from which a suggested goal and an event are the same thing.
         embedding_model: for ``embedding_similarity``: its name at the endpoint, or of a sentence-transformers model.
         embedding_local: whether sentence-transformers computes embeddings on this machine.
+        threads: for ``local``: of computation; None takes llama.cpp's own choice.
         temperature: of sampling.
         top_logprobs: log-probabilities asked for per token; some servers allow no more than 5.
         extra: more entries of the request's body; null takes one out.
@@ -579,6 +580,7 @@ class LLMConfig:
     threshold: float = number(0.9, low=0, high=1)
     embedding_model: str = ""
     embedding_local: bool = False
+    threads: int | None = positive(None)
     temperature: float = number(0.0, low=0)
     top_logprobs: int = number(10, low=1, high=20)
     extra: dict[str, Any] = field(default_factory=dict)

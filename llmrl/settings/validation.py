@@ -166,6 +166,8 @@ def _validate_endpoint(llm: LLMConfig) -> None:
         )
     if llm.provider == "openai" and not llm.model:
         raise BadValue("llm.provider=openai needs a model, as in llm.model=llama3.1")
+    if llm.provider == "local" and not llm.model:
+        raise BadValue("llm=local needs the path of a GGUF file, as in llm.model=models/qwen.gguf")
     if llm.provider == "openai" and llm.score == "embedding_similarity" and not llm.embedding_model:
         raise BadValue("llm.score=embedding_similarity needs llm.embedding_model")
 

@@ -186,7 +186,7 @@ def check_endpoint(llm: LLMConfig, captioner: Any, name: str) -> None:
     """
     # What is wrong with the settings the probe says in better words.
     with suppress(ValueError, OSError):
-        if llm.provider == "openai" and has_answered(llm, captioner, name):
+        if llm.provider in ("openai", "local") and has_answered(llm, captioner, name):
             return
     found = probe(llm)
     if not found.ok:

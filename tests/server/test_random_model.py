@@ -6,6 +6,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,14 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory):
+def model(tmp_path_factory):
+    """Where the model is, once the server listens."""
+    return tmp_path_factory.mktemp("model") / "random.gguf"
+
+
+@pytest.fixture(scope="module")
+def address(model):
     """Where the server listens, as ``http://127.0.0.1:port``."""
-    model = tmp_path_factory.mktemp("model") / "random.gguf"
     command = [PYTHON, str(Path(__file__).with_name("random_model.py")), str(model)]
     log = model.with_suffix(".log").open("w")
     with (
@@ -80,3 +86,35 @@ def test_labelling_and_training_with_its_probabilities(settings, tmp_path, capsy
     assert counted["cache_hits"] >= 2  # what was labelled is not asked again
     assert summary["language_coverage"]["mean"] > 0.0
     assert 0.0 <= summary["language_score"]["mean"] <= 1.0
+
+
+@pytest.fixture
+def llama_cpp(monkeypatch):
+    """The server's packages for this process and its children, after their own."""
+    script = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    packages = subprocess.run([PYTHON, "-c", script], capture_output=True, text=True, check=True).stdout.strip()
+    monkeypatch.setattr(sys, "path", [*sys.path, packages])
+    monkeypatch.setenv("PYTHONPATH", packages)
+
+
+def test_a_child_process_says_the_same_as_the_server(model, settings, llama_cpp, tmp_path, capsys):
+    asked = ["label", "env=cartpole", "limit=4", "steps=64"]
+    main([*asked, *settings, f"out={tmp_path / 'server.jsonl'}"])
+    main([*asked, "llm=local", f"llm.model={model}", "llm.cache=null", f"out={tmp_path / 'child.jsonl'}"])
+    server, child = (
+        [json.loads(line) for line in (tmp_path / f"{name}.jsonl").read_text().splitlines()][1:]
+        for name in ("server", "child")
+    )
+    # Not equal to the last digit: what a prompt shares with the one before is not computed again.
+    assert [row["state"] for row in child] == [row["state"] for row in server]
+    np.testing.assert_allclose([row["scores"] for row in child], [row["scores"] for row in server], atol=0.01)
+
+
+def test_what_is_no_whole_model_is_told_in_a_line(model, address, llama_cpp, tmp_path, capsys):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(model.read_bytes()[:20_000])
+    with pytest.raises(SystemExit):
+        main(["label", "env=cartpole", "llm=local", f"llm.model={cut}", "llm.cache=null"])
+    error = capsys.readouterr().err
+    print(f"\n{error}")
+    assert error.count("\n") == 1 and "the server of" in error and "corrupted or incomplete" in error, error

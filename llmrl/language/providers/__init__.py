@@ -35,6 +35,7 @@ def make_provider(config: LLMConfig, captioner: Captioner, environment: str | No
         "oracle": lambda: _oracle(config, captioner),
         "plausible": lambda: _by_rule(captioner, "plausible"),
         "openai": lambda: _openai(config),
+        "local": lambda: _local(config),
     }
     if config.provider not in factories:
         raise unknown("llm.provider", config.provider, PROVIDERS)
@@ -74,3 +75,9 @@ def _openai(config: LLMConfig) -> Provider:
     from llmrl.language.providers.openai import openai
 
     return openai(config)
+
+
+def _local(config: LLMConfig) -> Provider:
+    from llmrl.language.providers.local import local
+
+    return local(config)
