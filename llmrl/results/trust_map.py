@@ -9,14 +9,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PyTree, Shaped
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
-from llmrl.assembly.parts import build_to_play, make_environment
+from llmrl.assembly.methods import make_method
+from llmrl.assembly.parts import build_to_play, make_environment, with_numbers
 from llmrl.envs import LANGUAGE
 from llmrl.envs.base import key_of_seed
 from llmrl.language.table import Table, as_dict
+from llmrl.learner.arms import ArmsState, arms_of
 from llmrl.learner.blending import influence_on, noted_of
 from llmrl.learner.rollout import collect, reset_all, with_captions
 from llmrl.learner.streams import given, stream_states
@@ -63,19 +65,20 @@ def trust_map(
     env = make_environment(config)
     if not env.spec.aux_names:
         raise BadValue("a map of trust needs an auxiliary source, and this run has none")
-    parts = build_to_play(config, env, num_envs)
-    streams = parts.inner.streams
+    streams = make_method(config, env.spec).streams
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
         raise BadValue(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
-    transform = streams[trusting[0]].transform
-    in_effect, settled = transform.weights, frozen(transform).weights
-    assert in_effect is not None and settled is not None
-    states, probes = leaders(states), _probes(env.spec)
+    follow, states, probes = _followed(config, env.spec, states), leaders(states), _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)
     probing = _also_asked(env, list(probes.values()))
 
-    def of_seed(trained: TrainState, key):
+    def of_seed(trained: TrainState, follow, key):
+        parts = build_to_play(with_numbers(config, {"method.follow": follow}), env, num_envs)
+        streams = parts.inner.streams
+        transform = streams[trusting[0]].transform
+        in_effect, settled = transform.weights, frozen(transform).weights
+        assert in_effect is not None and settled is not None
         reset_key, collect_key = jax.random.split(key)
         acting, policy = reset_all(probing, reset_key, num_envs, num_steps), parts.policy(trained.phis)
         _, rollout = collect(probing, policy, trained.params.actor, acting, collect_key, num_steps)
@@ -95,12 +98,20 @@ def trust_map(
         return *(x.reshape(-1, *x.shape[2:]) for x in visited), settled(phi, noted, asked[0]).unit
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key_of_seed(seed), i))(jnp.arange(config.seeds))
-    played = jax.jit(jax.vmap(of_seed))(states, keys)
+    played = jax.jit(jax.vmap(of_seed))(states, follow, keys)
     obs, state_key, event, aux, moved, weight, lasting, unit = map(np.asarray, played)
     obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)
     words = _words(env, state_key, event, table)
     called = env.spec.aux_names, (AS_ACTED, *probes), names_of(env.spec)
     return TrustMap(*called, obs, aux, moved, weight, lasting, unit, threshold, words)
+
+
+def _followed(config: Config, spec: EnvSpec, states: TrainState) -> Float[Array, "seeds *m"]:
+    """How far each seed's policy, the one that is handed over, follows its sources: of several, each has its own."""
+    if not isinstance(states.arms, ArmsState):
+        return jnp.full(config.seeds, config.method.follow, jnp.float32)
+    every = jnp.asarray([arm.follow for arm in arms_of(config.method.arms.follow, spec.aux_names)], jnp.float32)
+    return every[jax.vmap(lambda arms: arms.leader)(states.arms)]
 
 
 def names_of(spec: EnvSpec) -> tuple[str, ...]:

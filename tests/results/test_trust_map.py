@@ -142,6 +142,23 @@ def test_a_policy_that_sees_the_weights_is_played_with_them():
             np.testing.assert_allclose(found.settled[seed, :, probe], seen, rtol=1e-4)
 
 
+def test_of_several_policies_the_weights_are_those_of_the_one_handed_over():
+    """The first seed is led by the policy on the task alone, the second by the one that follows its source."""
+    run = untrained("env=cartpole", "aux=beneficial", "method=twin")
+    task_state, credit = run.state.transform_states
+    credit = credit._replace(deviation=jnp.full_like(credit.deviation, 0.5))
+    earned = jnp.asarray([[2.0, 1.0], [1.0, 2.0]])
+    returns = run.state.arms.returns._replace(episodes=jnp.ones((2, 2)), total=earned)
+    arms = run.state.arms._replace(returns=returns)
+    run.state = run.state._replace(arms=arms, transform_states=(task_state, credit))
+    found = llmrl.trust_map(run, num_steps=8, num_envs=2)
+    for numbers in (found.weight[0], found.settled[0], found.influence[0], found.unit[0]):
+        np.testing.assert_array_equal(numbers, 0.0)
+    assert np.all(found.weight[1] > 0.0) and np.all(found.influence[1] > 0.1)
+    np.testing.assert_allclose(found.settled[1], 2.0)
+    np.testing.assert_array_equal(shares(found, "beneficial").ignored, [1.0, 0.0])
+
+
 def test_runs_without_anything_to_map_are_refused():
     for overrides, message in ((("aux=none", "method=ppo"), "none"), (("aux=harmful", "method=ppo"), "method=ppo")):
         with pytest.raises(ValueError, match=message):
