@@ -415,6 +415,13 @@ def test_a_picture_of_runs_has_the_same_number_of_seeds_on_every_page():
                 assert re.search(r"\d+ seeds", after)[0] == drawn[name], (page.name, name)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_intervals_on_a_page_are_called_what_the_code_has(page):
+    """Student's t; a bootstrap is named beside it, as what numbers of an older code are or as what the code has not."""
+    text = page.read_text()
+    assert "Student's t" in text or not re.search(r"\bbootstraps?\b", text)
+
+
 def test_the_readme_repeats_the_table_of_no_regret():
     """Area / last tenth of each method: the numbers of docs/benchmarks.md, as they are rounded there."""
     tasks = {"CartPole": "cartpole", "CartPole, continuous": "cartpole_continuous"}

@@ -125,6 +125,22 @@ def test_adding_keeps_all_of_its_gain_ignoring_none_and_half_the_way_half():
         np.testing.assert_allclose(found.gain_kept, share, atol=1e-9)
 
 
+def test_where_adding_does_not_help_there_is_no_gain_to_keep():
+    """A cell in which it harms, and one in which it helps no more than by chance, count for nothing."""
+    helping, harmful = cell("a", mine=80.0), cell("b", "bad", add=20.0, mine=70.0)
+    by_chance = cell("c", ppo=level(60.0, noise=30.0), add=level(65.0, 1, noise=30.0), mine=70.0)
+    assert [helps(one) for one in (helping, harmful, by_chance)] == [True, False, False]
+    found = summary([helping, harmful, by_chance], "mine")
+    assert found.helped == 1 and found.gain_kept == summary([helping], "mine").gain_kept
+
+
+def test_the_worst_cell_is_told_by_area_or_end_whichever_is_smaller():
+    fallen, slow = Reached(level(90.0).area, level(30.0).end), Reached(level(50.0).area, level(90.0).end)
+    for cells in ([cell("a", mine=fallen), cell("b", mine=60.0)], [cell("b", mine=slow), cell("a", mine=fallen)]):
+        found = summary(cells, "mine")
+        assert found.worst == "a/s" and found.worst_ratio.value == pytest.approx(0.25)
+
+
 def test_a_summary_counts_cells_and_names_the_worst():
     cells = [cell("a", mine=95.0), cell("a", "x", mine=30.0), cell("b", "y", add=15.0, mine=58.0)]
     found = summary(cells, "mine")
