@@ -24,6 +24,7 @@ from llmrl.learner import influence, meta, streams
 from llmrl.learner.arms import decided, first_arms
 from llmrl.learner.balancing import first_balance
 from llmrl.learner.eipo import first_stage
+from llmrl.learner.irpo import nothing_earned, shares
 from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.resets import PoolStatistics
 from llmrl.learner.rollout import EpisodeStatistics
@@ -34,7 +35,7 @@ from llmrl.runs import metrics
 from llmrl.settings import overrides
 from llmrl.settings.config import TRANSFORMS, Config
 from llmrl.studies.grids import points_of
-from llmrl.training import arms, decoupled, eipo, select
+from llmrl.training import arms, decoupled, eipo, irpo, select
 from llmrl.training.answers import COUNTERS
 from llmrl.training.devices import state_shapes
 from llmrl.training.loop import make_trainer
@@ -151,7 +152,9 @@ def _said_of_arms():
     of_explorer = decoupled.reported(zero, jax.numpy.ones(2))
     of_eipo = eipo.reported(first_stage(0.5), zero, zero)
     of_select = select.reported(select.SelectState(first_balance(2, 1.0), *[zero] * 4, ()))
-    of_peers = of_eipo | of_explorer | of_select
+    earned = nothing_earned(2)
+    of_explorers = irpo.reported(earned, shares(earned, 1.0), jax.numpy.zeros(2))
+    of_peers = of_eipo | of_explorer | of_explorers | of_select
     return arms.reported(state, decided(state, zero, arms.rule_of(_config("twin")))) | of_peers
 
 

@@ -16,7 +16,7 @@ from llmrl.envs import GOALS
 from llmrl.learner.meta import Meta, MetaSettings, OuterLevel, make_meta, outer_optimizer
 from llmrl.learner.meta_problem import Part, ProblemSettings
 from llmrl.learner.problem import InnerProblem
-from llmrl.rewards.add import add
+from llmrl.rewards.add import add, add_one
 from llmrl.rewards.adops import adops
 from llmrl.rewards.base import beyond_task
 from llmrl.rewards.base import frozen as frozen_transform
@@ -263,7 +263,14 @@ def explorer_and_exploiter(config: Config, spec: EnvSpec) -> Method:
     return Method(_beside_task(add()))
 
 
-SEVERAL = ("twin", "eipo", "decoupled", "select")
+def explorers_of_a_base(config: Config, spec: EnvSpec) -> Method:
+    """A base policy that learns the task alone, through explorers that each follow one source (Cho and Tran 2026)."""
+    _require_sources(config, spec)
+    sources = range(len(spec.aux_names))
+    return Method((Stream(task(), 1.0), *(Stream(beyond_task(add_one(m)), 0.0) for m in sources)))
+
+
+SEVERAL = ("twin", "eipo", "decoupled", "irpo", "select")
 """Methods that train several policies."""
 
 
@@ -445,6 +452,7 @@ METHODS: dict[str, Recipe] = {
     "twin": Recipe(credit),
     "eipo": Recipe(extrinsic_intrinsic, reads=("eipo",)),
     "decoupled": Recipe(explorer_and_exploiter, reads=()),
+    "irpo": Recipe(explorers_of_a_base, reads=("irpo",)),
     "select": Recipe(selected),
     "lirpg": Recipe(lirpg),
     "pbrs": Recipe(potential_based, reads=("potential",)),

@@ -16,6 +16,7 @@ from llmrl.assembly.methods import METHODS, make_method
 from llmrl.assembly.sources import late_sources, make_sources, with_written
 from llmrl.envs import CODE, HOST_ENVIRONMENTS, LATE_WRONG, make_host
 from llmrl.envs import make as make_env
+from llmrl.learner.irpo import make_update_of_explorers
 from llmrl.learner.ppo import Params, make_update, make_update_of_arms, with_advice_steps
 from llmrl.learner.problem import InnerProblem, viewing
 from llmrl.nets import Policy, make_critic, make_policy
@@ -154,6 +155,7 @@ class Parts(NamedTuple):
         optimizer: of the inner level.
         update: ``policy -> update``, as ``make_update`` gives it.
         update_arms: the same of ``make_update_of_arms``, for several policies side by side.
+        update_explorers: the same of ``make_update_of_explorers``, for a base policy and those that start from it.
         meta: the outer level; None where nothing is learned there.
         sources: the auxiliary sources that are filled in once a rollout is complete.
         aux_names: the auxiliary sources' names.
@@ -163,6 +165,7 @@ class Parts(NamedTuple):
     optimizer: optax.GradientTransformation
     update: Callable[[Policy], Callable]
     update_arms: Callable[[Policy], Callable]
+    update_explorers: Callable[[Policy], Callable]
     meta: Any
     sources: Sources
     aux_names: tuple[str, ...] = ()
@@ -190,5 +193,5 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     names = ("clip", "entropy", "value_coefficient", "num_epochs", "num_minibatches")
     settings = {"critic": critic, "optimizer": optimizer} | {name: getattr(ppo, name) for name in names}
     meta = method.meta(inner) if method.meta is not None else None
-    updates = partial(make_update, **settings), partial(make_update_of_arms, **settings)
+    updates = (partial(make, **settings) for make in (make_update, make_update_of_arms, make_update_of_explorers))
     return Parts(inner, optimizer, *updates, meta, make_sources(config, spec, env.captioner), spec.aux_names)

@@ -10,6 +10,7 @@ import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.nets import Critic, Policy
+from llmrl.ops.distributions import Categorical, DiagonalGaussian
 from llmrl.ops.losses import approximate_kl, clipped_policy_loss, normalized, value_loss
 from llmrl.types import Scalar
 
@@ -96,6 +97,33 @@ def with_advice_steps(
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def policy_terms(
+    distribution: Categorical | DiagonalGaussian,
+    minibatch: Batch,
+    least_deviation: float | Scalar,
+    clip: float | Scalar,
+) -> UpdateInfo:
+    """What PPO says of a policy on a minibatch: its loss, entropy and distance; the critic's loss is left at 0.
+
+    Args:
+        distribution: the policy's, at the minibatch's observations.
+        minibatch: what was done there.
+        least_deviation: the advantage is divided by its deviation, or by this where it is larger.
+        clip: range of the importance ratio.
+    """
+    log_prob, zero = distribution.log_prob(minibatch.action), jnp.zeros(())
+    advantage = normalized(minibatch.advantage, least_deviation)
+    outside = jnp.abs(jnp.expm1(log_prob - minibatch.log_prob)) > clip
+    return UpdateInfo(
+        policy_loss=clipped_policy_loss(log_prob, minibatch.log_prob, advantage, clip),
+        value_loss=zero,
+        entropy=jnp.mean(distribution.entropy()),
+        approx_kl=approximate_kl(log_prob, minibatch.log_prob),
+        clip_fraction=jnp.mean(outside.astype(jnp.float32)),
+        gradient_norm=zero,
+    )
+
+
 def make_minibatch_step(
     policy: Policy,
     critic: Critic,
@@ -122,23 +150,10 @@ def make_minibatch_step(
     distribution_of = policy.in_updates or policy.distribution
 
     def loss(params: Params, minibatch: Batch, least_deviation: float | Scalar):
-        distribution = distribution_of(params.actor, minibatch.obs)
-        log_prob = distribution.log_prob(minibatch.action)
-        policy_term = clipped_policy_loss(
-            log_prob, minibatch.log_prob, normalized(minibatch.advantage, least_deviation), clip
-        )
+        info = policy_terms(distribution_of(params.actor, minibatch.obs), minibatch, least_deviation, clip)
         value_term = value_loss(critic.value(params.critic, minibatch.obs), minibatch.target)
-        entropy_term = jnp.mean(distribution.entropy())
-        outside = jnp.abs(jnp.expm1(log_prob - minibatch.log_prob)) > clip
-        info = UpdateInfo(
-            policy_loss=policy_term,
-            value_loss=value_term,
-            entropy=entropy_term,
-            approx_kl=approximate_kl(log_prob, minibatch.log_prob),
-            clip_fraction=jnp.mean(outside.astype(jnp.float32)),
-            gradient_norm=jnp.zeros(()),
-        )
-        return policy_term + value_coefficient * value_term - entropy * entropy_term, info
+        total = info.policy_loss + value_coefficient * value_term - entropy * info.entropy
+        return total, info._replace(value_loss=value_term)
 
     def advice_loss(actor: PyTree, minibatch: Batch, least_deviation: float | Scalar) -> Scalar:
         log_prob = distribution_of(actor, minibatch.obs).log_prob(minibatch.action)

@@ -1,6 +1,6 @@
 """Reward transforms, one per file: how the task's signal becomes the one an agent learns from."""
 
-from llmrl.rewards.add import add
+from llmrl.rewards.add import add, add_one
 from llmrl.rewards.adops import adops
 from llmrl.rewards.base import beyond_task, frozen, stateless
 from llmrl.rewards.bonus import Bonus, bonus_source, intrinsic_stream, paid
@@ -33,6 +33,7 @@ __all__ = [
     "Sources",
     "Suggested",
     "add",
+    "add_one",
     "adops",
     "apt",
     "beyond_task",

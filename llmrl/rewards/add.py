@@ -1,4 +1,4 @@
-"""Trust: the auxiliary sources added as they are."""
+"""Trust: the auxiliary sources added as they are, all of them or one."""
 
 from __future__ import annotations
 
@@ -22,3 +22,12 @@ def add(coefficient: float | Float[Array, ""] = 1.0) -> RewardTransform:
         )
     )
     return blend._replace(weights=trusted)
+
+
+def add_one(source: int) -> RewardTransform:
+    """r = r_p + r_m of one source alone.
+
+    Args:
+        source: m, its place among the auxiliary sources.
+    """
+    return stateless(lambda rollout, signal: signal._replace(reward=signal.reward + rollout.steps.aux[..., source]))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llmrl.settings.fields import choice, number, positive, private, widths
+from llmrl.settings.fields import choice, number, positive, positives, private, widths
 
 SURROGATES = ("ratio", "dice", "log_prob")
 DATA = ("fresh", "previous", "window", "past")
@@ -472,6 +472,25 @@ class EipoConfig:
 
 
 @dataclass(frozen=True)
+class IrpoConfig:
+    """Explorers that start from a base policy (``irpo``); see ``llmrl.learner.irpo``.
+
+    Attributes:
+        steps: gradient steps on a source that an explorer takes from the base policy, N.
+        step_sizes: their sizes, of plain gradient descent on a normalised advantage; each source has one explorer of
+            every size. A small one stays near the base policy, and so loses little to a source that is wrong.
+        temperature: tau of the softmax that weights the explorers by their task returns, in units of the range of those
+            returns so far.
+        memory: number of episodes after which an explorer's returns have been forgotten to 1/e.
+    """
+
+    steps: int = number(4, low=0)
+    step_sizes: tuple[float, ...] = positives(0.1, 1.0)
+    temperature: float = positive(0.1)
+    memory: float = positive(32.0)
+
+
+@dataclass(frozen=True)
 class SelectConfig:
     """Several methods, of which one is played at a time (``select``); see ``llmrl.learner.balancing``.
 
@@ -501,6 +520,7 @@ class MethodConfig:
         reward_of: for ``frozen``, the method that learned the reward; found in the run that ``reward_from`` names.
         arms: several policies side by side.
         eipo: two policies, one of them held to the other's task return.
+        irpo: explorers that start from a base policy.
         select: several methods, of which one is played at a time.
         weight: the learned weight.
         outer: the outer level.
@@ -516,6 +536,7 @@ class MethodConfig:
     reward_of: str | None = None
     arms: ArmsConfig = field(default_factory=ArmsConfig)
     eipo: EipoConfig = field(default_factory=EipoConfig)
+    irpo: IrpoConfig = field(default_factory=IrpoConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
     weight: WeightConfig = field(default_factory=WeightConfig)
     outer: OuterConfig = field(default_factory=OuterConfig)

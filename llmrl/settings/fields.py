@@ -82,8 +82,8 @@ def widths(*default: int) -> Any:
     return _setting(default, Bounds(above=0, at_least_one=True))
 
 
-def positives(*default: int) -> Any:
-    """A field with any number of positive whole numbers."""
+def positives(*default: float) -> Any:
+    """A field with any number of positive numbers, whole ones where the annotation says so."""
     return _setting(default, Bounds(above=0))
 
 

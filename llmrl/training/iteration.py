@@ -17,6 +17,7 @@ from llmrl.learner.arms import ArmsState
 from llmrl.learner.blending import RewardState, learn_reward, no_peaks, reported
 from llmrl.learner.decoupled import DecoupledState
 from llmrl.learner.eipo import EipoState
+from llmrl.learner.irpo import IrpoState
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
 from llmrl.learner.rollout_host import unplayed_rollout
@@ -62,7 +63,7 @@ class TrainState(NamedTuple):
     iteration: Array
     heard: Heard | None = None
     late: tuple[PyTree, ...] = ()
-    arms: ArmsState | EipoState | DecoupledState | Any = None
+    arms: ArmsState | EipoState | DecoupledState | IrpoState | Any = None
 
 
 class Trainer(NamedTuple):

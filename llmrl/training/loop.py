@@ -22,7 +22,7 @@ from llmrl.runs import metrics as metrics_file
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.settings.validation import validate
-from llmrl.training import arms, decoupled, eipo, hosts, select, transfer
+from llmrl.training import arms, decoupled, eipo, hosts, irpo, select, transfer
 from llmrl.training.answers import Listener, hearing, misses_of, provider_of
 from llmrl.training.cores import in_float32, refuse_debugging, use_compilation_cache, use_cores
 from llmrl.training.devices import (
@@ -82,7 +82,7 @@ def make_trainer(config: Config) -> Trainer:
 def _policies(config: Config) -> tuple[Callable[..., TrainState] | None, Callable]:
     """The first state of several policies, ``(config, env, state, key, table) -> state``, None where there is one, and
     the iteration that trains them."""
-    several = {"eipo": eipo, "decoupled": decoupled, "select": select}.get(config.method.name)
+    several = {"eipo": eipo, "decoupled": decoupled, "irpo": irpo, "select": select}.get(config.method.name)
     if several is not None:
         return several.spread, several.iterate
     return (arms.spread, arms.iterate) if len(config.method.arms.follow) > 1 else (None, iterate)

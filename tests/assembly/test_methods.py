@@ -72,6 +72,7 @@ ROWS = {
     "twin": ("method=twin",),
     "eipo": ("method=eipo",),
     "decoupled": ("method=decoupled",),
+    "irpo": ("method=irpo", "method.irpo.steps=2"),
     "select": ("method=select", "method.select.arms=[ppo,scalar]"),
     "pbrs": ("method=pbrs",),
     "dpba": ("method=dpba",),

@@ -14,6 +14,7 @@ from llmrl.language import Table
 from llmrl.learner.streams import given
 from llmrl.rewards import (
     add,
+    add_one,
     adops,
     apt,
     dpba,
@@ -62,6 +63,7 @@ GOALS = goals(SUGGESTED, N, threshold=0.99, ineffective=False)
 TRANSFORMS = {
     "task": lambda spec: task(),
     "add": lambda spec: add(0.5),
+    "add_one": lambda spec: add_one(1),
     "intrinsic": lambda spec: intrinsic(spec, hidden=(4,)),
     "scalar": lambda spec: blend(spec, network=False),
     "network": lambda spec: blend(spec, scalar=False, bound=None),

@@ -84,13 +84,17 @@ def test_what_lies_outside_of_its_bounds_is_named(key):
     if bounds.private:
         return
     whole = hint is int or int in get_args(hint) or bounds.whole
+
+    def holding(value):
+        return nested(key, [value] if isinstance(default, tuple) else value)
+
     for beyond in (bounds.low - 1, bounds.high + 1, bounds.low if bounds.above is None else bounds.above):
         if abs(beyond) == float("inf") or (bounds.above is None and beyond == bounds.low):
             continue
         value = int(beyond) if whole else float(beyond)
-        assert key in refusal(nested(key, [value] if isinstance(default, tuple) else value))
+        assert key in refusal(holding(value))
     if not whole:
-        assert refusal(nested(key, float("nan"))) == f"{key} must be a finite number, got nan"
+        assert refusal(holding(float("nan"))) == f"{key} must be a finite number, got nan"
 
 
 SEEDS = [
