@@ -236,6 +236,7 @@ def test_every_entry_of_the_glossary_is_one_sentence_and_says_where():
 CHECKED = {
     "train": overrides.to_config,
     "compare": overrides.to_comparison,
+    "check": overrides.to_check,
     "evaluate": overrides.to_evaluation,
     "label": overrides.to_label,
     "bench": overrides.to_bench,
@@ -250,7 +251,7 @@ def _commands():
     for page in PAGES:
         for line in page.read_text().splitlines():
             command = re.match(
-                r"(?:\$ | {4})(llmrl (?:train|compare|evaluate|label|report|status|figure|suite|bench)\b.*)", line
+                r"(?:\$ | {4})(llmrl (?:train|compare|check|evaluate|label|report|status|figure|suite|bench)\b.*)", line
             )
             if command:
                 yield page.name, command[1]

@@ -66,7 +66,7 @@ def with_numbers(config: Any, numbers: dict[str, Any], path: str = "") -> Any:
 
 def make_environment(config: Config) -> Environment:
     """The environment and sources that a config names."""
-    return with_written(config, make_env(**_environment_options(config)))
+    return with_written(config, make_env(**environment_options(config)))
 
 
 def any_environment(config: Config) -> Environment | HostEnvironment:
@@ -75,10 +75,11 @@ def any_environment(config: Config) -> Environment | HostEnvironment:
         return make_environment(config)
     if CODE in config.aux.sources:
         raise BadValue(f"aux=code needs an environment that can be compiled; {config.env.name} runs in Python")
-    return make_host(**_environment_options(config))
+    return make_host(**environment_options(config))
 
 
-def _environment_options(config: Config) -> dict[str, Any]:
+def environment_options(config: Config) -> dict[str, Any]:
+    """The environment and sources that a config names, as ``llmrl.envs.make`` takes them."""
     name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
     options = {
         field.name: value

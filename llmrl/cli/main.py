@@ -31,6 +31,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
 
   train      train agents that learn how far to trust their auxiliary reward
   compare    train a method beside ignoring and trusting that reward; one table, one picture
+  check      say what is wrong with an environment, a source or a captioner, before anything is compiled
   evaluate   evaluate the agents of a finished run
   label      ask a language model about an environment's states ahead of training
   report     statistics, curves and trust of finished runs, on one page
@@ -317,6 +318,21 @@ def compare(node: Any) -> None:
 
 
 @_job
+def check(node: Any) -> None:
+    """Tells what is wrong and what is fine, one line each, and leaves with 1 where something is wrong."""
+    from llmrl.settings.overrides import to_check
+
+    config, settings = to_check(node)
+    # Operation by operation an accelerator is slow, and other processes may be at work on it.
+    os.environ["JAX_PLATFORMS"] = "cpu"
+
+    from llmrl.studies.check import check as run
+
+    if not run(config, _say, **settings):
+        sys.exit(1)
+
+
+@_job
 def evaluate(node: Any) -> None:
     """Evaluates the agents of a run and shows a table."""
     from llmrl.settings.overrides import to_evaluation
@@ -415,6 +431,7 @@ def suite(node: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "train": train,
     "compare": compare,
+    "check": check,
     "evaluate": evaluate,
     "label": label,
     "bench": bench,

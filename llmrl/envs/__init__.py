@@ -119,11 +119,27 @@ def make(
     kwargs |= params or {}
     chosen = (aux,) if isinstance(aux, str) else tuple(aux)
     env = _in_words(_build(name, kwargs), name, captioner, chosen, kwargs)
-    factors = aux if isinstance(aux, Mapping) else {}
+    functions = sources_of(name, chosen, aux_function, aux_options, kwargs)
+    return with_sources(env, functions, aux_scale, aux if isinstance(aux, Mapping) else {})
+
+
+def with_sources(
+    env: Environment, functions: Sequence[tuple[str, AuxFunction]], scale: Any, factors: Mapping[str, Any]
+) -> Environment:
+    """The environment with sources as ``sources_of`` gives them; those that pay once per episode do.
+
+    Args:
+        env: the environment, without sources.
+        functions: their names and functions.
+        scale: factor on all of them, [].
+        factors: factors of single ones, by name.
+
+    Raises:
+        ValueError, TypeError: as ``with_aux``.
+    """
     # One by one, since a mapping would silently lose the first of two equal names that ``with_aux`` complains of.
-    functions = _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs)
     for source, function in functions:
-        env = with_aux(env, {source: function}, aux_scale * factors.get(source, 1.0))
+        env = with_aux(env, {source: function}, scale * factors.get(source, 1.0))
     return paid_once(env, _that_pay_once(functions))
 
 
@@ -147,7 +163,7 @@ def make_host(
     _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(HOST_ENVIRONMENTS[name]).parameters)
     chosen, factors = (aux,) if isinstance(aux, str) else tuple(aux), aux if isinstance(aux, Mapping) else {}
     env = _in_words(HOST_ENVIRONMENTS[name](**kwargs), name, captioner, chosen, kwargs)
-    functions = _sources(name, chosen, aux_function, dict(aux_options or {}), kwargs)
+    functions = sources_of(name, chosen, aux_function, aux_options, kwargs)
     names = tuple(source for source, _ in functions)
     sources = tuple(_scaled(function, aux_scale * factors.get(source, 1.0)) for source, function in functions)
     env = env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
@@ -176,7 +192,7 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
     if name in HOST_ENVIRONMENTS:
         raise BadValue(f"{name} runs in Python and cannot be compiled; `make_host` makes it")
     if "." in name:  # which no gymnax id has
-        return _from_path(name, kwargs)
+        return checked_environment(made_at(name, kwargs), f"env.id {name!r}")
     import gymnax  # costs seconds, so only those pay who use it
 
     # Not exported above: a function of its module's name would hide the module from `import llmrl.envs.gymnax_env`.
@@ -188,26 +204,46 @@ def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
     raise BadValue(f"{unknown('environment', name, known)}; {OWN_ENVIRONMENT}")
 
 
-def _from_path(path: str, kwargs: Mapping[str, Any]) -> Environment:
+def made_at(path: str, kwargs: Mapping[str, Any]) -> Any:
+    """What the function at a dotted path makes of parameters: an ``Environment``, if it is as it should be.
+
+    Args:
+        path: of the function.
+        kwargs: its parameters by name.
+
+    Raises:
+        ValueError: there is no such function, it has no such parameter, or it raises.
+        TypeError: what stands there cannot be called, or as above.
+        ImportError: the path's module cannot be imported.
+    """
     factory = load_function(path, "env.id", "a function that returns an llmrl.types.Environment")
     arguments = fitted_arguments(path, factory, kwargs)
     try:
-        made = factory(**arguments)
-    except Exception as error:
+        return factory(**arguments)
+    except (Exception, SystemExit) as error:
         kind = BadType if isinstance(error, TypeError) else BadValue
         raise kind(f"env.id {path!r} failed: {first_line(error)}; expected an llmrl.types.Environment") from error
-    return checked_environment(made, f"env.id {path!r}")
 
 
-def _sources(
+def sources_of(
     name: str,
     chosen: Sequence[str],
     aux_function: str | AuxFunction | None,
-    options: Mapping[str, Any],
+    options: Mapping[str, Any] | None,
     kwargs: Mapping[str, Any],
 ) -> list[tuple[str, AuxFunction]]:
-    """The environment's own sources that were chosen, and the user's last."""
-    functions = _own_sources(name, chosen, options, kwargs)
+    """The environment's own sources that were chosen, and the user's last, each with its name; none is tried.
+
+    Args:
+        name, aux_function: as for ``make``.
+        chosen: names of the environment's own sources.
+        options: of the sources, as ``make``'s ``aux_options``.
+        kwargs: the environment's parameters by name.
+
+    Raises:
+        ValueError, TypeError, ImportError: as for ``make``.
+    """
+    functions = _own_sources(name, chosen, options or {}, kwargs)
     if aux_function is None:
         return functions
     function = aux_function
@@ -305,10 +341,13 @@ __all__ = [
     "defaults_of",
     "dotted_name",
     "from_gymnax",
+    "made_at",
     "make",
     "make_host",
+    "sources_of",
     "step_with_reset",
     "time_step",
     "with_aux",
     "with_captioner",
+    "with_sources",
 ]

@@ -6,7 +6,7 @@ answer for. So a bin is as wide as a person's word for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import exp, prod, radians
 from string import Formatter
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, Shaped, UInt32
 
 from llmrl.envs.base import action_shape
 from llmrl.envs.tracing import described, traced
-from llmrl.settings.errors import BadType, BadValue, first_line
+from llmrl.settings.errors import BadType, BadValue, UserError, first_line
 from llmrl.settings.loading import load_object
 from llmrl.types import Captioner, Environment, HostEnvironment
 
@@ -125,19 +125,28 @@ def with_captioner(env: _Place, captioner: Captioner | str) -> _Place:
         TypeError: it is no ``Captioner``, or as above.
         ImportError: the path's module cannot be imported.
     """
+    what, found = made_captioner(captioner)
+    for fault in captioner_faults(what, env, found):
+        raise fault
+    return env._replace(captioner=found)
+
+
+def made_captioner(captioner: Captioner | str) -> tuple[str, Any]:
+    """What it is called, and a ``Captioner``, if it is as it should be; arguments and errors as ``with_captioner``."""
     label = captioner if isinstance(captioner, str) else "given"
     found: Any = load_object(captioner, "captioner") if isinstance(captioner, str) else captioner
     if not isinstance(found, Captioner) and callable(found):
         try:
             found = found()
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise BadValue(f"captioner {label} failed: {first_line(error)}") from error
-    check_captioner(f"captioner {label}", env, found)
-    return env._replace(captioner=found)
+    return f"captioner {label}", found
 
 
-def check_captioner(what: str, env: Environment | HostEnvironment, captioner: Any, own: bool = False) -> None:
-    """Tries a captioner on shapes, and on its first key.
+def captioner_faults(
+    what: str, env: Environment | HostEnvironment, captioner: Any, own: bool = False
+) -> Iterator[UserError]:
+    """Every fault of a captioner that shapes and its first key show.
 
     Args:
         what: what it is called, as errors begin.
@@ -145,28 +154,40 @@ def check_captioner(what: str, env: Environment | HostEnvironment, captioner: An
         captioner: the captioner to try, whatever it turns out to be.
         own: whether the environment's step may put the captions into its ``TimeStep`` itself.
 
-    Raises:
-        ValueError: as for ``with_captioner``.
-        TypeError: as for ``with_captioner``.
+    Returns:
+        Errors as ``with_captioner`` raises them.
     """
     if not isinstance(captioner, Captioner):
-        raise BadType(f"{what}: expected an llmrl.types.Captioner, got {described(captioner)}")
+        yield BadType(f"{what}: expected an llmrl.types.Captioner, got {described(captioner)}")
+        return
     events: Any = captioner.events
     if not isinstance(events, tuple | list) or not all(isinstance(event, str) for event in events):
-        raise BadType(f"{what}: events is {described(events)}; expected a tuple of texts, as in ('go left',)")
-    if not events or len(set(events)) != len(events):
-        raise BadValue(f"{what}: events need different names, got {list(events)}")
+        yield BadType(f"{what}: events is {described(events)}; expected a tuple of texts, as in ('go left',)")
+    elif not events or len(set(events)) != len(events):
+        yield BadValue(f"{what}: events need different names, got {list(events)}")
     if not isinstance(captioner.context, str):
-        raise BadType(f"{what}: context is {described(captioner.context)}; expected a text")
+        yield BadType(f"{what}: context is {described(captioner.context)}; expected a text")
     if not own or captioner.state_key is not None or captioner.event is not None:
         obs = _observation(env)
         for name, given, arguments, dtype in (
             ("state_key(obs)", captioner.state_key, (obs,), np.uint32),
             ("event(obs, action, next_obs)", captioner.event, (obs, action_shape(env.spec.action), obs), np.int32),
         ):
-            _check_function(f"{what}: {name}", given, arguments, np.dtype(dtype))
+            yield from _said(_check_function, f"{what}: {name}", given, arguments, np.dtype(dtype))
     if captioner.keys is not None:
-        _check_words(what, captioner, _first_key(what, captioner.keys))
+        yield from _said(_check_first_key, what, captioner)
+
+
+def _said(check: Callable[..., None], *arguments: Any) -> Iterator[UserError]:
+    """What a check raises, if anything."""
+    try:
+        check(*arguments)
+    except UserError as fault:
+        yield fault
+
+
+def _check_first_key(what: str, captioner: Captioner) -> None:
+    check_words(what, captioner, _first_key(what, captioner.keys))
 
 
 def _first_key(what: str, keys: Any) -> int:
@@ -182,12 +203,24 @@ def _first_key(what: str, keys: Any) -> int:
     return int(key)
 
 
-def _check_words(what: str, captioner: Captioner, key: int) -> None:
+def check_words(what: str, captioner: Captioner, key: int, event: int = 0) -> None:
+    """Refuses what a captioner says of a state and of an event there, where it is no text or no score.
+
+    Args:
+        what: what the captioner is called, as errors begin.
+        captioner: the captioner.
+        key: the state.
+        event: the event that its oracle is asked about, where it has one.
+
+    Raises:
+        ValueError: one of its functions raises, or the oracle's answer is outside of [0, 1].
+        TypeError: ``describe`` returned no text.
+    """
     words = _asked(f"{what}: describe(key)", "a text", captioner.describe, key)
     if not isinstance(words, str):
         raise BadType(f"{what}: describe(key) returned {described(words)}; expected a text")
     if captioner.oracle is not None:
-        score = _asked(f"{what}: oracle(key, event)", "a number in [0, 1]", captioner.oracle, key, 0)
+        score = _asked(f"{what}: oracle(key, event)", "a number in [0, 1]", captioner.oracle, key, event)
         if not isinstance(score, int | float | np.number) or not 0.0 <= float(score) <= 1.0:
             raise BadValue(f"{what}: oracle(key, event) returned {described(score)}; expected a number in [0, 1]")
 

@@ -1,12 +1,13 @@
 """An environment of one's own, tried on shapes alone before anything is trained.
 
-Every check looks at one thing and raises one line: which function, what came, what was expected.
+Every check looks at one thing and gives one line for each fault: which function, what came, what was expected.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from math import prod
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -14,16 +15,19 @@ import numpy as np
 from jaxtyping import PyTree
 
 from llmrl.envs.base import action_shape
-from llmrl.envs.captions import check_captioner
+from llmrl.envs.captions import captioner_faults
 from llmrl.envs.tracing import described, traced
-from llmrl.settings.errors import BadType, BadValue
-from llmrl.types import Box, Discrete, Environment, EnvSpec, TimeStep
+from llmrl.settings.errors import BadType, BadValue, UserError
+from llmrl.types import Box, Codes, Discrete, Environment, EnvSpec, TimeStep
 
 _SMALLEST_DIVISOR = 1e-30
 """Of ``obs_scale``: accelerators take float32 below 1e-38 as 0, and a quotient must stay finite."""
 
 RESET = "expected pure jax that returns (state, obs): a pytree of arrays, and one array of spec.obs_shape"
 STEP = "expected pure jax that returns (state, llmrl.types.TimeStep), as llmrl.envs.time_step makes one"
+
+Faults: TypeAlias = Iterator[UserError]
+"""What a check has to say: nothing where all is well, else errors that are ready to be raised."""
 
 
 def checked_environment(env: Any, what: str = "environment") -> Environment:
@@ -42,92 +46,127 @@ def checked_environment(env: Any, what: str = "environment") -> Environment:
         ValueError: a number of its spec makes no sense, shapes or dtypes do not fit each other, or a function is not
             pure or raises.
     """
+    for fault in environment_faults(env, what):
+        raise fault
+    return env
+
+
+def environment_faults(env: Any, what: str = "environment") -> Faults:
+    """Every fault that shapes alone show; arguments as for ``checked_environment``, which raises the first.
+
+    Checks build on each other: what a fault hides is looked at once that fault is mended.
+    """
     if not isinstance(env, Environment):
-        raise BadType(
+        yield BadType(
             f"{what} is {described(env)}; expected an llmrl.types.Environment "
             "(llmrl.envs.from_gymnax makes one of a gymnax environment and its parameters; one that Python steps, as "
             "Gymnasium's, cannot be compiled)"
         )
+        return
+    for check in PART_CHECKS:
+        if faults := [*check(what, env)]:
+            yield from faults
+            return
     for check in SPEC_CHECKS:
-        check(what, env)
-    tried = _tried(what, env)
+        yield from check(what, env)
+    try:
+        tried = _tried(what, env)
+    except UserError as fault:
+        yield fault
+        return
     for check in SHAPE_CHECKS:
-        check(what, tried)
+        yield from check(what, tried)
     if env.captioner is not None:
-        check_captioner(f"{what}: captioner", env, env.captioner, own=True)
-    return env
+        yield from captioner_faults(f"{what}: captioner", env, env.captioner, own=True)
 
 
 # --- the description --------------------------------------------------------------------------------------------------
 
 
-def _check_parts(what: str, env: Environment) -> None:
+def _check_parts(what: str, env: Environment) -> Faults:
     if not isinstance(env.spec, EnvSpec):
-        raise BadType(f"{what}: spec is {described(env.spec)}; expected an llmrl.types.EnvSpec")
+        yield BadType(f"{what}: spec is {described(env.spec)}; expected an llmrl.types.EnvSpec")
     for name in ("reset", "step"):
         if not callable(getattr(env, name)):
-            raise BadType(f"{what}: {name} is {described(getattr(env, name))}; expected a function")
+            yield BadType(f"{what}: {name} is {described(getattr(env, name))}; expected a function")
 
 
-def _check_name(what: str, env: Environment) -> None:
+def _check_name(what: str, env: Environment) -> Faults:
     if not isinstance(env.spec.name, str) or not env.spec.name:
-        raise BadType(f"{what}: spec.name is {described(env.spec.name)}; expected a text")
+        yield BadType(f"{what}: spec.name is {described(env.spec.name)}; expected a text")
 
 
-def _check_obs_shape(what: str, env: Environment) -> None:
+def _check_obs_shape(what: str, env: Environment) -> Faults:
     shape: Any = env.spec.obs_shape
     if not isinstance(shape, tuple) or not all(_is_count(length) for length in shape):
-        raise BadValue(f"{what}: spec.obs_shape is {described(shape)}; expected a tuple of positive ints, as in (4,)")
+        yield BadValue(f"{what}: spec.obs_shape is {described(shape)}; expected a tuple of positive ints, as in (4,)")
 
 
-def _check_action(what: str, env: Environment) -> None:
+def _check_action(what: str, env: Environment) -> Faults:
     space: Any = env.spec.action
     if isinstance(space, Discrete):
         if not _is_count(space.num):
-            raise BadValue(f"{what}: spec.action is {space}; expected a positive number of actions")
+            yield BadValue(f"{what}: spec.action is {space}; expected a positive number of actions")
     elif isinstance(space, Box):
-        if not _is_count(space.dim):
-            raise BadValue(f"{what}: spec.action is {space}; expected a positive dim")
         low, high = _in_float32(space.low), _in_float32(space.high)
         shapes = (), (space.dim,)
-        if low is None or high is None or {low.shape, high.shape}.difference(shapes) or not np.all(low < high):
-            raise BadValue(f"{what}: spec.action is {space}; expected finite bounds with low < high")
+        if not _is_count(space.dim):
+            yield BadValue(f"{what}: spec.action is {space}; expected a positive dim")
+        elif low is None or high is None or {low.shape, high.shape}.difference(shapes) or not np.all(low < high):
+            yield BadValue(f"{what}: spec.action is {space}; expected finite bounds with low < high")
     else:
-        raise BadType(
+        yield BadType(
             f"{what}: spec.action is {described(space)}; expected an llmrl.types.Discrete or an llmrl.types.Box"
         )
 
 
-def _check_horizon(what: str, env: Environment) -> None:
+def _check_horizon(what: str, env: Environment) -> Faults:
     if not _is_count(env.spec.horizon):
-        raise BadValue(f"{what}: spec.horizon is {described(env.spec.horizon)}; expected a positive int")
+        yield BadValue(f"{what}: spec.horizon is {described(env.spec.horizon)}; expected a positive int")
 
 
-def _check_obs_scale(what: str, env: Environment) -> None:
+def _check_obs_scale(what: str, env: Environment) -> Faults:
     scale, shape = env.spec.obs_scale, env.spec.obs_shape
     divisors = _in_float32(scale)
     if divisors is None or not np.all(np.abs(divisors) >= _SMALLEST_DIVISOR):
-        raise BadValue(
+        yield BadValue(
             f"{what}: spec.obs_scale is {described(scale)}; expected finite divisors other than 0, as float32 has them"
         )
-    if divisors.shape not in ((), shape[-1:], shape):
-        raise BadValue(
+    elif divisors.shape not in ((), shape[-1:], shape):
+        yield BadValue(
             f"{what}: spec.obs_scale has shape {divisors.shape}; expected one number, or shape {shape} as "
             "spec.obs_shape says"
         )
 
 
-def _check_aux_names(what: str, env: Environment) -> None:
+def _check_aux_names(what: str, env: Environment) -> Faults:
     names: Any = env.spec.aux_names
     if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
-        raise BadType(f"{what}: spec.aux_names is {described(names)}; expected a tuple of texts")
-    if len(set(names)) != len(names):
-        raise BadValue(f"{what}: spec.aux_names is {names}; expected different names")
+        yield BadType(f"{what}: spec.aux_names is {described(names)}; expected a tuple of texts")
+    elif len(set(names)) != len(names):
+        yield BadValue(f"{what}: spec.aux_names is {names}; expected different names")
 
 
-def _check_steps_per_reset(what: str, env: Environment) -> None:
+def _check_obs_names(what: str, env: Environment) -> Faults:
+    names: Any = env.spec.obs_names
+    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+        yield BadType(f"{what}: spec.obs_names is {described(names)}; expected a tuple of texts")
+    elif names and len(names) != prod(env.spec.obs_shape):
+        yield BadValue(
+            f"{what}: spec.obs_names has {len(names)} names; expected one for each of the {prod(env.spec.obs_shape)} "
+            "components of an observation, or none"
+        )
+
+
+def _check_encoding(what: str, env: Environment) -> Faults:
+    encoding: Any = env.spec.encoding
+    if not isinstance(encoding, tuple) or not all(isinstance(codes, Codes) for codes in encoding):
+        yield BadType(f"{what}: spec.encoding is {described(encoding)}; expected a tuple of llmrl.types.Codes")
+
+
+def _check_steps_per_reset(what: str, env: Environment) -> Faults:
     if env.steps_per_reset is not None and not _is_count(env.steps_per_reset):
-        raise BadValue(
+        yield BadValue(
             f"{what}: steps_per_reset is {described(env.steps_per_reset)}; expected a positive int, or None for a "
             "reset of its own at every step"
         )
@@ -151,17 +190,23 @@ def _in_float32(value: Any) -> np.ndarray | None:
     return array if np.isfinite(array).all() else None
 
 
-SPEC_CHECKS: tuple[Callable[[str, Environment], None], ...] = (
+PART_CHECKS: tuple[Callable[[str, Environment], Faults], ...] = (
     _check_parts,
-    _check_name,
     _check_obs_shape,
     _check_action,
+    _check_aux_names,
+    _check_encoding,
+)
+"""What everything later builds on, in the order in which these checks build on each other."""
+
+SPEC_CHECKS: tuple[Callable[[str, Environment], Faults], ...] = (
+    _check_name,
     _check_horizon,
     _check_obs_scale,
-    _check_aux_names,
+    _check_obs_names,
     _check_steps_per_reset,
 )
-"""What a description has to be, in the order in which the checks build on each other."""
+"""What else a description has to be."""
 
 
 # --- what it returns --------------------------------------------------------------------------------------------------
@@ -208,40 +253,40 @@ def _is_observation(array: Any, spec: EnvSpec) -> bool:
     return isinstance(array, jax.ShapeDtypeStruct) and array.shape == spec.obs_shape
 
 
-def _check_obs(what: str, tried: Tried) -> None:
+def _check_obs(what: str, tried: Tried) -> Faults:
     shape = tried.spec.obs_shape
     for function, obs in (("reset(key)", tried.obs), ("step(key, state, action)", tried.step.obs)):
         if not isinstance(obs, jax.ShapeDtypeStruct):
-            raise BadType(
+            yield BadType(
                 f"{what}: {function} returned the observation {described(obs)}; expected one array, as "
                 "jnp.concatenate makes of several"
             )
+            return
         if obs.shape != shape:
-            raise BadValue(
+            yield BadValue(
                 f"{what}: {function} returned an observation of shape {obs.shape}; expected spec.obs_shape {shape}"
             )
         if not any(jnp.issubdtype(obs.dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
-            raise BadType(
+            yield BadType(
                 f"{what}: {function} returned an observation of dtype {obs.dtype.name}; expected real numbers"
             )
     if tried.obs.dtype != tried.step.obs.dtype:
-        raise BadValue(
+        yield BadValue(
             f"{what}: step(key, state, action) returned an observation of dtype {tried.step.obs.dtype.name}; expected "
             f"{tried.obs.dtype.name} as reset(key) returned"
         )
 
 
-def _check_encoding(what: str, tried: Tried) -> None:
-    encoding = tried.spec.encoding
-    if encoding and (tried.obs.dtype != jnp.uint8 or tried.obs.shape != (sum(codes.count for codes in encoding),)):
-        count = sum(codes.count for codes in encoding)
-        raise BadValue(
+def _check_bytes(what: str, tried: Tried) -> Faults:
+    count = sum(codes.count for codes in tried.spec.encoding)
+    if count and described(tried.obs) != f"uint8[{count}]":
+        yield BadValue(
             f"{what}: reset(key) returned an observation {described(tried.obs)}; expected uint8[{count}], since "
             f"spec.encoding names {count} bytes"
         )
 
 
-def _check_fields(what: str, tried: Tried) -> None:
+def _check_fields(what: str, tried: Tried) -> Faults:
     expected = {
         "reward": ("float32", jnp.floating, ()),
         "terminated": ("bool", jnp.bool_, ()),
@@ -255,22 +300,22 @@ def _check_fields(what: str, tried: Tried) -> None:
         field = getattr(tried.step, name)
         is_array = isinstance(field, jax.ShapeDtypeStruct)
         if not is_array or field.shape != shape or not jnp.issubdtype(field.dtype, kind):
-            raise BadType(
+            yield BadType(
                 f"{what}: step(key, state, action) returned {name} {described(field)}; expected {dtype}{list(shape)}, "
                 "as llmrl.envs.time_step makes of numbers"
             )
 
 
-def _check_state(what: str, tried: Tried) -> None:
+def _check_state(what: str, tried: Tried) -> Faults:
     before, after = _named(tried.state), _named(tried.next_state)
     function = f"{what}: step(key, state, action)"
     for name in before | after:
         first, then = (described(leaves[name]) if name in leaves else "nothing" for leaves in (before, after))
         if first != then:
-            raise BadValue(f"{function} returned {name} {then}; expected {first} as reset(key) returned")
+            yield BadValue(f"{function} returned {name} {then}; expected {first} as reset(key) returned")
     structures = jax.tree.structure(tried.state), jax.tree.structure(tried.next_state)
     if structures[0] != structures[1]:
-        raise BadValue(
+        yield BadValue(
             f"{function} returned a state {described(tried.next_state)}; expected {described(tried.state)} as "
             "reset(key) returned"
         )
@@ -280,10 +325,10 @@ def _named(state: PyTree) -> dict[str, Any]:
     return {f"state{jax.tree_util.keystr(path)}": leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
 
 
-SHAPE_CHECKS: tuple[Callable[[str, Tried], None], ...] = (
+SHAPE_CHECKS: tuple[Callable[[str, Tried], Faults], ...] = (
     _check_obs,
-    _check_encoding,
+    _check_bytes,
     _check_fields,
     _check_state,
 )
-"""What reset and step have to return, in the order in which the checks build on each other."""
+"""What reset and step have to return."""

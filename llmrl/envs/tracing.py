@@ -22,7 +22,7 @@ _once_more = jax.make_user_context(False)
 
 
 def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any) -> Any:
-    """What a function returns, as shapes and dtypes; it is traced twice, never run.
+    """What a function returns, as shapes and dtypes; it is traced, never run.
 
     Args:
         what: the function's name and role, as errors begin.
@@ -33,8 +33,9 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
 
     Raises:
         TypeError: it cannot be traced, takes other arguments, or returns something that is no pytree of arrays.
-        ValueError: it raises anything else; or it is not pure: traced twice it gives two different programs, it draws
-            from numpy's global random generator, or it reads or writes something outside.
+        ValueError: it raises anything else; it is not pure: traced twice it gives two different programs, it draws
+            from numpy's global random generator, or it reads or writes something outside; or ``jax.vmap`` cannot make
+            many instances of it.
     """
     try:
         first, returned = _trace(function, arguments, keywords)
@@ -46,7 +47,17 @@ def traced(what: str, function: Any, *arguments: Any, hint: str, **keywords: Any
         raise kind(f"{what} failed: {first_line(error)}; {hint}{_advice(error)}") from error
     if impurity := _impurity(first, function, arguments, keywords):
         raise BadValue(f"{what} is not pure: {impurity}; {hint}")
+    try:
+        _trace(jax.vmap(function), *jax.tree.map(_side_by_side, (arguments, keywords)))
+    except Exception as error:
+        raise BadValue(f"{what} failed under jax.vmap: {first_line(error)}; {hint}") from error
     return returned
+
+
+def _side_by_side(argument: Any) -> jax.ShapeDtypeStruct:
+    """Shape and dtype of an argument for two instances."""
+    one = jax.typeof(argument) if not isinstance(argument, jax.ShapeDtypeStruct) else argument
+    return jax.ShapeDtypeStruct((2, *one.shape), one.dtype)
 
 
 class _NoArrayError(TypeError):

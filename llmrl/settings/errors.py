@@ -98,7 +98,10 @@ def of_the_disk(error: OSError) -> str:
 
 def first_line(error: BaseException) -> str:
     """What an error is, the first line of what it says, and where in the user's code it arose."""
-    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0].rstrip('.')}{_place(error)}"
+    first, *others = str(error).strip().split("\n")
+    # What a callback raises comes as the text of a whole traceback, which ends with the error itself.
+    says = others[-1] if "Traceback" in first else f"{type(error).__name__}: {first}"
+    return f"{says.rstrip('.')}{_place(error)}"
 
 
 def _place(error: BaseException) -> str:

@@ -28,7 +28,7 @@ def load_object(path: str, option: str) -> Any:
         raise BadValue(f"{option} {path!r}: expected a dotted path such as 'my_package.hints.push_right'")
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a script's own exit is none of ours
         where = " (is its folder on PYTHONPATH?)" if isinstance(error, ModuleNotFoundError) else ""
         raise NotImported(f"{option} {path!r}: importing {module_name} failed: {first_line(error)}{where}") from error
     if not hasattr(module, name):

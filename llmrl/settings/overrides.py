@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from llmrl.settings.requests import (
     BENCH_SUITES,
     SCHEMAS,
     Bench,
+    Check,
     Evaluation,
     Label,
     Report,
@@ -174,6 +175,14 @@ def to_comparison(node: DictConfig) -> tuple[Config, tuple[str, ...]]:
         if method not in methods:
             raise unknown("method", method, methods)
     return from_dict(values), beside
+
+
+def to_check(node: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """The run that is thought of, and the other settings of ``llmrl check``, from what Hydra composed."""
+    values = _container(node)
+    request = {name: values.pop(name) for name in ("steps", "seconds")}
+    check(replace(Check(), **request))
+    return from_dict(values), request
 
 
 def to_evaluation(node: DictConfig) -> Evaluation:

@@ -43,6 +43,19 @@ class Comparison(Config):
     beside: tuple[str, ...] = ("ppo", "add")
 
 
+@dataclass(frozen=True)
+class Check(Config):
+    """What ``llmrl check`` is asked: a run, as ``Config`` has it, and how long its environment is played.
+
+    Attributes:
+        steps: steps to play in each of 8 instances; at least one more than the time limit are played in any case.
+        seconds: to play for at most.
+    """
+
+    steps: int = positive(300)
+    seconds: float = positive(60.0)
+
+
 BENCH_SUITES = ("ppo", "methods", "meta", "seeds", "start", "memory", "language", "crafter", "scale")
 BENCH_RIVALS = ("rejax",)
 
@@ -202,6 +215,7 @@ class Suite:
 SCHEMAS: dict[str, type] = {
     "train": Config,
     "compare": Comparison,
+    "check": Check,
     "evaluate": Evaluation,
     "label": Label,
     "bench": Bench,

@@ -35,6 +35,13 @@ def test_compare_understands_what_train_does(words):
     assert compared == trained
 
 
+@pytest.mark.parametrize("words", [(), ("env=gridworld", "method=twin", "ppo=tiny")])
+def test_check_understands_what_train_does_and_takes_no_source_by_itself(words):
+    trained, checked = composed("train", "aux=none", *words), composed("check", *words)
+    assert (checked.pop("steps"), checked.pop("seconds")) == (300, 60.0)
+    assert checked == trained
+
+
 @pytest.mark.parametrize("command", SHARED)
 def test_other_commands_start_from_the_same_choices(command):
     trained, asked = composed("train"), composed(command)
