@@ -14,7 +14,7 @@ from pathlib import Path
 
 from llmrl.envs.captions import cartpole
 
-PATH = Path(__file__).resolve().parent.parent / "llmrl" / "language" / "answers" / "cartpole.jsonl"
+PATH = Path(__file__).resolve().parent.parent / "llmrl" / "language" / "answers" / "handmade" / "cartpole.jsonl"
 
 HEADER = {
     "format": "llmrl-answers",

@@ -555,8 +555,7 @@ class LLMConfig:
 
     Attributes:
         provider: one of ``PROVIDERS``.
-        answers: for ``recorded``: a file of answers, or the name of one that is shipped; None takes the one named like
-            the environment.
+        answers: for ``recorded``: a file of answers, or who has given some that are shipped: ``handmade``.
         function: for ``oracle``: dotted path of ``(key, event) -> score``; None takes the environment's own.
         model: for ``openai``: the model's name at the endpoint; for ``local``: the path of a GGUF file.
         base_url: for ``openai``: any compatible endpoint, as in ``http://localhost:8000/v1``.
@@ -591,7 +590,7 @@ class LLMConfig:
     """
 
     provider: str = choice("recorded", PROVIDERS)
-    answers: str | None = None
+    answers: str = "handmade"
     function: str | None = None
     model: str = ""
     base_url: str = private("https://api.openai.com/v1")

@@ -146,7 +146,9 @@ def _now_and_then(show: Show, states: int, seconds: float = 5.0) -> Callable[[di
 
 
 def _write(path: Path, captioner: Captioner, provider: Provider, config: Config, table: Table) -> None:
-    first = header(f"llmrl label, {provider.identity}")
+    first = header(f"llmrl label, {provider.identity}") | {"date": time.strftime("%Y-%m-%d")}
+    if provider.model:
+        first |= {"model": provider.model, "prompt": provider.prompt_identity}
     if config.llm.noise or config.llm.adversarial:
         first["made_wrong"] = 1.0 if config.llm.adversarial else config.llm.noise
     rows: Sequence[dict[str, Any]] = [

@@ -111,6 +111,8 @@ def test_a_file_without_its_header_and_no_file_at_all(file, tmp_path):
         recorded(file(header={"state": "s", "event": "a", "score": 0}))
     with pytest.raises(ValueError, match="unknown file of recorded answers"):
         recorded(tmp_path / "none.jsonl")
+    with pytest.raises(ValueError, match=r"unknown environment of the answers 'handmade' 'pole'.*'cartpole'"):
+        recorded("handmade", "pole")
 
 
 SILENT = """

@@ -52,7 +52,8 @@ def test_the_first_answer_is_shown_and_a_dry_run_asks_for_nothing_more(monkeypat
 def test_answers_are_kept_in_a_file_that_is_read_again(tmp_path):
     path = tmp_path / "answers" / "mine.jsonl"
     table = label(OFFLINE, lambda line: None, limit=20, steps=16, out=str(path))
-    assert "oracle" in json.loads(path.read_text().splitlines()[0])["source"]
+    first = json.loads(path.read_text().splitlines()[0])
+    assert "oracle" in first["source"] and len(first["date"]) == 10
     provider = recorded(path)
     for row in range(20):
         asked = questions(provider, CARTPOLE, int(table.keys[row]))
@@ -111,7 +112,7 @@ def test_the_shipped_answers_are_those_of_the_rules():
     assert module.PATH.read_text().splitlines() == module.lines()
     header = json.loads(module.lines()[0])
     assert "no model was called" in header["source"]
-    provider = recorded("cartpole")
+    provider = recorded("handmade", "cartpole")
     for key in CARTPOLE.keys():  # noqa: SIM118
         for event, question in enumerate(questions(provider, CARTPOLE, key)):
             assert provider.answer_now(question).scores == (CARTPOLE.oracle(key, event),)

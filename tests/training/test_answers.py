@@ -43,7 +43,7 @@ TINY = (
 
 def recorded():
     """(state, event) in words -> score, from the shipped file, read as plain JSON."""
-    lines = (SHIPPED / "cartpole.jsonl").read_text().splitlines()[1:]
+    lines = (SHIPPED / "handmade" / "cartpole.jsonl").read_text().splitlines()[1:]
     rows = [json.loads(line) for line in lines]
     return {(row["state"], event): s for row in rows for event, s in zip(row["events"], row["scores"], strict=True)}
 

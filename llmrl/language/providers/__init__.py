@@ -31,7 +31,7 @@ def make_provider(config: LLMConfig, captioner: Captioner, environment: str | No
     """
     validate_llm(config)
     factories: dict[str, Callable[[], Provider]] = {
-        "recorded": lambda: recorded(config.answers or environment or ""),
+        "recorded": lambda: recorded(config.answers, environment or ""),
         "oracle": lambda: _oracle(config, captioner),
         "plausible": lambda: _by_rule(captioner, "plausible"),
         "openai": lambda: _openai(config),

@@ -13,19 +13,20 @@ from llmrl.language.question import Answer, Provider, Question, Unanswered
 from llmrl.settings.errors import BadValue, unknown
 
 SHIPPED = Path(__file__).resolve().parent.parent / "answers"
-"""Files of answers that come with the library."""
+"""Files of answers that come with the library: a folder for who has given them, a file in it for each environment."""
 
 
-def recorded(path: str | Path) -> Provider:
+def recorded(path: str | Path, environment: str = "") -> Provider:
     """A provider that looks answers up; it opens no connection of any kind.
 
     Args:
-        path: the file, or the name of one that is shipped.
+        path: the file, or who has given answers that are shipped.
+        environment: what shipped answers are about.
 
     Raises:
         ValueError: there is no such file, or a line of it is wrong; the message names the line.
     """
-    path = find(path)
+    path = find(path, environment)
     scores: dict[tuple[str | None, str, str], float] = {}
     for number, row in read_lines(path):
         context, state, each = _read(row, f"{path}:{number}")
@@ -47,14 +48,18 @@ def recorded(path: str | Path) -> Provider:
     return Provider(identity=f"recorded:{path.name}:{digest}", answer_now=answer_now)
 
 
-def find(path: str | Path) -> Path:
-    """A file of answers by path, or by the name of one that is shipped."""
+def find(path: str | Path, environment: str = "") -> Path:
+    """A file of answers by its path, or one that is shipped by who has given them and the environment."""
     if Path(path).is_file():
         return Path(path)
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.jsonl"))}
-    if str(path) not in shipped:
-        raise unknown("file of recorded answers", str(path), shipped)
-    return shipped[str(path)]
+    shipped = {(file.parent.name, file.stem): file for file in sorted(SHIPPED.glob("*/*.jsonl"))}
+    given = dict.fromkeys(who for who, _ in shipped)
+    if str(path) not in given:
+        raise unknown("file of recorded answers", str(path), given)
+    if (str(path), environment) not in shipped:
+        known = [name for who, name in shipped if who == str(path)]
+        raise unknown(f"environment of the answers {str(path)!r}", environment, known)
+    return shipped[str(path), environment]
 
 
 def _read(row: dict[str, Any], where: str) -> tuple[str | None, str, list[tuple[str, float]]]:
