@@ -86,6 +86,51 @@ def test_an_episode_with_a_reward_that_is_no_number_is_left_out(random_rollout, 
     assert np.all(np.isfinite(arms.decided(found, jnp.asarray(0.5), RULE).share))
 
 
+@pytest.fixture(scope="module")
+def measured(random_rollout):
+    """Rollouts of two arms, and the states before, between and after them: shares change, and episodes are cut."""
+    spec, note = make("cartpole", ("harmful",)).spec, jax.jit(lambda state, rollout: arms.noted(state, rollout, RULE))
+    states, rollouts = [arms.first_arms(2, 8)], []
+    for seed, share in enumerate([0.5, 0.8, 0.004, 0.3, 0.6]):
+        rollout = random_rollout(spec, 6, 8, seed=seed)
+        rollout = rollout._replace(arm=jnp.asarray(np.random.default_rng(seed).integers(2, size=(6, 8))))
+        before = states[-1]._replace(share=jnp.asarray([share, 1.0 - share], jnp.float32))
+        states[-1] = before
+        states.append(note(before, rollout))
+        rollouts.append(rollout)
+    return states, rollouts
+
+
+def test_the_lowest_mean_is_that_of_all_times(measured):
+    states, _ = measured
+    means = [np.min(np.where(state.returns.known, state.returns.mean, np.inf)) for state in states]
+    assert np.any(np.diff(means) > 0)
+    np.testing.assert_array_equal([state.lowest for state in states], np.minimum.accumulate(means))
+
+
+def test_the_certificate_is_the_sum_of_what_was_known_and_likely_when_each_episode_began(measured):
+    """Against brute force; an episode that arm 0 had next to no chance to play is not counted."""
+    states, rollouts = measured
+    running, chance, sums, left_out = np.zeros(8), np.full(8, 0.5), np.zeros(4), 0
+    length = np.zeros(8)
+    for before, after, rollout in zip(states[:-1], states[1:], rollouts, strict=True):
+        known, mean, lowest = (float(x) for x in (before.returns.known[0], before.returns.mean[0], before.lowest))
+        steps, acted = jax.tree.map(np.asarray, (rollout.steps, rollout.arm))
+        for t, n in np.ndindex(6, 8):
+            running[n] += 0.9 ** length[n] * steps.reward[t, n]
+            length[n] += 1
+            if not (steps.terminated[t, n] or steps.truncated[t, n]):
+                continue
+            left_out += known and chance[n] < 0.01
+            if known and chance[n] >= 0.01:
+                of_first = mean + (running[n] - mean) / chance[n] * (acted[t, n] == 0)
+                ahead = running[n] - lowest - 0.95 * (of_first - lowest)
+                sums += [1.0, ahead, ahead**2, chance[n]]
+            running[n], length[n], chance[n] = 0.0, 0, float(before.share[0])
+        np.testing.assert_allclose(after.certificate, sums, rtol=1e-3, atol=1e-4)
+    assert sums[0] > 10 and left_out > 0
+
+
 # --- the rule ---------------------------------------------------------------------------------------------------------
 
 
@@ -128,6 +173,42 @@ def test_arms_that_earn_the_same_share_evenly():
     decision = arms.decided(_state([1.0, 1.0], [0.1, 0.1]), jnp.asarray(0.9), RULE)
     np.testing.assert_allclose(decision.share, 0.5)
     assert int(decision.model) == 0
+
+
+def test_an_arm_behind_by_less_than_chance_loses_nothing_and_one_further_behind_does():
+    """The caution is one standard error of the difference, 0.14."""
+    near, far = (arms.decided(_state([1.0, 1.0 - gap], [0.1, 0.1]), jnp.asarray(0.9), RULE) for gap in (0.13, 0.15))
+    np.testing.assert_allclose(near.share, 0.5)
+    assert float(far.share[1]) < 1e-3
+
+
+def test_an_arm_that_nothing_is_known_of_is_tried_and_neither_leads_nor_is_copied():
+    state = _state([-1.0, 0.0, -2.0], [0.0, 0.0, 0.0], count=[32.0, 0.0, 32.0], lowest=-3.0)
+    decision = arms.decided(state, jnp.asarray(0.9), RULE)
+    assert (int(decision.leader), int(decision.model), int(state.leader)) == (0, 0, 0)
+    assert float(decision.share[1]) == pytest.approx(1 / 3) and float(decision.share[2]) < 1e-3
+    unplayed = arms.decided(_state([0.0, 0.0], [0.0, 0.0], count=0.0, lowest=np.inf), jnp.asarray(0.5), RULE)
+    assert int(unplayed.leader) == 0 and float(unplayed.share[1]) == pytest.approx(0.05 * 8.0 * 0.5**7)
+
+
+def test_what_arm_0_has_taken_over_it_is_judged_by():
+    """So it has an even share at once, and an arm that was better than it alone has not."""
+    decision = arms.decided(_state([0.0, 1.0, 5.0], [0.0, 0.0, 0.0], lowest=-1.0), jnp.asarray(0.9), RULE)
+    assert int(decision.model) == 2
+    np.testing.assert_allclose(decision.share[jnp.asarray([0, 2])].sum(), 1.0, atol=1e-3)
+    assert float(decision.share.min()) == float(decision.share[1])
+    np.testing.assert_allclose(sorted(np.asarray(decision.share))[1], 1 / 3, rtol=1e-5)
+
+
+def test_a_difference_of_next_to_nothing_is_none():
+    """However sure: 1e-3 of what has been gained is not worth a copy."""
+    small, large = (_state([1.0, 1.0 + ahead], [0.0, 0.0]) for ahead in (5e-4, 5e-3))
+    assert [int(arms.decided(state, jnp.asarray(0.5), RULE).model) for state in (small, large)] == [0, 1]
+
+
+def test_a_task_of_equal_means_and_unequal_returns_is_not_silent():
+    decision = arms.decided(_state([2.0, 2.0], [0.5, 0.5], lowest=2.0), jnp.asarray(0.9), RULE)
+    np.testing.assert_allclose(decision.share, 0.5)
 
 
 def test_a_silent_task_is_led_by_the_policy_that_learns_from_it_alone():
@@ -190,6 +271,13 @@ def _ever_wrong(loss, chance, seed):
             )
             better, worse = np.maximum(better, verdict == 1.0), np.maximum(worse, verdict == -1.0)
     return better.mean(), worse.mean()
+
+
+def test_the_certificate_says_nothing_before_arm_0_may_have_played_64_episodes():
+    """However clear it seems to be."""
+    for chances, sign, verdict in ((63.0, 1.0, 0.0), (64.0, 1.0, 1.0), (64.0, -1.0, -1.0)):
+        found = Certificate(*jnp.asarray([1000.0, sign * 1000.0, 1000.0, chances]))
+        assert float(found.verdict()) == verdict
 
 
 @pytest.mark.parametrize("chance", [0.5, 0.2, 0.1])

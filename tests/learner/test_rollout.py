@@ -178,3 +178,24 @@ def test_the_key_decides_everything(space):
     for chosen, same in ((key, True), (jax.random.key(5), False)):
         found = once(policy.init(jax.random.key(1)), standings[0], chosen)[1]
         assert np.array_equal(found.steps.action, rollouts[0].steps.action) is same
+
+
+def test_of_several_policies_one_plays_each_episode_to_its_end():
+    """The next one is who is drawn for the step on which an episode ends; each acts as its own parameters say."""
+    env, policy, _ = collecting("discrete")
+    always = jnp.stack([jnp.broadcast_to(200.0 * row, (HORIZON + 1, ACTIONS)) for row in jnp.eye(ACTIONS)])
+    steps, envs = 12, 8
+    drawn = jax.random.randint(jax.random.key(1), (steps + 1, envs), 0, ACTIONS)
+    turn, following = drawn[0], drawn[1:]
+    acting = reset_all(env, jax.random.key(2), envs, steps)._replace(turn=turn)
+    play = jax.jit(lambda acting: collect(env, policy, always, acting, jax.random.key(4), steps, following=following))
+    after, rollout = play(acting)
+    ended = np.asarray(rollout.steps.terminated | rollout.steps.truncated)
+    expected = [np.asarray(turn)]
+    for t in range(steps):
+        expected.append(np.where(ended[t], following[t], expected[-1]))
+    assert 0.1 < ended.mean() < 0.9
+    np.testing.assert_array_equal(rollout.arm, expected[:-1])
+    np.testing.assert_array_equal(rollout.steps.action, expected[:-1])
+    for found in (after.turn, rollout.final_action):
+        np.testing.assert_array_equal(found, expected[-1])

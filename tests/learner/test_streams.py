@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from plain import make_weights
 
+from llmrl.learner.arms import relative_to
 from llmrl.learner.streams import (
     Values,
     advice_steps,
     blended,
+    deviations,
     signals,
     stream_advantage,
     stream_advantages,
@@ -114,6 +116,21 @@ def test_a_signal_that_termination_does_not_end_goes_on_with_the_fresh_episode(r
     np.testing.assert_allclose(found, expected, rtol=1e-5)
     ending = task_signal(rollout._replace(steps=steps), 0.9)
     assert not np.allclose(found, stream_advantage(ending, values, 1, rollout._replace(steps=steps), 0.7))
+
+
+@pytest.mark.parametrize("arm", [0, 1])
+def test_a_policy_learns_from_its_own_steps_alone(rollout, values, arm):
+    """As if there were no others; the deviation is that of its steps, about the mean that they leave on all of them."""
+    acted = jnp.broadcast_to(jnp.asarray([0, 1, 1, 0]), (6, 4))
+    seen = relative_to(rollout._replace(arm=acted), arm)
+    found = stream_advantages(signals(STREAMS, PHIS, STATES, seen, 0.9), values, seen, 0.7)
+    alone = stream_advantages(signals(STREAMS, PHIS, STATES, rollout, 0.9), values, rollout, 0.7)
+    own = np.asarray(acted == arm)
+    np.testing.assert_array_equal(found[own], alone[own])
+    assert not np.any(found[~own])
+    centred = jnp.where(own[..., None], alone - jnp.mean(alone[own], axis=0), 0.0)
+    np.testing.assert_allclose(deviations(centred, seen), np.std(alone[own], axis=0), rtol=1e-4)
+    np.testing.assert_allclose(deviations(alone, rollout), np.std(alone, axis=(0, 1)), rtol=1e-5)
 
 
 def test_advice_is_no_part_of_the_blend():

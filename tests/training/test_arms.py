@@ -14,6 +14,9 @@ from llmrl.training.loop import make_trainer
 KEY = jax.random.key(0)
 TWIN = ("method=twin", "aux=beneficial", "ppo=tiny", "ppo.num_envs=4", "ppo.num_steps=32", "total_steps=1024")
 
+EAGER = (*TWIN, "method.arms.sure=0", "method.arms.memory=64")
+"""Arm 0 takes another one over as soon as that is ahead."""
+
 
 @functools.cache
 def program(*overrides, length):
@@ -39,9 +42,8 @@ def test_one_policy_is_plain_ppo():
 
 def test_a_stop_changes_nothing():
     """With arm 0 taken over as soon as another one is ahead, before and after the stop."""
-    eager = (*TWIN, "method.arms.sure=0", "method.arms.memory=64")
-    whole, start = program(*eager, length=6)
-    half, _ = program(*eager, length=3)
+    whole, start = program(*EAGER, length=6)
+    half, _ = program(*EAGER, length=3)
     expected, metrics = whole(start, 0)
     assert np.any(metrics["arm_copied"] == 1)
     state, first = half(start, 0)
@@ -50,6 +52,19 @@ def test_a_stop_changes_nothing():
     assert_equal(jax.random.key_data(state.key), jax.random.key_data(expected.key))
     assert_equal(state._replace(key=0), expected._replace(key=0))
     np.testing.assert_array_equal(copied, metrics["arm_copied"])
+
+
+def test_who_takes_another_over_has_all_that_it_has_learned_and_earned():
+    """Adam's state and statistics too, so that it goes on as the other one would."""
+    run, state = program(*EAGER, length=3)
+    for start in range(0, 30, 3):
+        state, metrics = run(state, start)
+        if metrics["arm_copied"][-1] == 1:
+            break
+    else:
+        raise AssertionError("nothing was taken over at the end of three iterations")
+    for part in [getattr(state, name) for name in LEARNED] + [state.arms.returns]:
+        jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), part)
 
 
 @pytest.mark.parametrize("broken", [0, 1])

@@ -18,9 +18,9 @@ SPEC = make("cartpole", ("harmful", "random")).spec
 KEY = jax.random.key(0)
 
 
-def _advantage(rollout, follow=1.0):
+def _advantage(rollout, follow=1.0, weights=None):
     """What the policy follows after one rollout, with a critic that knows nothing yet."""
-    streams = (Stream(task(), 1.0), credit_stream(SPEC, follow))
+    streams = (Stream(task(), 1.0), credit_stream(SPEC, follow, weights))
     started = [stream.transform.init(KEY) for stream in streams]
     bare = signals(streams[:1], [started[0][0]], [started[0][1]], rollout, 0.9)[0]
     states = [s.transform.observe(phi, state, rollout, bare) for s, (phi, state) in zip(streams, started, strict=True)]
@@ -44,6 +44,34 @@ def test_source_and_task_count_alike(random_rollout):
     _, advantages = _advantage(rollout)
     total = _advantage(rollout)[0] - advantages[..., 0]
     assert float(jnp.std(total)) == pytest.approx(float(jnp.std(advantages[..., 0])), rel=1e-4)
+
+
+def test_means_and_deviations_are_those_of_many_rollouts(random_rollout):
+    """The first rollout's at once; then a mean moves by 1/500 a rollout, and the largest deviation fades as slowly."""
+    first = random_rollout(SPEC, 12, 6)
+    transform = credit_stream(SPEC, 1.0).transform
+    phi, state = transform.init(KEY)
+    for scale, offset in ((1.0, 0.0), (0.1, 3.0), (0.1, 3.0), (9.0, 0.0)):
+        aux, before = scale * first.steps.aux + offset, state
+        rollout = first._replace(steps=first.steps._replace(aux=aux))
+        state = transform.observe(phi, state, rollout, task_signal(rollout, 0.9))
+        mean, deviation = np.mean(aux, axis=(0, 1)), np.std(aux, axis=(0, 1))
+        if before.deviation[0] > 0:
+            mean = 0.998 * before.mean + 0.002 * mean
+        np.testing.assert_allclose(state.mean, mean, rtol=1e-4)
+        np.testing.assert_allclose(state.deviation, np.maximum(0.998 * before.deviation, deviation), rtol=1e-4)
+    np.testing.assert_allclose(state.deviation, 9.0 * np.std(first.steps.aux, axis=(0, 1)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.3, -0.5, 2.0])
+def test_a_source_of_less_weight_moves_the_policy_less_and_none_more_than_the_task(random_rollout, weight):
+    """Of the sum, it has the task's deviation times its weight's size, at most once. The other source says nothing."""
+    rollout = random_rollout(SPEC, 12, 6)
+    rollout = rollout._replace(steps=rollout.steps._replace(aux=rollout.steps.aux.at[..., 1].set(0.0)))
+    weights = make_weights(SPEC, network=False, bound=None, initial=weight)
+    (full, _), (total, advantages) = _advantage(rollout), _advantage(rollout, weights=weights)
+    share, task = min(1.0, abs(weight)), advantages[..., 0]
+    np.testing.assert_allclose(total - task, np.sign(weight) * share * (full - task), rtol=1e-3, atol=1e-4)
 
 
 def test_what_is_paid_later_does_not_count_for_an_action(random_rollout):
