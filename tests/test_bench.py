@@ -159,7 +159,7 @@ def test_seeds_and_memory_are_counted_from_one(tiny_costs, monkeypatch, cached):
         assert row.values[0] > 0
 
 
-def test_methods_are_compared_with_the_first(monkeypatch, cached):
+def test_methods_are_compared_with_ppo_in_speed_compilation_and_memory(monkeypatch, cached):
     tiny = Config(ppo=TINY, aux=throughput.AIDED.aux, method=MethodConfig(name="ppo"))
     monkeypatch.setattr(throughput, "AIDED", tiny)
     monkeypatch.setattr(throughput, "METHODS", {"ppo": tiny, "add": replace(tiny, method=MethodConfig(name="add"))})
@@ -167,6 +167,16 @@ def test_methods_are_compared_with_the_first(monkeypatch, cached):
     reference, other = table.rows
     assert (table.reference, reference.ratios) == ("ppo", [1.0, 1.0])
     assert other.ratios == ratios(other.values, reference.values)
+    assert "s (1 x ppo)" in reference.note and "MB (1 x ppo)" in reference.note
+    assert other.note.count(" x ppo)") == 2
+
+
+def test_peers_are_measured_each_as_its_preset():
+    assert set(throughput.PEERS) >= {"eipo", "select", "adops", "decoupled", "irpo"}
+    assert next(iter(throughput.METHODS)) == throughput.REFERENCE
+    for name in (*throughput.PEERS, "twin"):
+        composed = llmrl.compose(f"method={name}", "aux=harmful")
+        assert throughput.METHODS[name].method == composed.method
 
 
 def test_training_goes_on_while_a_slow_model_is_asked():

@@ -194,5 +194,7 @@ def build(config: Config, env: Environment | HostEnvironment) -> Parts:
     names = ("clip", "entropy", "value_coefficient", "num_epochs", "num_minibatches")
     settings = {"critic": critic, "optimizer": optimizer} | {name: getattr(ppo, name) for name in names}
     meta = method.meta(inner) if method.meta is not None else None
-    updates = (partial(make, **settings) for make in (make_update, make_update_of_arms, make_update_of_explorers))
-    return Parts(inner, optimizer, *updates, meta, make_sources(config, spec, env.captioner), spec.aux_names)
+    update, update_arms = partial(make_update, **settings), partial(make_update_of_arms, **settings)
+    update_explorers = partial(make_update_of_explorers, **settings)
+    sources = make_sources(config, spec, env.captioner)
+    return Parts(inner, optimizer, update, update_arms, update_explorers, meta, sources, spec.aux_names)

@@ -8,10 +8,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from llmrl.bench.compiling import MEGABYTE, compiled
 from llmrl.bench.processes import child_environment
 from llmrl.bench.report import Row, Table
 from llmrl.bench.throughput import AIDED, Contestant, compared, sized
@@ -24,7 +24,6 @@ from llmrl.training.progress import note, plural
 SEEDS = (1, 2, 4, 8, 16, 32, 64)
 PHASES = ("import", "initial state", "trace and compile", "first iteration")
 SCRIPT = Path(__file__).with_name("starting.py")
-MEGABYTE = 2**20
 
 
 def seeds(request: Bench) -> Table:
@@ -78,7 +77,7 @@ def memory(request: Bench) -> Table:
     envs = AIDED.ppo.num_envs
     rows = []
     for name, config in methods.items():
-        needed = {size: _needed(sized(config, *size)) for size in ((1, envs), (2, envs), (1, 2 * envs))}
+        needed = {size: compiled(sized(config, *size)).bytes for size in ((1, envs), (2, envs), (1, 2 * envs))}
         one, two, wide = (value / MEGABYTE for value in needed.values())
         rows += [
             Row(f"{name}, 1 seed x {envs} envs", [one], []),
@@ -86,19 +85,3 @@ def memory(request: Bench) -> Table:
             Row(f"{name}, per further environment", [(wide - one) / envs], []),
         ]
     return Table(f"memory, {AIDED.ppo.num_steps} steps per iteration", "MB", "", rows)
-
-
-def _needed(config: Config) -> int:
-    """Bytes of arguments, results and everything between them, on one device."""
-    import jax
-
-    from llmrl.training.devices import seed_keys
-    from llmrl.training.loop import make_trainer
-
-    trainer = make_trainer(replace(config, devices=1))
-    states = jax.eval_shape(jax.vmap(lambda key: trainer.init(key, trainer.numbers)), seed_keys(config))
-    many: Callable = jax.vmap(lambda state: trainer.run(state, trainer.numbers, 1))
-    found = jax.jit(many).lower(states).compile().memory_analysis()
-    if found is None:
-        raise CannotRun(f"this device's compiler does not say what {config.method.name} needs in memory")
-    return found.argument_size_in_bytes + found.output_size_in_bytes + found.temp_size_in_bytes

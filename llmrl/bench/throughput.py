@@ -8,10 +8,12 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import NamedTuple
 
+from llmrl.bench.compiling import MEGABYTE, Compiled, compiled
 from llmrl.bench.processes import Worker, missing, worker
 from llmrl.bench.report import Row, Table
 from llmrl.bench.timing import interleaved, ratios
 from llmrl.settings.config import AuxConfig, Config, EnvConfig, MethodConfig, PPOConfig, SolverConfig
+from llmrl.settings.presets import with_method
 from llmrl.settings.requests import Bench
 from llmrl.settings.validation import validate
 from llmrl.training.progress import note, plural
@@ -24,12 +26,11 @@ PLAIN = Config(
 AIDED = Config(aux=AuxConfig(sources={"harmful": 1.0}))
 """Every method pays for the auxiliary source here, also the one that ignores it."""
 
-PEERS = ("add", "adops", "ranked_potential", "thresholded", "decoupled")
+PEERS = ("adops", "ranked_potential", "thresholded", "eipo", "decoupled", "irpo", "select")
 """Methods of others that hear a source."""
 
 METHODS: dict[str, Config] = {
-    "ppo": replace(AIDED, method=MethodConfig(name="ppo")),
-    **{name: replace(AIDED, method=MethodConfig(name=name)) for name in PEERS},
+    **{name: with_method(AIDED, name) for name in ("ppo", "add", *PEERS, "twin")},
     "implicit": AIDED,
     "implicit, Neumann K=20, curvature on all": replace(
         AIDED, solver=SolverConfig(name="neumann", num_terms=20, curvature_fraction=1.0)
@@ -38,7 +39,8 @@ METHODS: dict[str, Config] = {
         AIDED, solver=SolverConfig(name="neumann", num_terms=20, curvature_fraction=0.25)
     ),
 }
-"""The first is what the others are compared with."""
+REFERENCE = "ppo"
+"""What the others are compared with: the first."""
 
 
 class Contestant(NamedTuple):
@@ -77,15 +79,27 @@ def methods(request: Bench) -> Table:
     envs = AIDED.ppo.num_envs
     for seeds in request.seeds:
         contestants = [Contestant(name, "llmrl", sized(config, seeds)) for name, config in METHODS.items()]
-        rows += compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
+        needs = {it.name: compiled(it.config) for it in contestants}
+        found = compared(contestants, request, f"{plural(seeds, 'seed')} x {envs} envs")
+        rows += [_with_needs(row, needs[it.name], needs[REFERENCE]) for row, it in zip(found, contestants, strict=True)]
     solver = AIDED.solver
     defaults = f"{solver.name}, K={solver.num_terms}, {solver.curvature} on {solver.curvature_fraction:g} of the batch"
     return Table(
         f"methods on CartPole, {_sizes(AIDED.ppo)}; implicit by default: {defaults}",
         "steps/s",
-        next(iter(METHODS)),
+        REFERENCE,
         rows,
     )
+
+
+def _with_needs(row: Row, own: Compiled, reference: Compiled) -> Row:
+    """The row, and what compiling its program took and the program needs, each also as a multiple of the reference."""
+    seconds, memory = (value / other for value, other in zip(own, reference, strict=True))
+    needs = (
+        f"one iteration: compiled in {own.seconds:.1f} s ({seconds:.2g} x {REFERENCE}), "
+        f"{own.bytes / MEGABYTE:.3g} MB ({memory:.2g} x {REFERENCE})"
+    )
+    return row._replace(note=f"{needs}; {row.note}")
 
 
 def sized(config: Config, seeds: int, envs: int | None = None) -> Config:
@@ -147,7 +161,7 @@ def compared(contestants: Sequence[Contestant], request: Bench, where: str, same
 def _about(it: Worker) -> str:
     device = plural(it.about["devices"], f"{it.about['device']} device")
     versions = ", ".join(f"{name} {version}" for name, version in it.about["versions"].items())
-    return f"{device}, compiled in {it.about['compile_seconds']:.1f} s, {versions}"
+    return f"{device}, ready in {it.about['compile_seconds']:.1f} s, {versions}"
 
 
 def _sizes(ppo: PPOConfig) -> str:
