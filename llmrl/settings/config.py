@@ -477,15 +477,17 @@ class IrpoConfig:
 
     Attributes:
         steps: gradient steps on a source that an explorer takes from the base policy, N.
-        step_sizes: their sizes, of plain gradient descent on a normalised advantage; each source has one explorer of
-            every size. A small one stays near the base policy, and so loses little to a source that is wrong.
+        step_size: their size, of plain gradient descent on a normalised advantage.
+        fractions: shares of that size; each source has one explorer for each. One with a small step stays near the base
+            policy, and so loses little to a source that is wrong.
         temperature: tau of the softmax that weights the explorers by their task returns, in units of the range of those
             returns so far.
         memory: number of episodes after which an explorer's returns have been forgotten to 1/e.
     """
 
     steps: int = number(4, low=0)
-    step_sizes: tuple[float, ...] = positives(0.1, 1.0)
+    step_size: float = positive(1.0)
+    fractions: tuple[float, ...] = positives(0.1, 1.0)
     temperature: float = positive(0.1)
     memory: float = positive(32.0)
 

@@ -64,10 +64,8 @@ def _validate_method(method: MethodConfig) -> None:
         )
     if not (weight.scalar or weight.network):
         raise BadValue("method.weight needs scalar=true or network=true (or both), got neither")
-    if not method.irpo.step_sizes:
-        raise BadValue(
-            "method.irpo.step_sizes needs at least one step size, as in method.irpo.step_sizes=[1.0], got []"
-        )
+    if not method.irpo.fractions:
+        raise BadValue("method.irpo.fractions needs at least one number, as in method.irpo.fractions=[1], got []")
     if weight.spread and not (weight.whiten and weight.network):
         raise BadValue(
             f"method.weight.spread={weight.spread} is for a network that sees whitened states: it needs "

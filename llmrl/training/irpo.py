@@ -28,17 +28,17 @@ from llmrl.types import Environment, EnvSpec, Rollout, Scalar, Transition
 
 
 class Explorers(NamedTuple):
-    """The explorers that a config asks for: one for each source and step size.
+    """The explorers that a config asks for: one for each source and size of its steps.
 
     Attributes:
         sources: the source that each follows, [k].
-        step_sizes: its step size, [k].
+        fractions: shares of the largest step that its own have, [k].
         places: the environments that it plays in, [k, w]; where they cannot be shared evenly, some count its first one
             twice.
     """
 
     sources: np.ndarray
-    step_sizes: np.ndarray
+    fractions: np.ndarray
     places: np.ndarray
 
     def own(self, tree: PyTree) -> Any:
@@ -53,12 +53,13 @@ def explorers_of(config: Config, spec: EnvSpec) -> Explorers:
         ValueError: there are more of them than environments, or too few samples for each.
     """
     settings, ppo = config.method.irpo, config.ppo
-    pairs = list(product(range(len(spec.aux_names)), settings.step_sizes))
+    pairs = list(product(range(len(spec.aux_names)), settings.fractions))
     count = len(pairs)
     if count > ppo.num_envs:
         raise BadValue(
             f"method=irpo has {count} explorers, one for each of {len(spec.aux_names)} sources and "
-            f"{len(settings.step_sizes)} step sizes, and each needs an environment: got ppo.num_envs={ppo.num_envs}"
+            f"{len(settings.fractions)} method.irpo.fractions, and each needs an environment: got "
+            f"ppo.num_envs={ppo.num_envs}"
         )
     width = -(-ppo.num_envs // count)
     samples, least = width * ppo.num_steps, 2 * max(ppo.num_minibatches, settings.steps)
@@ -69,8 +70,8 @@ def explorers_of(config: Config, spec: EnvSpec) -> Explorers:
         )
     places = np.arange(width) * count + np.arange(count)[:, None]
     places = np.where(places < ppo.num_envs, places, np.arange(count)[:, None])
-    sources, step_sizes = zip(*pairs, strict=True)
-    return Explorers(np.asarray(sources), np.asarray(step_sizes, np.float32), places)
+    sources, fractions = zip(*pairs, strict=True)
+    return Explorers(np.asarray(sources), np.asarray(fractions, np.float32), places)
 
 
 def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
@@ -94,7 +95,8 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     ppo, inner, settings, keys = config.ppo, parts.inner, config.method.irpo, iteration_keys(state.key)
     kept, explorers = state.arms, explorers_of(config, env.spec)
     assert isinstance(kept, IrpoState) and state.acting.turn is not None
-    base, sizes = jax.tree.map(lambda x: x[BASE], state.params.actor), jnp.asarray(explorers.step_sizes)
+    base = jax.tree.map(lambda x: x[BASE], state.params.actor)
+    sizes = settings.step_size * jnp.asarray(explorers.fractions)
     actors = jax.vmap(lambda seen, size: explored(inner.policy, base, seen, size, ppo.clip))(kept.seen, sizes)
     following = jnp.broadcast_to(state.acting.turn, (ppo.num_steps, ppo.num_envs))
     acting, rollout = collect(env, inner.policy, actors, state.acting, keys.rollout, ppo.num_steps, following=following)

@@ -31,14 +31,16 @@ def _equal(one, other, **tolerance):
 
 def test_one_explorer_that_takes_no_step_is_plain_ppo():
     plain, _ = _trained("method=ppo", "aux=none", num_iterations=3)
-    alone = ("method=irpo", "method.irpo.steps=0", "method.irpo.step_sizes=[1]", "aux.scale=0")
+    alone = ("method=irpo", "method.irpo.steps=0", "method.irpo.fractions=[1]", "aux.scale=0")
     state, metrics = _trained(*alone, num_iterations=3)
     _equal(_of(state.params.actor, BASE), plain.params.actor)
     np.testing.assert_allclose(metrics["explorer_distance/0"], 0.0, atol=1e-6)
 
 
 def test_explorers_leave_the_base_policy_and_the_best_is_handed_over():
-    state, metrics = _trained("method=irpo", "method.irpo.step_sizes=[0.1,3]", num_iterations=12)
+    state, metrics = _trained(
+        "method=irpo", "method.irpo.step_size=3", "method.irpo.fractions=[0.03,1]", num_iterations=12
+    )
     cautious, bold = (metrics[f"explorer_distance/{k}"] for k in (0, 1))
     assert cautious[0] == bold[0] == 0.0  # they have seen nothing yet
     assert np.all(bold[1:] > 0) and np.mean(bold) > np.mean(cautious)
@@ -59,10 +61,10 @@ def test_explorers_share_the_environments_and_each_has_some():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("ppo.num_envs=1",), "2 explorers.*1 sources and 2 step sizes.*ppo.num_envs=1"),
+        (("ppo.num_envs=1",), "2 explorers.*1 sources and 2 method.irpo.fractions.*ppo.num_envs=1"),
         (("method.irpo.steps=100",), "32 samples for each; expected at least 200.*method.irpo.steps=100"),
-        (("method.irpo.step_sizes=[]",), "method.irpo.step_sizes needs at least one"),
-        (("method.irpo.step_sizes=[0]",), "method.irpo.step_sizes must be positive"),
+        (("method.irpo.fractions=[]",), "method.irpo.fractions needs at least one"),
+        (("method.irpo.fractions=[0]",), "method.irpo.fractions must be positive"),
     ],
 )
 def test_too_many_explorers_are_refused(settings, message):
