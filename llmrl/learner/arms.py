@@ -1,7 +1,7 @@
 """Several policies side by side: whose turn it is, what each has earned, and who takes over from whom.
 
 Each environment is played by one policy, an arm, until its episode ends; then an arm is drawn anew. Arm 0 learns from
-the task alone. What the others cost is a budget: ``budget`` of the return is spent on trying them, most of it early.
+the task alone. What the others cost is a budget: ``budget`` of the episodes is spent on trying them, most of it early.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from llmrl.types import Rollout, Scalar
 LEAST_EPISODES = 8.0
 """Remembered episodes of both arms that a copy needs."""
 LEAST_DIFFERENCE = 1e-3
-"""Share of the returns' range, and of their size, below which a difference is none."""
+"""Share of the returns' range below which a difference does not matter."""
+ROUNDING = 1e-5
+"""Share of a mean below which a difference is one of rounding."""
 
 
 KEPT, ERROR_RATE = 0.95, 0.05
@@ -35,18 +37,16 @@ class ArmRule(NamedTuple):
     """How arms share the environments.
 
     Attributes:
-        budget: share of the return that is spent on trying arms, alpha.
+        budget: share of the episodes that is spent on trying arms, alpha.
         haste: how early it is spent, kappa >= 1: evenly at 1.
         memory: number of episodes after which an arm's returns have been forgotten to 1/e.
-        caution: standard errors by which an arm must be behind before its share falls, c.
-        sure: standard errors by which an arm must be ahead before arm 0 takes it over.
+        sure: standard errors by which an arm must be ahead of another one to earn more surely, c.
         discount: of the returns that are compared, gamma.
     """
 
     budget: float | Scalar
     haste: float | Scalar
     memory: float | Scalar
-    caution: float | Scalar
     sure: float | Scalar
     discount: float | Scalar
 
@@ -161,6 +161,7 @@ class ArmsState(NamedTuple):
         lowest: the lowest mean so far; infinite before the first.
         share: the probability that each arm plays a new episode, [k].
         chance: the probability that arm 0 plays each environment's running episode, as it was when that began, [n].
+        leader: the arm that plays most, and is handed over, [].
         certificate: evidence on what all arms together have earned.
     """
 
@@ -170,12 +171,8 @@ class ArmsState(NamedTuple):
     lowest: Scalar
     share: Float[Array, " k"]
     chance: Float[Array, " n"]
+    leader: Int[Array, ""]
     certificate: Certificate
-
-    @property
-    def leader(self) -> Int[Array, ""]:
-        """The arm that has earned most, which is handed over."""
-        return jnp.argmax(jnp.where(self.returns.known, self.returns.mean, -jnp.inf))
 
 
 class Decision(NamedTuple):
@@ -202,6 +199,7 @@ def first_arms(num_arms: int, num_envs: int) -> ArmsState:
         lowest=jnp.asarray(jnp.inf),
         share=jnp.full(num_arms, evenly),
         chance=jnp.full(num_envs, evenly),
+        leader=jnp.zeros((), jnp.int32),
         certificate=Certificate(*jnp.zeros(4)),
     )
 
@@ -251,7 +249,7 @@ def noted(state: ArmsState, rollout: Rollout, rule: ArmRule) -> ArmsState:
     measured = Returns(*(kept * old + new for old, new in zip(state.returns, fresh, strict=True)))
     lowest = jnp.minimum(state.lowest, jnp.min(jnp.where(measured.known, measured.mean, jnp.inf)))
     certificate = _certified(state, arm == 0, returns, chances, ended)
-    return ArmsState(discounted, factor, measured, lowest, state.share, chance, certificate)
+    return ArmsState(discounted, factor, measured, lowest, state.share, chance, state.leader, certificate)
 
 
 def _certified(
@@ -274,51 +272,42 @@ def _certified(
 
 
 def decided(state: ArmsState, progress: Scalar, rule: ArmRule) -> Decision:
-    """Shares for the next rollout, and whether arm 0 takes another one over.
+    """Shares for the next rollout, who leads, and whether arm 0 takes another one over.
 
-    With L the leader, the arm with the highest mean m, and x the share of the training that is over, arm j has
+    Arm 0 leads until another one surely earns more, by c standard errors; then arm 0 takes its networks over, and the
+    other one leads until arm 0 surely earns more. With x the share of the training that is over, and K arms, every arm
+    but 0 and the leader plays a share
 
-        p_j = min(1/K, rate (m_L - lowest) / gap_j),  gap_j = m_L - m_j - c sqrt(se_L^2 + se_j^2)
+        p = min(1, alpha kappa (1 - x)^(kappa - 1)) / (K - 1)
 
-    or 1/K where the gap is not above 0, with rate = alpha kappa (1 - x)^(kappa - 1) / (K - 1): what is lost to trying,
-    sum_j p_j gap_j, is at most the rate's share of what the leader has gained so far, and over a training alpha of it.
-    While every return has been the same, nothing is known of any gap: arm 0 leads, and the others have the rate itself.
+    of the episodes. Arm 0 plays half of the rest, and all of it where it leads. So what it misses is at most alpha of a
+    training's episodes while no other surely earns more.
 
     Args:
-        state: the arms' returns.
+        state: the arms' returns, and who leads.
         progress: x, from 0 to 1.
         rule: the rule.
     """
     returns, num_arms = state.returns, state.share.size
+    first = jnp.zeros((), jnp.int32)
     best = jnp.argmax(jnp.where(returns.known, returns.mean, -jnp.inf))
-    model = jnp.where(_surely_better(state, best, rule), best, 0)
-    mean, error = (x.at[0].set(x[model]) for x in (returns.mean, returns.error))
-
-    leader = jnp.argmax(jnp.where(returns.known, mean, -jnp.inf))
-    rate = rule.budget * rule.haste * (1.0 - progress) ** (rule.haste - 1.0) / max(1, num_arms - 1)
-    gained = mean[leader] - state.lowest
-    gap = mean[leader] - mean - rule.caution * jnp.sqrt(jnp.square(error) + jnp.square(error[leader]))
-    most = 1.0 / num_arms
-    share = jnp.where(gap > 0, jnp.minimum(most, rate * gained / jnp.maximum(gap, 1e-9)), most)
-    share = jnp.where(returns.known, share, most)
-    silent = (gained <= LEAST_DIFFERENCE * jnp.abs(state.lowest)) & (
-        jnp.max(error) <= LEAST_DIFFERENCE * jnp.abs(state.lowest)
-    )
-    silent = silent | ~jnp.any(returns.known)
-    share = jnp.where(silent, jnp.minimum(most, rate), share)
-    leader = jnp.where(silent, 0, leader)
-    share = share.at[leader].set(0.0)
-    return Decision(share.at[leader].set(1.0 - jnp.sum(share)), leader, model)
+    model = jnp.where(_surely_better(state, best, first, rule), best, first)
+    back = _surely_better(state, first, state.leader, rule)
+    leader = jnp.where(model != 0, model, jnp.where(back, first, state.leader))
+    rate = jnp.minimum(rule.budget * rule.haste * (1.0 - progress) ** (rule.haste - 1.0), 1.0) / max(1, num_arms - 1)
+    share = jnp.full(num_arms, rate).at[0].set(0.0).at[leader].set(0.0)
+    rest = 1.0 - jnp.sum(share)
+    return Decision(share.at[0].add(0.5 * rest).at[leader].add(0.5 * rest), leader, model)
 
 
-def _surely_better(state: ArmsState, arm: Int[Array, ""], rule: ArmRule) -> Bool[Array, ""]:
-    """Whether an arm earns more than arm 0, beyond doubt."""
+def _surely_better(state: ArmsState, one: Int[Array, ""], other: Int[Array, ""], rule: ArmRule) -> Bool[Array, ""]:
+    """Whether an arm earns more than another one, beyond doubt."""
     returns = state.returns
-    ahead = returns.mean[arm] - returns.mean[0]
-    doubt = jnp.sqrt(jnp.square(returns.error[arm]) + jnp.square(returns.error[0]))
-    enough = jnp.minimum(returns.episodes[arm], returns.episodes[0]) >= LEAST_EPISODES
-    matters = ahead > LEAST_DIFFERENCE * (returns.mean[arm] - state.lowest)
-    return (arm != 0) & enough & matters & (ahead > rule.sure * doubt)
+    ahead = returns.mean[one] - returns.mean[other]
+    doubt = jnp.hypot(returns.error[one], returns.error[other])
+    enough = jnp.minimum(returns.episodes[one], returns.episodes[other]) >= LEAST_EPISODES
+    matters = ahead > LEAST_DIFFERENCE * (returns.mean[one] - state.lowest) + ROUNDING * jnp.abs(returns.mean[one])
+    return enough & matters & (ahead > rule.sure * doubt)
 
 
 def copied(tree: PyTree, model: Int[Array, ""]) -> PyTree:

@@ -439,19 +439,17 @@ class ArmsConfig:
         follow: what the policies follow beside the task: ``none``, which must be the first; ``all`` sources; ``each``
             source, one policy for each; ``learned``, all sources with weights along the implicit gradient. With
             ``none`` alone, or nothing, one policy is trained.
-        budget: share of the return that is spent on trying the others.
+        budget: share of the episodes that is spent on trying the others.
         haste: how early it is spent; evenly at 1.
         memory: number of episodes after which a policy's returns have been forgotten to 1/e.
-        caution: standard errors by which a policy must be behind before its share of the episodes falls.
-        sure: standard errors by which a policy must be ahead before the first one takes it over.
+        sure: standard errors by which a policy must be ahead of another one before it leads, and is taken over.
     """
 
     follow: tuple[str, ...] = ()
     budget: float = number(0.05, low=0, high=1)
     haste: float = number(8.0, low=1)
     memory: float = positive(32.0)
-    caution: float = number(1.0, low=0)
-    sure: float = number(3.0, low=0)
+    sure: float = number(2.0, low=0)
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ LEARNED = ("params", "opt_state", "phis", "transform_states", "meta_state", "las
 def rule_of(config: Config) -> arms.ArmRule:
     """How a config has arms share the environments."""
     chosen = config.method.arms
-    return arms.ArmRule(chosen.budget, chosen.haste, chosen.memory, chosen.caution, chosen.sure, config.ppo.discount)
+    return arms.ArmRule(chosen.budget, chosen.haste, chosen.memory, chosen.sure, config.ppo.discount)
 
 
 def _arms(config: Config, env: Environment) -> tuple[arms.Arm, ...]:
@@ -117,7 +117,7 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     kept = arms.noted(kept, rollout, rule)
     decision = arms.decided(kept, (index + 1).astype(jnp.float32) / config.num_iterations, rule)
     learned, returns = arms.copied((learned, kept.returns), decision.model)
-    kept = kept._replace(returns=returns, share=decision.share)
+    kept = kept._replace(returns=returns, share=decision.share, leader=decision.leader)
 
     metrics = arms.chosen(metrics | info._asdict(), decision.leader)
     metrics = acting.statistics() | metrics | annotated
