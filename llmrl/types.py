@@ -188,13 +188,27 @@ class HostWorlds(NamedTuple):
 
     Attributes:
         reset: ``(places, seeds) -> obs [places, *obs]``, a fresh episode at each place; equal seeds make equal ones.
-        step: ``(places, actions) -> TimeStep``, all with a leading axis [places]; never resets.
-        num_processes: how many games are really stepped at once; place p is in process p modulo this.
+        step: ``(places, actions [places, *a]) -> TimeStep``, all with a leading axis [places]; never resets.
+        at_once: how many episodes are worth playing side by side.
+        picture: ``place -> [height, width, 3]``, bytes, what a person sees there; None where nothing is drawn.
     """
 
     reset: Callable[[Sequence[int], Sequence[int]], Any]
-    step: Callable[[Sequence[int], Sequence[int]], TimeStep]
-    num_processes: int = 1
+    step: Callable[[Sequence[int], Any], TimeStep]
+    at_once: int = 16
+    picture: Callable[[int], Any] | None = None
+
+
+class HostEpisodes(NamedTuple):
+    """The running episodes of games in Python: playing the same actions from the same seed leads to the same state.
+
+    Attributes:
+        seed: that each began with, [n].
+        actions: since then, [n, horizon, *a]; what stands beyond an episode's length so far is of earlier ones.
+    """
+
+    seed: UInt32[Array, " n"]
+    actions: Shaped[Array, "n horizon *a"]
 
 
 class HostEnvironment(NamedTuple):
@@ -202,15 +216,23 @@ class HostEnvironment(NamedTuple):
 
     Attributes:
         spec: the static description.
-        opened: ``sources -> context manager of HostWorlds``; the sources see states of one game at a time.
-        sources: its auxiliary functions, one value each, in the order of ``spec.aux_names``.
+        opened: ``sources -> context manager of HostWorlds``; with ``drawn=True``, where an environment draws itself,
+            ``picture`` is there.
+        sources: its auxiliary functions, one value each, in the order of ``spec.aux_names``; what they are called with
+            is the environment's own choice.
         captioner: as an ``Environment``'s; its functions are compiled ones here, too.
+        obs_dtype: of observations.
+        notes: what a user should hear before training, in plain words.
+        example: what a source may be tried on, its arguments; None where it cannot be.
     """
 
     spec: EnvSpec
-    opened: Callable[[Sequence[Callable]], AbstractContextManager[HostWorlds]]
+    opened: Callable[..., AbstractContextManager[HostWorlds]]
     sources: tuple[Callable, ...] = ()
     captioner: Captioner | None = None
+    obs_dtype: str = "float32"
+    notes: tuple[str, ...] = ()
+    example: tuple[Any, ...] | None = None
 
 
 # --- experience -----------------------------------------------------------------------------------------------------

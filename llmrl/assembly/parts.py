@@ -81,10 +81,11 @@ def any_environment(config: Config) -> Environment | HostEnvironment:
 def environment_options(config: Config) -> dict[str, Any]:
     """The environment and sources that a config names, as ``llmrl.envs.make`` takes them."""
     name = config.env.id if config.env.name == "gymnax" and config.env.id else config.env.name
+    apart = ("name", "params") if config.env.name in HOST_ENVIRONMENTS else ("name", "id", "params")
     options = {
         field.name: value
         for field in dataclasses.fields(config.env)
-        if field.name not in ("name", "id", "params") and (value := getattr(config.env, field.name)) is not None
+        if field.name not in apart and (value := getattr(config.env, field.name)) is not None
     }
     return {
         "name": name,

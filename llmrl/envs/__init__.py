@@ -22,6 +22,7 @@ from llmrl.envs import small_tasks as _small_tasks
 from llmrl.envs.base import (
     EXPECTED,
     AuxFunction,
+    check_aux_on_host,
     checked_aux,
     clip_action,
     dotted_name,
@@ -35,9 +36,9 @@ from llmrl.envs.gymnax_env import from_gymnax
 from llmrl.envs.once import Once, paid_once, paid_once_on_host
 from llmrl.envs.parameters import fitted_arguments, fitted_like
 from llmrl.envs.qualities import LATE_WRONG
-from llmrl.settings.errors import OWN_ENVIRONMENT, BadType, BadValue, first_line, unknown
+from llmrl.settings.errors import OWN_ENVIRONMENT, BadType, BadValue, NotImported, first_line, install, unknown
 from llmrl.settings.loading import load_function
-from llmrl.types import Captioner, Environment, EnvState, HostEnvironment
+from llmrl.types import Captioner, Environment, HostEnvironment
 
 _Place = TypeVar("_Place", Environment, HostEnvironment)
 
@@ -52,7 +53,25 @@ ENVIRONMENTS: dict[str, Callable[..., Environment]] = {
 }
 """Our own environments by name; ``make`` also takes every id that gymnax knows."""
 
-HOST_ENVIRONMENTS: dict[str, Callable[..., HostEnvironment]] = {"crafter": _crafter_host.crafter}
+
+def _gymnasium(
+    id: str = "",
+    horizon: int | None = None,
+    wrappers: str | Sequence[str] = (),
+    processes: int | None = None,
+    **params: Any,
+) -> HostEnvironment:
+    try:
+        from llmrl.envs.gymnasium_env import gymnasium_env
+    except ModuleNotFoundError as error:
+        raise NotImported(f"env=gymnasium needs the package {error.name}: {install('gymnasium')}") from error
+    return gymnasium_env(id, horizon, wrappers, processes, **params)
+
+
+HOST_ENVIRONMENTS: dict[str, Callable[..., HostEnvironment]] = {
+    "crafter": _crafter_host.crafter,
+    "gymnasium": _gymnasium,
+}
 """Environments that only Python can step, by name; ``make_host`` makes them."""
 
 AUX_SOURCES: dict[str, dict[str, Callable[..., AuxFunction]]] = {
@@ -160,10 +179,14 @@ def make_host(
     kwargs |= params or {}
     if name not in HOST_ENVIRONMENTS:
         raise unknown("environment of the host", name, HOST_ENVIRONMENTS)
-    _refuse_unknown(f"parameter of {name}", kwargs, inspect.signature(HOST_ENVIRONMENTS[name]).parameters)
+    parameters = inspect.signature(HOST_ENVIRONMENTS[name]).parameters
+    if not any(each.kind is each.VAR_KEYWORD for each in parameters.values()):
+        _refuse_unknown(f"parameter of {name}", kwargs, parameters)
     chosen, factors = (aux,) if isinstance(aux, str) else tuple(aux), aux if isinstance(aux, Mapping) else {}
     env = _in_words(HOST_ENVIRONMENTS[name](**kwargs), name, captioner, chosen, kwargs)
     functions = sources_of(name, chosen, aux_function, aux_options, kwargs)
+    if aux_function is not None:
+        check_aux_on_host(env, functions[-1][1])
     names = tuple(source for source, _ in functions)
     sources = tuple(_scaled(function, aux_scale * factors.get(source, 1.0)) for source, function in functions)
     env = env._replace(spec=replace(env.spec, aux_names=names), sources=sources)
@@ -173,7 +196,8 @@ def make_host(
 def defaults_of(name: str) -> dict[str, Any]:
     """The parameters of one of our own environments with their defaults; empty for any other."""
     maker = {**ENVIRONMENTS, **HOST_ENVIRONMENTS}.get(name)
-    return {} if maker is None else {key: each.default for key, each in inspect.signature(maker).parameters.items()}
+    parameters = {} if maker is None else inspect.signature(maker).parameters
+    return {key: each.default for key, each in parameters.items() if each.default is not each.empty}
 
 
 def _that_pay_once(functions: Sequence[tuple[str, AuxFunction]]) -> list[int]:
@@ -182,7 +206,7 @@ def _that_pay_once(functions: Sequence[tuple[str, AuxFunction]]) -> list[int]:
 
 
 def _scaled(function: AuxFunction, factor: Any) -> AuxFunction:
-    return lambda state, action, next_state: factor * function(state, action, next_state)
+    return lambda *step: factor * function(*step)
 
 
 def _build(name: str, kwargs: Mapping[str, Any]) -> Environment:
@@ -304,7 +328,7 @@ def _own_captioner(name: str, kwargs: Mapping[str, Any]) -> Captioner:
     return CAPTIONERS[name](**{option: settings[option] for option in settings.keys() & accepted.keys()})
 
 
-def _filled_later(state: EnvState, action: Any, next_state: EnvState) -> Float[Array, ""]:
+def _filled_later(*step: Any) -> Float[Array, ""]:
     return jnp.zeros(())
 
 

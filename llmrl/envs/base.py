@@ -15,8 +15,8 @@ import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, Shaped
 
 from llmrl.envs.tracing import described, traced
-from llmrl.settings.errors import BadType, BadValue
-from llmrl.types import Box, Discrete, Environment, EnvState, TimeStep
+from llmrl.settings.errors import BadType, BadValue, first_line
+from llmrl.types import Box, Discrete, Environment, EnvState, HostEnvironment, TimeStep
 
 AuxFunction: TypeAlias = Callable[..., Array]
 """``(state, action, next_state) -> [] or [m]``, for one instance: what a source says of a step, before any reset.
@@ -221,6 +221,31 @@ def checked_aux(env: Environment, function: Any) -> tuple[int, ...]:
     if len(returned.shape) > 1 or 0 in returned.shape:
         raise BadValue(f"{what} returned {described(returned)}; {hint}")
     return returned.shape
+
+
+ON_HOST = "a function (obs, action, next_obs, info) in NumPy that returns one float for each of n environments, [n]"
+"""What an auxiliary function must be where only Python steps, in errors."""
+
+
+def check_aux_on_host(env: HostEnvironment, function: Any) -> None:
+    """Tries an auxiliary function on the environment's example, where it has one.
+
+    Raises:
+        TypeError: it cannot be called, or returns something that is no number per environment.
+        ValueError: it raises.
+    """
+    what = f"auxiliary function {dotted_name(function)}"
+    if env.example is None:
+        return
+    if not callable(function):
+        raise BadType(f"auxiliary function: got {function!r}; expected {ON_HOST}")
+    try:
+        values = np.asarray(function(*env.example))
+    except Exception as error:
+        raise BadValue(f"{what} failed: {first_line(error)}; expected {ON_HOST}") from error
+    if values.shape != (len(env.example[0]),) or not np.issubdtype(values.dtype, np.floating):
+        got = f"{values.dtype}{list(values.shape)} for n={len(env.example[0])}"
+        raise BadType(f"{what} returned {got}; expected {ON_HOST}")
 
 
 def dotted_name(function: Any) -> str:

@@ -234,7 +234,7 @@ def _asked(what: str, expected: str, function: Any, *arguments: Any) -> Any:
 
 def _observation(env: Environment | HostEnvironment) -> jax.ShapeDtypeStruct:
     if isinstance(env, HostEnvironment):
-        return jax.ShapeDtypeStruct(env.spec.obs_shape, jnp.uint8)
+        return jax.ShapeDtypeStruct(env.spec.obs_shape, jnp.dtype(env.obs_dtype))
     return jax.eval_shape(env.reset, jax.random.key(0))[1]
 
 

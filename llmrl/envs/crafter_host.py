@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +16,7 @@ from llmrl.envs import crafter_codes as codes
 from llmrl.envs.base import AuxFunction, require_positive_int
 from llmrl.envs.crafter_captions import host_event, host_state_key
 from llmrl.envs.crafter_game import Rules, make_game, observe, replica, ruled, started, unlocked
-from llmrl.settings.errors import CannotRun, end_of
+from llmrl.envs.processes import Answer, opened_processes
 from llmrl.types import Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 KEPT_WORLDS = 64
@@ -95,7 +93,7 @@ def crafter(
     def opened(sources: Sequence[AuxFunction]) -> Iterator[HostWorlds]:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         num_processes = min(cores, MOST_PROCESSES)
-        with _processes(rules, num_processes) as exchange:
+        with opened_processes(partial(_make_answer, rules), num_processes, "Crafter") as exchange:
             moments: dict[int, Moment] = {}
 
             def reset(places, seeds):
@@ -104,6 +102,7 @@ def crafter(
 
             def step(places, actions):
                 before = [moments[place] for place in places]
+                actions = [int(action) for action in actions]
                 after = _put_into_words(before, actions, exchange("step", places, actions))
                 moments.update(zip(places, after, strict=True))
                 aux = [
@@ -112,9 +111,10 @@ def crafter(
                 ]
                 return _time_steps(before, after, aux, tasks, horizon, terminate_on_success)
 
-            yield HostWorlds(reset, step, num_processes)
+            # As many as keep all processes busy while one of them makes a world.
+            yield HostWorlds(reset, step, 2 * num_processes)
 
-    return HostEnvironment(spec, opened)
+    return HostEnvironment(spec, opened, obs_dtype="uint8")
 
 
 def _put_into_words(before: Sequence[Moment], actions: Sequence[int], after: Sequence[Moment]) -> list[Moment]:
@@ -154,81 +154,19 @@ def _time_steps(
 # --- processes --------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def _processes(rules: Rules, number: int) -> Iterator[Callable[[str, Sequence[int], Any], list[Moment]]]:
-    """That many processes; ``exchange(command, places, arguments)`` has place p played in process p modulo ``number``.
+def _make_answer(rules: Rules) -> Answer:
+    """What a game process does; worlds that were made lately are remembered by their seeds."""
+    template, worlds, games = make_game(), OrderedDict(), {}
 
-    Processes are spawned, never forked: a fork of a process that runs jax may hang.
-    """
-    context = multiprocessing.get_context("spawn")
-    pipes, processes = [], []
-    try:
-        for _ in range(number):
-            ours, theirs = context.Pipe()
-            process = context.Process(target=_play, args=(theirs, rules), daemon=True)
-            process.start()
-            theirs.close()
-            pipes.append(ours)
-            processes.append(process)
+    def answer(command: str, orders: list[tuple[int, Any]]) -> list[Moment]:
+        if command == "reset":
+            games.update({place: replica(_world(worlds, template, seed, rules)) for place, seed in orders})
+        else:
+            for place, action in orders:
+                games[place].step(action)
+        return [_moment(games[place]) for place, _ in orders]
 
-        def exchange(command, places, arguments):
-            orders: dict[int, list] = {}
-            for place, argument in zip(places, arguments, strict=True):
-                orders.setdefault(place % len(pipes), []).append((int(place), int(argument)))
-            for number, order in orders.items():
-                with _named_where_ended(processes[number]):
-                    pipes[number].send((command, order))
-            answers: dict[int, Moment] = {}
-            for number, order in orders.items():
-                with _named_where_ended(processes[number]):
-                    moments = _received(pipes[number])
-                answers.update(zip([place for place, _ in order], moments, strict=True))
-            return [answers[place] for place in places]
-
-        yield exchange
-    finally:
-        for pipe in pipes:
-            pipe.close()
-        for process in processes:
-            process.join(timeout=10)
-            process.terminate()
-
-
-@contextlib.contextmanager
-def _named_where_ended(process: BaseProcess) -> Iterator[None]:
-    """Says how a game process ended, where its pipe says only that it is closed."""
-    try:
-        yield
-    except (EOFError, ConnectionError) as error:
-        process.join(timeout=10)
-        raise CannotRun(f"game process {process.pid}, which plays Crafter, {end_of(process.exitcode or 0)}") from error
-
-
-def _received(pipe: Connection) -> list[Moment]:
-    answer = pipe.recv()
-    if isinstance(answer, Exception):
-        raise CannotRun(f"a process that plays Crafter failed: {answer!r}") from answer
     return answer
-
-
-def _play(pipe: Connection, rules: Rules) -> None:
-    """The loop of a game process: it answers until its pipe is closed."""
-    template = make_game()
-    worlds: OrderedDict[int, Any] = OrderedDict()
-    games: dict[int, Any] = {}
-    with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):
-        while True:
-            command, orders = pipe.recv()
-            try:
-                if command == "reset":
-                    games.update({place: replica(_world(worlds, template, seed, rules)) for place, seed in orders})
-                else:
-                    for place, action in orders:
-                        games[place].step(action)
-                answer = [_moment(games[place]) for place, _ in orders]
-            except Exception as error:
-                answer = error
-            pipe.send(answer)
 
 
 def _world(worlds: OrderedDict[int, Any], template: Any, seed: int, rules: Rules) -> Any:

@@ -114,16 +114,10 @@ def collect(
     start = acting.env_state, acting.obs, resets.start, acting.turn
     pack, unpack = packing(start)
 
-    def distribution_of(turn, obs):
-        if turn is None:
-            return policy.distribution(params, obs)
-        of_all = jax.vmap(policy.distribution, in_axes=(0, None))(params, obs)
-        return jax.tree.map(lambda x: x[turn, jnp.arange(num_envs)], of_all)
-
     def one_step(carry, draws):
         env_state, obs, carried, turn = unpack(carry)
         noise_t, draw, keys, following_t = draws
-        distribution = distribution_of(turn, obs)
+        distribution = distribution_in_turn(policy, params, turn, obs)
         action = distribution.sample(noise_t)
         env_state, next_obs, step, carried = resets.advance(keys, env_state, action, draw, carried)
         transition = Transition(
@@ -146,11 +140,20 @@ def collect(
     carry, (steps, arm) = jax.lax.scan(one_step, pack(start), (noise[:-1], resets.draws, step_keys, following))
     env_state, obs, carried, turn = unpack(carry)
     steps = with_captions(env, steps)
-    final_action = distribution_of(turn, obs).sample(noise[-1])
+    final_action = distribution_in_turn(policy, params, turn, obs).sample(noise[-1])
     length, returned, episodes = episode_statistics(acting, steps)
     worlds, pool = resets.finish(carried)
     after = ActingState(env_state, obs, length, returned, episodes, pool, worlds, turn)
     return after, Rollout(steps, final_action, arm)
+
+
+def distribution_in_turn(policy: Policy, params: PyTree, turn: Int[Array, " n"] | None, obs: Shaped[Array, "n *obs"]):
+    """Every environment's distribution of actions, by the one of several policies, params [k, ...], whose turn it is;
+    by the only one where ``turn`` is None."""
+    if turn is None:
+        return policy.distribution(params, obs)
+    of_all = jax.vmap(policy.distribution, in_axes=(0, None))(params, obs)
+    return jax.tree.map(lambda x: x[turn, jnp.arange(turn.size)], of_all)
 
 
 def with_captions(env: Environment | HostEnvironment, steps: Transition) -> Transition:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Shaped, UInt8
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from llmrl.envs import crafter_codes as codes
+from llmrl.settings.errors import BadValue
 
 SIZE = (432, 432)
 """Width and height of every picture, in pixels."""
@@ -81,6 +83,21 @@ def cartpole(obs: Shaped[np.ndarray, "4"]) -> Image.Image:
     draw.line((cart, ground - 24, *tip), fill="#c06020", width=9)
     return picture
 
+
+def of_pixels(pixels: Any) -> Image.Image:
+    """What a game draws of itself, in the middle of a picture.
+
+    Raises:
+        ValueError: these are no pixels, [height, width, 3].
+    """
+    array = np.asarray(pixels)
+    if array.ndim != 3 or array.shape[-1] != 3:
+        raise BadValue(f"the environment draws {type(pixels).__name__}; expected pixels, as of render_mode=rgb_array")
+    return ImageOps.pad(Image.fromarray(array.astype(np.uint8)), SIZE, color="white")
+
+
+DRAWN_BY_ITSELF = ("gymnasium",)
+"""Environments that draw what they show."""
 
 PICTURES: dict[str, Draw] = {
     "craftax_classic": crafter,

@@ -14,13 +14,14 @@ from jaxtyping import Array, Float, PyTree, Shaped
 from llmrl.analysis.answers import Words
 from llmrl.analysis.trust import AS_ACTED, TrustMap
 from llmrl.assembly.methods import make_method
-from llmrl.assembly.parts import build_to_play, make_environment, with_numbers
+from llmrl.assembly.parts import acting_policy, any_environment, build_to_play, with_numbers
 from llmrl.envs import LANGUAGE
 from llmrl.envs.base import key_of_seed
 from llmrl.language.table import Table, as_dict
 from llmrl.learner.arms import ArmsState, arms_of
 from llmrl.learner.blending import influence_on, noted_of
 from llmrl.learner.rollout import collect, reset_all, with_captions
+from llmrl.learner.rollout_host import play_rollouts
 from llmrl.learner.streams import given, stream_states
 from llmrl.rewards import SourceMemory, frozen
 from llmrl.runs import directory as runs
@@ -32,7 +33,7 @@ from llmrl.training.devices import state_shapes
 from llmrl.training.iteration import TrainState
 from llmrl.training.loop import make_trainer
 from llmrl.trust.blend import TRUSTED_FROM
-from llmrl.types import Box, Discrete, Environment, EnvSpec, Rollout
+from llmrl.types import Box, Discrete, Environment, EnvSpec, HostEnvironment, Rollout
 
 MOST_ACTIONS = 6
 """Discrete actions that are all asked about; where there are more, only the action taken is."""
@@ -62,26 +63,24 @@ def trust_map(
     refuse_debugging("jax_disable_jit")
     use_compilation_cache()
     config, states, table = _trained(result_or_run_dir)
-    env = make_environment(config)
+    env = any_environment(config)
     if not env.spec.aux_names:
         raise BadValue("a map of trust needs an auxiliary source, and this run has none")
     streams = make_method(config, env.spec).streams
     trusting = [i for i, stream in enumerate(streams) if stream.transform.weights is not None]
     if not trusting:
         raise BadValue(f"method={config.method.name} gives its auxiliary sources no weights that could be mapped")
-    follow, states, probes = _followed(config, env.spec, states), leaders(states), _probes(env.spec)
+    follow, states = _followed(config, env.spec, states), leaders(states)
+    # A game in Python cannot be asked what another action would have done.
+    probes = {} if isinstance(env, HostEnvironment) else _probes(env.spec)
     known = None if table is None else jax.tree.map(jnp.asarray, table)
-    probing = _also_asked(env, list(probes.values()))
 
-    def of_seed(trained: TrainState, follow, key):
+    def of_seed(trained: TrainState, follow, rollout: Rollout):
         parts = build_to_play(with_numbers(config, {"method.follow": follow}), env, num_envs)
         streams = parts.inner.streams
         transform = streams[trusting[0]].transform
         in_effect, settled = transform.weights, frozen(transform).weights
         assert in_effect is not None and settled is not None
-        reset_key, collect_key = jax.random.split(key)
-        acting, policy = reset_all(probing, reset_key, num_envs, num_steps), parts.policy(trained.phis)
-        _, rollout = collect(probing, policy, trained.params.actor, acting, collect_key, num_steps)
         memory = parts.sources.restarted(SourceMemory(trained.heard, trained.late))
         probed = _one_per_probe(env, rollout, list(probes.values()))
         asked = [parts.sources.annotate(memory, probed[0], known, each)[0] for each in probed]
@@ -98,7 +97,19 @@ def trust_map(
         return *(x.reshape(-1, *x.shape[2:]) for x in visited), settled(phi, noted, asked[0]).unit
 
     keys = jax.vmap(lambda i: jax.random.fold_in(key_of_seed(seed), i))(jnp.arange(config.seeds))
-    played = jax.jit(jax.vmap(of_seed))(states, follow, keys)
+    policy, actors = acting_policy(config, env.spec), (states.params.actor, states.phis)
+    if isinstance(env, HostEnvironment):
+        rollouts = play_rollouts(env, policy, actors, keys, num_steps, num_envs)
+    else:
+        probing = _also_asked(env, list(probes.values()))
+
+        def play(actor, key):
+            reset_key, collect_key = jax.random.split(key)
+            acting = reset_all(probing, reset_key, num_envs, num_steps)
+            return collect(probing, policy, actor, acting, collect_key, num_steps)[1]
+
+        rollouts = jax.jit(jax.vmap(play))(actors, keys)
+    played = jax.jit(jax.vmap(of_seed))(states, follow, rollouts)
     obs, state_key, event, aux, moved, weight, lasting, unit = map(np.asarray, played)
     obs = obs.reshape(*obs.shape[:2], -1).astype(np.float32)
     words = _words(env, state_key, event, table)
@@ -120,7 +131,9 @@ def names_of(spec: EnvSpec) -> tuple[str, ...]:
     return spec.obs_names if len(spec.obs_names) == size else tuple(f"observation {i}" for i in range(size))
 
 
-def _words(env: Environment, state_key: np.ndarray, event: np.ndarray, table: Table | None) -> Words | None:
+def _words(
+    env: Environment | HostEnvironment, state_key: np.ndarray, event: np.ndarray, table: Table | None
+) -> Words | None:
     """What a language model was asked about the visited states."""
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods
     if LANGUAGE not in env.spec.aux_names or table is None or captioner is None:
@@ -163,7 +176,9 @@ def _also_asked(env: Environment, probes: Sequence[Shaped[Array, "*a"]]) -> Envi
     return env._replace(step=step)
 
 
-def _one_per_probe(env: Environment, rollout: Rollout, probes: Sequence[Shaped[Array, "*a"]]) -> list[Rollout]:
+def _one_per_probe(
+    env: Environment | HostEnvironment, rollout: Rollout, probes: Sequence[Shaped[Array, "*a"]]
+) -> list[Rollout]:
     """The rollout of ``_also_asked`` as it was acted, and as each probe would have had its every step."""
     steps, m = rollout.steps, len(env.spec.aux_names)
     rest = steps.aux[..., m:].reshape(*steps.aux.shape[:-1], len(probes), -1)

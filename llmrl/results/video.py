@@ -24,7 +24,7 @@ from llmrl.learner.streams import stream_states
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.results.evaluate import same_task, trained_states
-from llmrl.results.pictures import PICTURES, SIZE
+from llmrl.results.pictures import DRAWN_BY_ITSELF, PICTURES, SIZE, of_pixels
 from llmrl.rewards import SourceMemory, frozen
 from llmrl.runs import directory as runs
 from llmrl.settings.config import Config, EnvConfig
@@ -79,7 +79,7 @@ def film(run_dir: str | Path, env: EnvConfig | None = None, seed: int = 0, out: 
     """
     run = runs.load_run(run_dir)
     chosen = run.config.env if env is None else same_task(env, run.config.env)
-    if chosen.name not in PICTURES or chosen.observation == "one_hot":
+    if chosen.name not in (*PICTURES, *DRAWN_BY_ITSELF) or chosen.observation == "one_hot":
         raise unknown("environment with pictures", f"{chosen.name} {chosen.observation or ''}".strip(), PICTURES)
     # A single environment stands for all of a rollout's; no network's shape depends on their number.
     config = replace(run.config, env=chosen)
@@ -88,18 +88,27 @@ def film(run_dir: str | Path, env: EnvConfig | None = None, seed: int = 0, out: 
     state = jax.tree.map(lambda x: x[0], states)
     table, _ = runs.restore_language(run, iterations)
     policy = acting_policy(run.config, any_environment(run.config).spec)
-    steps = played(place, policy, (state.params.actor, state.phis), seed)
+    pictures: list[Any] | None = [] if chosen.name in DRAWN_BY_ITSELF else None
+    steps = played(place, policy, (state.params.actor, state.phis), seed, pictures)
     shown = told(config, place, state, steps, table)
     path = Path(out or run.path / "video.gif")
-    write_gif(path, frames(shown, PICTURES[chosen.name]))
+    in_order = iter(pictures or ())
+    write_gif(path, frames(shown, PICTURES[chosen.name] if pictures is None else lambda _: next(in_order)))
     return path
 
 
 # --- the episode ------------------------------------------------------------------------------------------------------
 
 
-def played(place: Environment | HostEnvironment, policy: Policy, params: PyTree, seed: int) -> Transition:
-    """One episode, at most ``MOST_FRAMES`` steps of it, [t, 1]."""
+def played(
+    place: Environment | HostEnvironment,
+    policy: Policy,
+    params: PyTree,
+    seed: int,
+    pictures: list[Image.Image] | None = None,
+) -> Transition:
+    """One episode, at most ``MOST_FRAMES`` steps of it, [t, 1]; ``pictures`` is filled with what a game that draws
+    itself showed at first and after each step."""
     reset_key, act_key, step_key = jax.random.split(key_of_seed(seed), 3)
 
     @jax.jit
@@ -109,11 +118,20 @@ def played(place: Environment | HostEnvironment, policy: Policy, params: PyTree,
         return action, distribution.log_prob(action)
 
     if isinstance(place, HostEnvironment):
-        with place.opened(place.sources) as worlds:
+        opened = place.opened(place.sources) if pictures is None else place.opened(place.sources, drawn=True)
+        with opened as worlds:
             first = worlds.reset([0], [seed])[0]
 
+            def look() -> None:
+                if pictures is not None and worlds.picture is not None:
+                    pictures.append(of_pixels(worlds.picture(0)))
+
             def on_host(number: int, action: Array) -> TimeStep:
-                return jax.tree.map(lambda x: np.asarray(x)[0], worlds.step([0], [int(action)]))
+                result = worlds.step([0], np.asarray(action)[None])
+                look()
+                return jax.tree.map(lambda x: np.asarray(x)[0], result)
+
+            look()
 
             return _followed(first, act, on_host, place.spec.horizon)
     state, first = jax.jit(place.reset)(reset_key)

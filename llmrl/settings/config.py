@@ -44,7 +44,8 @@ class EnvConfig:
     Attributes:
         name: environment, see ``llmrl.envs.ENVIRONMENTS``.
         id: for ``name=gymnax``: a gymnax id, or the dotted path of a function that makes an
-            ``llmrl.types.Environment``.
+            ``llmrl.types.Environment``; for ``name=gymnasium``: a Gymnasium id, or the dotted path of a function that
+            makes a ``gymnasium.Env``.
         horizon: time limit in steps.
         reward: ``sparse`` (-1 on failure) or ``dense`` (+1 per step), for the CartPoles.
         size: side of the grid, for ``gridworld``, ``crumbs``, ``keydoor`` and ``moving_goal``.
@@ -57,8 +58,10 @@ class EnvConfig:
         damage: of a bare hand, 1 or 5, there.
         table_wood: wood that a table costs, 2 or 1, there.
         steps_per_reset: a pool holds one fresh world per so many steps of a rollout, for ``craftax_classic``.
-        params: parameters by name, for ``name=gymnax``: gymnax's, or those of your own function; numbers, words, true,
-            false or lists, of the types that their owner declares.
+        wrappers: dotted paths of wrappers, the innermost first, for ``name=gymnasium``.
+        processes: how many processes step the environments, for ``name=gymnasium``; None steps them in the run's own.
+        params: parameters by name, for ``name=gymnax`` and ``name=gymnasium``: theirs, or those of your own function;
+            numbers, words, true, false or lists, of the types that their owner declares.
     """
 
     name: str = "cartpole"
@@ -74,6 +77,8 @@ class EnvConfig:
     damage: int | None = None
     table_wood: int | None = None
     steps_per_reset: int | None = None
+    wrappers: Any = None
+    processes: int | None = None
     params: dict[str, Any] = field(default_factory=dict)
 
 

@@ -18,6 +18,7 @@ from llmrl.language.lines import header
 from llmrl.language.question import questions
 from llmrl.language.table import as_dict
 from llmrl.learner.rollout import collect, reset_all
+from llmrl.learner.rollout_host import play_rollouts
 from llmrl.runs.metrics import replace_file
 from llmrl.settings.config import AuxConfig, Config
 from llmrl.settings.errors import BadValue
@@ -98,23 +99,28 @@ def _states(
     listed = [] if captioner.keys is None else list(captioner.keys())
     if listed and (limit is None or limit >= len(listed)):
         return listed
-    if isinstance(env, HostEnvironment):
+    if isinstance(env, HostEnvironment) and captioner.state_key is None:
         raise BadValue(
-            f"{env.spec.name} runs in Python, where states are not collected: label a compiled environment "
+            f"{env.spec.name} runs in Python and puts its states into words itself: label a compiled environment "
             "with the same captions, such as craftax_classic for crafter"
         )
     met = visited(config, env, steps)
     return [*met, *sorted(set(listed) - set(met))][:limit]
 
 
-def visited(config: Config, env: Environment, steps: int) -> list[int]:
+def visited(config: Config, env: Environment | HostEnvironment, steps: int) -> list[int]:
     """Keys of the states that an untrained policy meets, most frequent first."""
     policy = policy_of(config, env.spec)
     actor_key, env_key, act_key = jax.random.split(jax.random.key(config.seed), 3)
     num_steps = -(-steps // EXPLORERS)
-    acting = reset_all(env, env_key, EXPLORERS, num_steps)
-    play = jax.jit(lambda actor: collect(env, policy, actor, acting, act_key, num_steps)[1])
-    keys, counts = np.unique(np.asarray(play(policy.init(actor_key)).steps.state_key), return_counts=True)
+    actor = policy.init(actor_key)
+    if isinstance(env, HostEnvironment):
+        alone = jax.tree.map(lambda x: x[None], actor)
+        rollout = play_rollouts(env, policy, alone, act_key[None], num_steps, EXPLORERS)
+    else:
+        acting = reset_all(env, env_key, EXPLORERS, num_steps)
+        rollout = jax.jit(lambda actor: collect(env, policy, actor, acting, act_key, num_steps)[1])(actor)
+    keys, counts = np.unique(np.asarray(rollout.steps.state_key), return_counts=True)
     return [int(key) for key in keys[np.argsort(-counts, kind="stable")]]
 
 

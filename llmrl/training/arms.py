@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,12 +16,12 @@ from llmrl.learner import arms
 from llmrl.learner.blending import RewardState, learn_reward
 from llmrl.learner.blending import reported as reported_of_streams
 from llmrl.learner.ppo import Batch, Params
-from llmrl.learner.rollout import ActingState, collect
+from llmrl.learner.rollout import ActingState
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
-from llmrl.training.iteration import IterationKeys, Metrics, TrainState, iteration_keys
+from llmrl.training.iteration import IterationKeys, Metrics, Play, Played, TrainState, Ways, iteration_keys
 from llmrl.training.select import SelectState
-from llmrl.types import Environment
+from llmrl.types import Environment, HostEnvironment
 
 LEARNED = ("params", "opt_state", "phis", "transform_states", "meta_state", "last_kl", "advantage_peaks")
 """Parts of a state that each arm has for itself, [k, ...]."""
@@ -32,11 +33,11 @@ def rule_of(config: Config) -> arms.ArmRule:
     return arms.ArmRule(chosen.budget, chosen.haste, chosen.memory, chosen.sure, config.ppo.discount)
 
 
-def _arms(config: Config, env: Environment) -> tuple[arms.Arm, ...]:
+def _arms(config: Config, env: Environment | HostEnvironment) -> tuple[arms.Arm, ...]:
     return arms.arms_of(config.method.arms.follow, env.spec.aux_names)
 
 
-def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
+def spread(config: Config, env: Environment | HostEnvironment, state: TrainState, *_: Any) -> TrainState:
     """A first state in which every arm has the same."""
     num_arms = len(_arms(config, env))
     acting = state.acting._replace(turn=jnp.arange(config.ppo.num_envs) % num_arms)
@@ -72,17 +73,28 @@ def leaders(states: TrainState) -> TrainState:
     return states if states.arms is None else jax.vmap(leader)(states)
 
 
-def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
-    """Collect with all arms, learn with each, and share the next episodes by what they have earned."""
-    ppo, rule, kept = config.ppo, rule_of(config), state.arms
+def plays(config: Config, env: Environment | HostEnvironment, parts: Parts, state: TrainState) -> tuple[Play, ...]:
+    """All arms act, each in its turns."""
+    assert isinstance(state.arms, arms.ArmsState)
+    key, ppo = iteration_keys(state.key).rollout, config.ppo
+    turn_key = jax.random.fold_in(key, 1)
+    following = arms.drawn_turns(turn_key, state.arms.share, ppo.num_steps, ppo.num_envs)
+    return (Play(state.params.actor, state.acting, key, following),)
+
+
+def learn(
+    config: Config,
+    env: Environment | HostEnvironment,
+    parts: Parts,
+    state: TrainState,
+    played: Sequence[Played],
+    index: Array,
+    table: Table | None,
+):
+    """Learn with each arm, and share the next episodes by what they have earned."""
+    ppo, rule, kept, ((_, acting, rollout),) = config.ppo, rule_of(config), state.arms, played
     assert isinstance(kept, arms.ArmsState)
-    keys, num_arms = iteration_keys(state.key), kept.share.size
-    turn_key = jax.random.fold_in(keys.rollout, 1)
-    following = arms.drawn_turns(turn_key, kept.share, ppo.num_steps, ppo.num_envs)
-    policy = parts.inner.policy
-    acting, rollout = collect(
-        env, policy, state.params.actor, state.acting, keys.rollout, ppo.num_steps, following=following
-    )
+    keys, num_arms, policy = iteration_keys(state.key), kept.share.size, parts.inner.policy
     rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
     rates = {name: getattr(config.method.outer, name) for name in ("learning_rate", "scalar_learning_rate")}
@@ -171,3 +183,6 @@ def reported(state: arms.ArmsState, decision: arms.Decision) -> Metrics:
             f"arm_error/{k}": state.returns.error[k],
         }
     return metrics
+
+
+WAYS = Ways(plays, learn)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,21 +16,36 @@ from llmrl.learner.blending import RewardState, learn_reward
 from llmrl.learner.blending import reported as reported_of_streams
 from llmrl.learner.decoupled import EXPLOITER, EXPLORER, DecoupledState, effective_share
 from llmrl.learner.ppo import Batch
-from llmrl.learner.rollout import collect
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.arms import gone_on, learned_parts, side_by_side, without_harm
-from llmrl.training.iteration import TrainState, iteration_keys
-from llmrl.types import Environment, Scalar
+from llmrl.training.iteration import Play, Played, TrainState, Ways, iteration_keys
+from llmrl.types import Environment, HostEnvironment, Scalar
 
 
-def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
+def spread(config: Config, env: Environment | HostEnvironment, state: TrainState, *_: Any) -> TrainState:
     """A first state of two equal policies."""
     return side_by_side(state, 2)._replace(arms=DecoupledState(state.acting))
 
 
-def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
-    """Collect with the explorer, and let both learn from it by PPO.
+def plays(config: Config, env: Environment | HostEnvironment, parts: Parts, state: TrainState) -> tuple[Play, ...]:
+    """The explorer acts, and the exploiter is measured in environments of its own."""
+    assert isinstance(state.arms, DecoupledState)
+    key = iteration_keys(state.key).rollout
+    exploiter, explorer = (chosen(state.params.actor, jnp.asarray(k)) for k in (EXPLOITER, EXPLORER))
+    return Play(explorer, state.acting, key), Play(exploiter, state.arms.measured, jax.random.fold_in(key, 1))
+
+
+def learn(
+    config: Config,
+    env: Environment | HostEnvironment,
+    parts: Parts,
+    state: TrainState,
+    played: Sequence[Played],
+    index: Array,
+    table: Table | None,
+):
+    """Let both learn from what the explorer did, by PPO.
 
     The explorer learns the task and the sources, as if it were alone. The exploiter learns the task with a critic of
     its own; its steps are PPO's on the ratio of its probabilities to those of the explorer, which acted, so that the
@@ -42,11 +58,8 @@ def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, i
     intrinsically-motivated exploration".
     """
     ppo, inner, keys = config.ppo, parts.inner, iteration_keys(state.key)
-    assert isinstance(state.arms, DecoupledState)
-    exploiter, explorer = (chosen(state.params.actor, jnp.asarray(k)) for k in (EXPLOITER, EXPLORER))
-    acting, rollout = collect(env, inner.policy, explorer, state.acting, keys.rollout, ppo.num_steps)
-    measure_key = jax.random.fold_in(keys.rollout, 1)
-    measured, _ = collect(env, inner.policy, exploiter, state.arms.measured, measure_key, ppo.num_steps)
+    (_, acting, rollout), (measuring, measured, _) = played
+    exploiter = measuring.actor
     rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
     def credited(share: Scalar, reward: RewardState, params, last_kl: Scalar):
@@ -90,3 +103,6 @@ def reported(explorer_return: Scalar, ratio: Float[Array, " b"]) -> dict[str, Sc
         ratio: of the exploiter's probability of each action to the explorer's.
     """
     return {"explorer_return": explorer_return, "explorer_overlap": effective_share(ratio)}
+
+
+WAYS = Ways(plays, learn)

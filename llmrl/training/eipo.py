@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,27 +15,38 @@ from llmrl.learner import eipo
 from llmrl.learner.arms import chosen
 from llmrl.learner.ppo import Batch, UpdateInfo
 from llmrl.learner.problem import InnerProblem
-from llmrl.learner.rollout import collect
 from llmrl.learner.streams import Values, signals, stream_advantages, value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.arms import LEARNED, gone_on, side_by_side, without_harm
-from llmrl.training.iteration import TrainState, iteration_keys
-from llmrl.types import Environment, Rollout, Scalar
+from llmrl.training.iteration import Play, Played, TrainState, Ways, iteration_keys
+from llmrl.types import Environment, HostEnvironment, Rollout, Scalar
 
 
-def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
+def spread(config: Config, env: Environment | HostEnvironment, state: TrainState, *_: Any) -> TrainState:
     """A first state of two equal policies, pi_E and pi_EI."""
     return side_by_side(state, 2)._replace(arms=eipo.first_stage(config.method.eipo.alpha))
 
 
-def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
-    """Collect with the stage's policy, improve it on its own rewards and the other one on U."""
-    ppo, inner, stage, keys = config.ppo, parts.inner, state.arms, iteration_keys(state.key)
+def plays(config: Config, env: Environment | HostEnvironment, parts: Parts, state: TrainState) -> tuple[Play, ...]:
+    """The stage's policy acts."""
+    assert isinstance(state.arms, eipo.EipoState)
+    return (Play(chosen(state.params.actor, state.arms.acting), state.acting, iteration_keys(state.key).rollout),)
+
+
+def learn(
+    config: Config,
+    env: Environment | HostEnvironment,
+    parts: Parts,
+    state: TrainState,
+    played: Sequence[Played],
+    index: Array,
+    table: Table | None,
+):
+    """Improve the stage's policy on its own rewards and the other one on U."""
+    inner, stage, keys, ((_, acting, rollout),) = parts.inner, state.arms, iteration_keys(state.key), played
     assert isinstance(stage, eipo.EipoState)
-    actor = chosen(state.params.actor, stage.acting)
-    acting, rollout = collect(env, inner.policy, actor, state.acting, keys.rollout, ppo.num_steps)
     rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
 
     worth = worth_of(inner, state, stage, rollout)
@@ -141,3 +153,6 @@ def reported(stage: eipo.EipoState, objective: Scalar, difference: Scalar) -> di
         "eipo_objective": objective,
         "eipo_difference": difference,
     }
+
+
+WAYS = Ways(plays, learn)

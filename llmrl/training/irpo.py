@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ from llmrl.learner.irpo import BASE, Earned, IrpoState, Seen, explored, in_parts
 from llmrl.learner.ppo import Batch
 from llmrl.learner.problem import InnerProblem
 from llmrl.learner.rollout import ActingState, EpisodeStatistics, collect, episode_statistics
+from llmrl.learner.rollout_host import unplayed_rollout
 from llmrl.learner.streams import signals, stream_advantages, value_rollout
 from llmrl.ops.losses import approximate_kl, normalized
 from llmrl.ops.moments import running_peak
@@ -23,8 +25,8 @@ from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue
 from llmrl.training.arms import LEARNED, gone_on, side_by_side, without_harm
-from llmrl.training.iteration import TrainState, iteration_keys
-from llmrl.types import Environment, EnvSpec, Rollout, Scalar, Transition
+from llmrl.training.iteration import Play, Played, TrainState, Ways, iteration_keys
+from llmrl.types import Environment, EnvSpec, HostEnvironment, Rollout, Scalar, Transition
 
 
 class Explorers(NamedTuple):
@@ -74,12 +76,14 @@ def explorers_of(config: Config, spec: EnvSpec) -> Explorers:
     return Explorers(np.asarray(sources), np.asarray(fractions, np.float32), places)
 
 
-def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> TrainState:
+def spread(config: Config, env: Environment | HostEnvironment, state: TrainState, *_: Any) -> TrainState:
     """A first state of a base policy and explorers that equal it, as they have seen nothing yet."""
     explorers, policy, ppo = explorers_of(config, env.spec), build(config, env).inner.policy, config.ppo
     count, width = explorers.places.shape
 
     def steps_of(key) -> Transition:
+        if isinstance(env, HostEnvironment):
+            return unplayed_rollout(env, ppo.num_steps, ppo.num_envs).steps
         return collect(env, policy, state.params.actor, state.acting, key, ppo.num_steps)[1].steps
 
     shapes = jax.eval_shape(steps_of, state.key)
@@ -89,17 +93,40 @@ def spread(config: Config, env: Environment, state: TrainState, *_: Any) -> Trai
     return side_by_side(state, 1 + count)._replace(acting=acting, arms=IrpoState(seen, nothing_earned(count)))
 
 
-def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
-    """Send explorers out from the base policy, each in environments of its own; the base policy learns from what the
-    task says of them, and what the sources say is kept for the next ones."""
-    ppo, inner, settings, keys = config.ppo, parts.inner, config.method.irpo, iteration_keys(state.key)
-    kept, explorers = state.arms, explorers_of(config, env.spec)
+def _base(state: TrainState) -> PyTree:
+    """Parameters of the base policy's actor."""
+    return jax.tree.map(lambda x: x[BASE], state.params.actor)
+
+
+def _sizes(config: Config, explorers: Explorers) -> Float[Array, " k"]:
+    return config.method.irpo.step_size * jnp.asarray(explorers.fractions)
+
+
+def plays(config: Config, env: Environment | HostEnvironment, parts: Parts, state: TrainState) -> tuple[Play, ...]:
+    """Send explorers out from the base policy, each in environments of its own."""
+    ppo, policy, kept, explorers = config.ppo, parts.inner.policy, state.arms, explorers_of(config, env.spec)
     assert isinstance(kept, IrpoState) and state.acting.turn is not None
-    base = jax.tree.map(lambda x: x[BASE], state.params.actor)
-    sizes = settings.step_size * jnp.asarray(explorers.fractions)
-    actors = jax.vmap(lambda seen, size: explored(inner.policy, base, seen, size, ppo.clip))(kept.seen, sizes)
+    base, sizes = _base(state), _sizes(config, explorers)
+    actors = jax.vmap(lambda seen, size: explored(policy, base, seen, size, ppo.clip))(kept.seen, sizes)
     following = jnp.broadcast_to(state.acting.turn, (ppo.num_steps, ppo.num_envs))
-    acting, rollout = collect(env, inner.policy, actors, state.acting, keys.rollout, ppo.num_steps, following=following)
+    return (Play(actors, state.acting, iteration_keys(state.key).rollout, following),)
+
+
+def learn(
+    config: Config,
+    env: Environment | HostEnvironment,
+    parts: Parts,
+    state: TrainState,
+    played: Sequence[Played],
+    index: Array,
+    table: Table | None,
+):
+    """The base policy learns from what the task says of its explorers, and what the sources say is kept for the next
+    ones."""
+    ppo, inner, settings, keys = config.ppo, parts.inner, config.method.irpo, iteration_keys(state.key)
+    kept, explorers, ((play, acting, rollout),) = state.arms, explorers_of(config, env.spec), played
+    assert isinstance(kept, IrpoState)
+    base, sizes, actors = _base(state), _sizes(config, explorers), play.actor
     rollout, memory, annotated = parts.sources.annotate(SourceMemory(state.heard, state.late), rollout, table)
     steps = explorers.own(rollout.steps)
 
@@ -193,3 +220,6 @@ def reported(earned: Earned, weights: Float[Array, " k"], distance: Float[Array,
             f"explorer_distance/{k}": distance[k],
         }
     return metrics
+
+
+WAYS = Ways(plays, learn)

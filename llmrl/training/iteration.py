@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from llmrl.assembly.parts import Parts, build
 from llmrl.bilevel.trees import all_finite
@@ -20,7 +20,7 @@ from llmrl.learner.eipo import EipoState
 from llmrl.learner.irpo import IrpoState
 from llmrl.learner.ppo import Batch, Params
 from llmrl.learner.rollout import ActingState, collect, reset_all, unplayed
-from llmrl.learner.rollout_host import unplayed_rollout
+from llmrl.learner.rollout_host import unplayed_rollout, unstarted
 from llmrl.nets import Policy
 from llmrl.rewards import Heard, SourceMemory
 from llmrl.settings.config import Config
@@ -71,17 +71,61 @@ class Trainer(NamedTuple):
 
     Attributes:
         env: the environment; one that only Python can step has no ``run`` (see ``devices``).
-        init: ``(key, numbers, table) -> TrainState``.
+        init: ``(key, numbers, table, rollout) -> TrainState``; table and rollout as for ``first_state``.
         run: ``(state, numbers, num_iterations, first, table) -> (state, metrics)``, metrics [num_iterations] each; the
             length is static, ``first`` is the number of the first iteration, []. ``table`` holds a language model's
             answers, where it is a source; without one nothing has been answered yet.
         numbers: the config's plain floats by dotted name; leaves, so they may be traced and vmapped.
+        ways: what an iteration is made of; None where it cannot be taken apart.
     """
 
     env: Environment | HostEnvironment
     init: Callable[..., TrainState]
     run: Callable[..., tuple[TrainState, Metrics]]
     numbers: dict[str, float]
+    ways: Ways | None = None
+
+
+class Play(NamedTuple):
+    """What is played in an iteration before anything is learned.
+
+    Attributes:
+        actor: parameters of who acts; [k, ...] where ``acting.turn`` says who of several does.
+        acting: where its environments stand.
+        key: of the rollout.
+        following: as for ``collect``.
+    """
+
+    actor: PyTree
+    acting: ActingState
+    key: PRNGKeyArray
+    following: Int[Array, "t n"] | None = None
+
+
+class Played(NamedTuple):
+    """A play, and what ``collect`` gave of it.
+
+    Attributes:
+        play: the play.
+        acting: where its environments stand afterwards.
+        rollout: what happened.
+    """
+
+    play: Play
+    acting: ActingState
+    rollout: Rollout
+
+
+class Ways(NamedTuple):
+    """An iteration of one kind of state in two halves; between them, environments are stepped.
+
+    Attributes:
+        plays: ``(config, env, parts, state) -> (Play, ...)``.
+        learn: ``(config, env, parts, state, played, index, table) -> (state, metrics)``.
+    """
+
+    plays: Callable[..., tuple[Play, ...]]
+    learn: Callable[..., tuple[TrainState, Metrics]]
 
 
 class StartKeys(NamedTuple):
@@ -131,9 +175,14 @@ def iteration_keys(key: PRNGKeyArray) -> IterationKeys:
 
 
 def first_state(
-    config: Config, env: Environment | HostEnvironment, key: PRNGKeyArray, table: Table | None
+    config: Config,
+    env: Environment | HostEnvironment,
+    key: PRNGKeyArray,
+    table: Table | None,
+    rollout: Rollout | None = None,
 ) -> TrainState:
-    """Everything as it is before the first iteration."""
+    """Everything as it is before the first iteration; ``rollout`` is one of the untrained policy, where only the host
+    can play it."""
     parts = build(config, env)
     keys = start_keys(key)
     params = Params(parts.inner.policy.init(keys.actor), parts.inner.critic.init(keys.critic))
@@ -141,16 +190,16 @@ def first_state(
     started = [stream.transform.init(k) for stream, k in zip(parts.inner.streams, phi_keys, strict=True)]
     phis, states = tuple(phi for phi, _ in started), tuple(state for _, state in started)
     if isinstance(env, HostEnvironment):
-        acting = unplayed((), jnp.zeros((config.ppo.num_envs, *env.spec.obs_shape), jnp.uint8))
+        acting = unplayed(*unstarted(env, keys.env, config.ppo.num_envs))
     else:
         acting = reset_all(env, keys.env, config.ppo.num_envs, config.ppo.num_steps)
     memory = parts.sources.init(jax.random.fold_in(keys.rollout, 1))
     meta_state: PyTree = ()
     if parts.meta is not None:
-        rollout = None
         if parts.meta.needs_rollout:
             # Memory starts with a rollout of the untrained policy, so that old data exist from the first step on.
-            rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, keys.rollout)
+            if rollout is None:
+                rollout = _first_rollout(config, env, parts.policy(phis), params.actor, acting, keys.rollout)
             rollout, _, _ = parts.sources.annotate(memory, rollout, table)
         meta_state = parts.meta.init(phis, states, params, rollout)
     return TrainState(
@@ -179,16 +228,49 @@ def _first_rollout(
 ) -> Rollout:
     ppo = config.ppo
     if isinstance(env, HostEnvironment):
-        # Nothing can be played in here: ``devices`` puts something real in its place.
-        return unplayed_rollout(env.spec, ppo.num_steps, ppo.num_envs)
+        return unplayed_rollout(env, ppo.num_steps, ppo.num_envs)  # nothing can be played in here
     return collect(env, policy, actor, acting, key, ppo.num_steps)[1]
 
 
-def iterate(config: Config, env: Environment, parts: Parts, state: TrainState, index: Array, table: Table | None):
+def plays(config: Config, env: Environment | HostEnvironment, parts: Parts, state: TrainState) -> tuple[Play, ...]:
+    """One policy acts."""
+    return (Play(state.params.actor, state.acting, iteration_keys(state.key).rollout),)
+
+
+def learn(
+    config: Config,
+    env: Environment | HostEnvironment,
+    parts: Parts,
+    state: TrainState,
+    played: Sequence[Played],
+    index: Array,
+    table: Table | None,
+):
+    """The only policy learns from what it did."""
+    return learn_from(config, parts, state, played[0].acting, played[0].rollout, index, table)
+
+
+ALONE = Ways(plays, learn)
+
+
+def iterate(
+    config: Config,
+    env: Environment,
+    parts: Parts,
+    state: TrainState,
+    index: Array,
+    table: Table | None,
+    ways: Ways = ALONE,
+):
     """Collect, and learn from it."""
-    rollout_key, policy = iteration_keys(state.key).rollout, parts.policy(state.phis)
-    acting, rollout = collect(env, policy, state.params.actor, state.acting, rollout_key, config.ppo.num_steps)
-    return learn_from(config, parts, state, acting, rollout, index, table)
+    policy = parts.policy(state.phis)
+
+    def of(play: Play) -> Played:
+        ended = collect(env, policy, play.actor, play.acting, play.key, config.ppo.num_steps, following=play.following)
+        return Played(play, *ended)
+
+    played = [of(play) for play in ways.plays(config, env, parts, state)]
+    return ways.learn(config, env, parts, state, played, index, table)
 
 
 def learn_from(

@@ -6,6 +6,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -34,7 +35,7 @@ from llmrl.training.devices import (
     seeds_at_once,
     state_shapes,
 )
-from llmrl.training.iteration import Trainer, TrainState, first_state, iterate
+from llmrl.training.iteration import ALONE, Trainer, TrainState, Ways, first_state, iterate
 from llmrl.training.iteration_host import host_pieces
 from llmrl.training.progress import note, progress
 from llmrl.training.stopping import stop_requests
@@ -50,16 +51,17 @@ def make_trainer(config: Config) -> Trainer:
         A ``Trainer`` of pure functions; nothing is compiled yet.
     """
     env = any_environment(config)
-    spread, one = _policies(config)
-    if spread is not None and isinstance(env, HostEnvironment):
+    spread, ways = _policies(config)
+    if ways is None and isinstance(env, HostEnvironment):
         raise BadValue(
-            f"{env.spec.name} runs in Python, where one policy is trained at a time; method={config.method.name} "
-            "trains several"
+            f"{env.spec.name} runs in Python, where method={config.method.name} cannot be used: its learners have "
+            "environments of their own, of which one is stepped at a time"
         )
+    one = select.iterate if ways is None else partial(iterate, ways=ways)
 
-    def init(key, numbers, table=None):
+    def init(key, numbers, table=None, rollout=None):
         live = with_numbers(config, numbers)
-        state = first_state(live, env, key, table)
+        state = first_state(live, env, key, table, rollout)
         return state if spread is None else spread(live, env, state, key, table)
 
     def run(state, numbers, num_iterations, first=0, table=None):
@@ -76,16 +78,18 @@ def make_trainer(config: Config) -> Trainer:
         # The index is scanned, not carried: it stays one number under vmap over seeds.
         return jax.lax.scan(body, state, first + jnp.arange(num_iterations))
 
-    return Trainer(env, init, run, numbers_of(config))
+    return Trainer(env, init, run, numbers_of(config), ways)
 
 
-def _policies(config: Config) -> tuple[Callable[..., TrainState] | None, Callable]:
+def _policies(config: Config) -> tuple[Callable[..., TrainState] | None, Ways | None]:
     """The first state of several policies, ``(config, env, state, key, table) -> state``, None where there is one, and
-    the iteration that trains them."""
-    several = {"eipo": eipo, "decoupled": decoupled, "irpo": irpo, "select": select}.get(config.method.name)
-    if several is not None:
-        return several.spread, several.iterate
-    return (arms.spread, arms.iterate) if len(config.method.arms.follow) > 1 else (None, iterate)
+    what their iterations are made of; None for ``select``'s, which are other methods'."""
+    if config.method.name == "select":
+        return select.spread, None
+    several = {"eipo": eipo, "decoupled": decoupled, "irpo": irpo}.get(config.method.name)
+    if several is None and len(config.method.arms.follow) > 1:
+        several = arms
+    return (None, ALONE) if several is None else (several.spread, several.WAYS)
 
 
 # --- the compiled pieces of a run -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from llmrl.envs import crafter_codes as codes
 from llmrl.envs import crafter_host
 from llmrl.envs.crafter_codes import ACHIEVEMENTS, ACTIONS, BLOCKS
 from llmrl.envs.crafter_game import Rules, _blocks, make_game, observe, replica, ruled, started, unlocked
+from llmrl.envs.processes import opened_processes
 
 PLAIN = Rules()
 DO, TABLE = ACTIONS.index("do"), ACTIONS.index("place_table")
@@ -296,7 +297,7 @@ def test_creatures_keep_the_order_in_which_they_came():
 
 @pytest.mark.parametrize("seconds", [0.0, 0.2])
 def test_a_game_process_that_is_killed_before_or_while_it_is_asked_is_named(seconds):
-    with crafter_host._processes(PLAIN, 1) as exchange:
+    with opened_processes(functools.partial(crafter_host._make_answer, PLAIN), 1, "Crafter") as exchange:
         (process,) = multiprocessing.active_children()
         killing = threading.Timer(seconds, process.kill)
         killing.start()

@@ -9,7 +9,7 @@ import pytest
 
 import llmrl
 from llmrl import envs
-from llmrl.learner.rollout_host import collect_host, play_episodes
+from llmrl.learner.rollout_host import Standing, collect_host, drawn, led_to, places_of, play_episodes, unstarted
 from llmrl.nets import make_policy
 from llmrl.training.loop import train
 from llmrl.types import Codes, Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
@@ -30,10 +30,11 @@ def counting(horizon=HORIZON):
             return np.array([games[place] for place in places], np.uint8)
 
         def step(places, actions):
+            actions = np.asarray(actions)
             before = [games[place] for place in places]
             games.update({place: (age + 1, last) for place, (age, last) in zip(places, before, strict=True)})
             after = np.array([games[place] for place in places], np.uint8)
-            actions, none = np.array(actions), np.zeros(len(places))
+            none = np.zeros(len(places))
             aux = [[f(b, a, b) for f in sources] for a, b in zip(actions, before, strict=True)]
             done = after[:, 0] >= after[:, 1]
             return TimeStep(
@@ -47,13 +48,13 @@ def counting(horizon=HORIZON):
                 event=none.astype(np.int32),
             )
 
-        yield HostWorlds(reset, step, 2)
+        yield HostWorlds(reset, step, 4)
 
-    return HostEnvironment(SPEC, opened)
+    return HostEnvironment(SPEC, opened, obs_dtype="uint8")
 
 
 def chooses(action):
-    return lambda obs, noise: (np.full(obs.shape[:2], action, np.int32), np.zeros(obs.shape[:2], np.float32))
+    return lambda obs, noise, turn: (np.full(obs.shape[:2], action, np.int32), np.zeros(obs.shape[:2], np.float32))
 
 
 # --- whole episodes ---------------------------------------------------------------------------------------------------
@@ -87,12 +88,29 @@ def test_a_mode_is_played_where_asked():
 # --- rollouts ---------------------------------------------------------------------------------------------------------
 
 
+def standing(seeds, envs_each):
+    """Fresh episodes of all seeds, not yet started."""
+    of_each = [unstarted(counting(), key, envs_each) for key in jax.random.split(jax.random.key(0), seeds)]
+    episodes, obs = jax.tree.map(lambda *x: np.stack(x), *of_each)
+    return Standing(episodes, obs, np.zeros((seeds, envs_each), int))
+
+
+def chances(seeds, steps, envs_each):
+    of_each = [drawn(counting(), key, steps, envs_each) for key in jax.random.split(jax.random.key(1), seeds)]
+    return jax.tree.map(lambda *x: jnp.stack(x), *of_each)
+
+
 def test_a_rollout_follows_its_episodes():
     seeds, envs_each, steps = 2, 3, 20
+    places = places_of(0, (seeds, envs_each))
     with counting().opened(()) as worlds:
-        first = worlds.reset(list(range(6)), [3, 4, 5, 6, 7, 8]).reshape(seeds, envs_each, 2)
-        noise = jnp.zeros((seeds, steps + 1, envs_each, 3))
-        last, rollout = collect_host(worlds, chooses(1), first, noise, np.random.default_rng(0))
+        start, draws = standing(seeds, envs_each), chances(seeds, steps, envs_each)
+        start = led_to(worlds, places, start)
+        after, rollout = collect_host(worlds, places, chooses(1), start, draws)
+        again = led_to(worlds, places, after)
+    first, last = start.obs, after.obs
+    for one, other in zip(jax.tree.leaves(after), jax.tree.leaves(again), strict=True):
+        np.testing.assert_array_equal(one, other)
     found = jax.tree.map(np.asarray, rollout.steps)
     assert found.obs.shape == (seeds, steps, envs_each, 2) and found.obs.dtype == np.uint8
     np.testing.assert_array_equal(found.obs[:, 0], first)
@@ -106,10 +124,53 @@ def test_a_rollout_follows_its_episodes():
     assert found.terminated.any() and rollout.final_action.shape == (seeds, envs_each)
 
 
+def test_a_rollout_may_be_played_in_pieces():
+    """Fresh seeds and the length of an episode do not know where one rollout ends."""
+    seeds, envs_each, steps = 1, 3, 20
+    places, draws = places_of(0, (seeds, envs_each)), chances(seeds, steps, envs_each)
+    with counting().opened(()) as worlds:
+        start = led_to(worlds, places, standing(seeds, envs_each))
+        whole, rollout = collect_host(worlds, places, chooses(1), start, draws)
+    with counting().opened(()) as worlds:
+        now, pieces = led_to(worlds, places, start), []
+        for first, last in ((0, 7), (7, 20)):
+            part = draws._replace(noise=draws.noise[:, first : last + 1], fresh=draws.fresh[:, first:last])
+            now, piece = collect_host(worlds, places, chooses(1), now, part)
+            pieces.append(piece.steps)
+    for one, *others in zip(rollout.steps, *pieces, strict=True):
+        np.testing.assert_array_equal(one, np.concatenate(others, axis=1))
+    np.testing.assert_array_equal(whole.episodes.seed, now.episodes.seed)
+    np.testing.assert_array_equal(whole.age, now.age)
+
+
+def test_turns_change_where_an_episode_ends():
+    places, draws = places_of(0, (1, 3)), chances(1, 20, 3)
+    following = np.random.default_rng(0).integers(2, size=(1, 20, 3))
+    with counting().opened(()) as worlds:
+        start = led_to(worlds, places, standing(1, 3))._replace(turn=np.zeros((1, 3), int))
+        after, rollout = collect_host(
+            worlds, places, lambda obs, noise, turn: (turn, turn), start, draws._replace(following=following)
+        )
+    arm, ended = np.asarray(rollout.arm), np.asarray(rollout.steps.terminated)
+    np.testing.assert_array_equal(arm, rollout.steps.action)
+    expected = np.where(ended, following, arm)
+    np.testing.assert_array_equal(np.concatenate([arm[:, 1:], after.turn[:, None]], axis=1), expected)
+    assert 0 < arm.mean() < 1
+
+
+def test_an_episode_without_an_end_is_refused():
+    places = places_of(0, (1, 2))
+    with counting().opened(()) as worlds:
+        start = led_to(worlds, places, standing(1, 2))
+        start = start._replace(episodes=start.episodes._replace(actions=start.episodes.actions[:, :, :1]))
+        with pytest.raises(ValueError, match="goes on beyond its time limit of 1 steps"):
+            collect_host(worlds, places, chooses(0), start, chances(1, 20, 2))
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["ppo", "implicit"])
+@pytest.mark.parametrize("method", ["implicit", "decoupled"])
 def test_methods_train_on_it_unchanged(monkeypatch, method):
     monkeypatch.setitem(envs.HOST_ENVIRONMENTS, "counting", counting)
     monkeypatch.setitem(envs.AUX_SOURCES, "counting", {"age": lambda: lambda state, action, after: 0.1 * state[0]})

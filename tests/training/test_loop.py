@@ -15,7 +15,7 @@ from small import RUN, TWELVE
 
 import llmrl
 from llmrl.assembly.parts import length_schedules, make_environment
-from llmrl.envs import HOST_ENVIRONMENTS
+from llmrl.envs import AUX_SOURCES, HOST_ENVIRONMENTS
 from llmrl.runs import directory as runs
 from llmrl.settings import overrides
 from llmrl.training.cores import DEBUGGING
@@ -366,7 +366,7 @@ def test_every_choice_builds_a_trainer_whose_numbers_may_be_traced(group, name, 
         assert (curve.shape, curve.dtype) == ((3,), jnp.float32)
 
 
-@pytest.mark.parametrize("name", HOST_ENVIRONMENTS)
+@pytest.mark.parametrize("name", sorted(HOST_ENVIRONMENTS.keys() & AUX_SOURCES.keys()))
 def test_what_runs_in_python_is_no_compiled_trainer(name):
     trainer = make_trainer(llmrl.compose(f"env={name}", "method=add"))
     state = jax.eval_shape(trainer.init, jax.random.key(0), trainer.numbers)
