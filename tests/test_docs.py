@@ -239,6 +239,8 @@ CHECKED = {
     "check": overrides.to_check,
     "evaluate": overrides.to_evaluation,
     "label": overrides.to_label,
+    "write": overrides.to_writing,
+    "refine": overrides.to_refinement,
     "bench": overrides.to_bench,
     "report": overrides.to_report,
     "status": overrides.to_status,
@@ -250,9 +252,7 @@ CHECKED = {
 def _commands():
     for page in PAGES:
         for line in page.read_text().splitlines():
-            command = re.match(
-                r"(?:\$ | {4})(llmrl (?:train|compare|check|evaluate|label|report|status|figure|suite|bench)\b.*)", line
-            )
+            command = re.match(rf"(?:\$ | {{4}})(llmrl (?:{'|'.join(CHECKED)})\b.*)", line)
             if command:
                 yield page.name, command[1]
 

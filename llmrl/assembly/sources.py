@@ -9,7 +9,7 @@ from functools import partial
 from llmrl.assembly.methods import novelty_of
 from llmrl.envs import CODE, GOALS, LANGUAGE, LATE, LATE_WRONG, NOVELTY, with_aux
 from llmrl.envs.base import AuxFunction
-from llmrl.language.function_files import FunctionFile, read_file
+from llmrl.language.function_files import FunctionFile, file_of, read_file
 from llmrl.language.subset import Refused
 from llmrl.ops.rules import rule_scores
 from llmrl.rewards import (
@@ -57,7 +57,7 @@ def written_sources(config: Config, env: Environment) -> dict[str, AuxFunction]:
     Raises:
         ValueError: the file cannot be used; or a function is not of the subset, fails, or has a name that is taken.
     """
-    written, where = read_written(config), config.aux.file or named_like(config)
+    written, where = read_written(config), config.aux.file or "the shipped file"
     sources: dict[str, AuxFunction] = {}
     for function in written.functions:
         if function.name in (CODE, *LATE, LATE_WRONG):
@@ -71,12 +71,7 @@ def written_sources(config: Config, env: Environment) -> dict[str, AuxFunction]:
 
 def read_written(config: Config) -> FunctionFile:
     """The file of ``aux=code``."""
-    return read_file(config.aux.file or named_like(config))
-
-
-def named_like(config: Config) -> str:
-    """What the files of an environment are called, where some are shipped."""
-    return config.env.id or config.env.name
+    return read_file(file_of(config.aux.file, config.env))
 
 
 # --- sources that are filled in later ---------------------------------------------------------------------------------

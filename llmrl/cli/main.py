@@ -34,6 +34,8 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   check      say what is wrong with an environment, a source or a captioner, before anything is compiled
   evaluate   evaluate the agents of a finished run
   label      ask a language model about an environment's states ahead of training
+  write      ask a language model for reward functions, for aux=code
+  refine     ask it for better ones, with what a run has made of them
   report     statistics, curves and trust of finished runs, on one page
   status     which runs are finished, at work, failed or stopped
   figure     regenerate a figure of the paper
@@ -46,7 +48,7 @@ usage: llmrl <command> [--help] [--multirun] [--cfg job] [group=choice ...] [key
   llmrl train env=cartpole aux=harmful method=implicit
 """
 
-POSITIONAL = {"report": "runs", "status": "runs", "figure": "number", "evaluate": "run_dir"}
+POSITIONAL = {"report": "runs", "status": "runs", "figure": "number", "evaluate": "run_dir", "refine": "run_dir"}
 """Commands with words that need no key, and the key that they stand for."""
 
 _FLAGS_WITH_VALUES = {"--cfg", "-c", "--package", "-p", "--info", "-i", "--config-path", "-cp", "--config-name", "-cn"}
@@ -376,6 +378,30 @@ def label(node: Any) -> None:
 
 
 @_job
+def write(node: Any) -> None:
+    """Asks for reward functions, checks them, and says how each ranks random episodes."""
+    from llmrl.settings.overrides import to_writing
+
+    config, settings = to_writing(node)
+
+    from llmrl.studies.write import write as run
+
+    run(config, _say, **settings)
+
+
+@_job
+def refine(node: Any) -> None:
+    """Asks for the next reward functions, with what a run has made of its own."""
+    from llmrl.settings.overrides import to_refinement
+
+    request = to_refinement(node)
+
+    from llmrl.studies.write import refine as run
+
+    run(**vars(request), show=_say)
+
+
+@_job
 def report(node: Any) -> None:
     """Writes the page, and says where it is."""
     from llmrl.settings.overrides import to_report
@@ -434,6 +460,8 @@ COMMANDS: dict[str, Callable[[Any], None]] = {
     "check": check,
     "evaluate": evaluate,
     "label": label,
+    "write": write,
+    "refine": refine,
     "bench": bench,
     "report": report,
     "status": status,

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from llmrl.language.subset import Function, Refused, read_functions
+from llmrl.settings.config import EnvConfig
 from llmrl.settings.errors import BadValue, unknown
 
 FORMAT = "llmrl-functions 1"
@@ -86,6 +87,11 @@ def find(path: str | Path) -> Path:
     if str(path) not in shipped:
         raise unknown("file of reward functions", str(path), shipped)
     return shipped[str(path)]
+
+
+def file_of(path: str | None, env: EnvConfig) -> Path:
+    """The file of functions for an environment: ``path``, or else the one that is named like the environment."""
+    return find(path or env.id or env.name)
 
 
 def _head(text: str) -> dict[str, str]:

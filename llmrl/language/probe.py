@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from difflib import get_close_matches
 from typing import Any, NamedTuple, TypeVar
 
@@ -50,11 +50,11 @@ def probe(config: LLMConfig) -> Probe:
         system, user = render(prompt, "The agent is to leave the house.", "The door is open.", phrases)
         if config.provider == "local":
             question = Question(0, tuple(range(len(phrases))), "", phrases, system=system, user=user)
-            return _in_a_thread(_ask_a_child(config, local(config), question))
+            return in_a_thread(_ask_a_child(config, local(config), question))
         endpoint = connect(config.base_url, read_key(config.key_variable, config.base_url), config.deadline)
     except (ValueError, OSError) as error:
         return Probe(False, str(error))
-    return _in_a_thread(_ask(config, endpoint, make_sender(endpoint, request_parameters(config, prompt)), system, user))
+    return in_a_thread(_ask(config, endpoint, make_sender(endpoint, request_parameters(config, prompt)), system, user))
 
 
 async def _ask_a_child(config: LLMConfig, provider: Provider, question: Question) -> Probe:
@@ -73,7 +73,7 @@ async def _ask_a_child(config: LLMConfig, provider: Provider, question: Question
         failure = error
     finally:
         await provider.close()
-    return Probe(False, _explain(failure, config, "llm=local", []), time.monotonic() - begun)
+    return Probe(False, explain(failure, config, "llm=local"), time.monotonic() - begun)
 
 
 async def _ask(config: LLMConfig, endpoint: Endpoint, send: Sender, system: str, user: str) -> Probe:
@@ -108,7 +108,7 @@ async def _ask_once(config: LLMConfig, endpoint: Endpoint, answer: Coroutine[Any
     except Unanswered as error:
         failure = error
     models = await _models(endpoint, config.deadline) if failure.kind == "no_model" else []
-    return Probe(False, _explain(failure, config, where, models), time.monotonic() - begun)
+    return Probe(False, explain(failure, config, where, models), time.monotonic() - begun)
 
 
 async def _models(endpoint: Endpoint, deadline: float) -> list[str]:
@@ -124,7 +124,15 @@ async def _models(endpoint: Endpoint, deadline: float) -> list[str]:
     return [name[:100] for name in names if isinstance(name, str)]
 
 
-def _explain(failure: Unanswered, config: LLMConfig, where: str, models: list[str]) -> str:
+def explain(failure: Unanswered, config: LLMConfig, where: str, models: Sequence[str] = ()) -> str:
+    """Why an endpoint has not answered, and what helps.
+
+    Args:
+        failure: what it said.
+        config: how it was asked.
+        where: the model and its address.
+        models: names that it knows.
+    """
     advice = {
         "unreachable": "nothing answers there: is the server running, and llm.base_url right?",
         "timeout": "the server accepts questions but is too slow: raise llm.deadline, or choose a smaller model",
@@ -146,7 +154,7 @@ def _explain(failure: Unanswered, config: LLMConfig, where: str, models: list[st
     return f"{where}: {failure}" + (f"; {advice}" if advice else "")
 
 
-def _near(model: str, models: list[str]) -> str:
+def _near(model: str, models: Sequence[str]) -> str:
     if not models:
         return "does llm.base_url end in /v1, and llm.model name a model that is there?"
     close = get_close_matches(model, models, n=3, cutoff=0.4)
@@ -155,7 +163,7 @@ def _near(model: str, models: list[str]) -> str:
     return "models there: " + ", ".join(models[:10])
 
 
-def _in_a_thread(work: Coroutine[Any, Any, _T]) -> _T:
+def in_a_thread(work: Coroutine[Any, Any, _T]) -> _T:
     """Runs a coroutine to its end, in a notebook too, whose own event loop is running already."""
     results: list[_T] = []
     errors: list[BaseException] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -146,6 +146,19 @@ def render(
         "history": tuple((clean(before, STATE_LIMIT), clean(action, PHRASE_LIMIT)) for before, action in history),
     }
     values["event"] = values["events"][0]
+    return fill(prompt, values)
+
+
+def fill(prompt: Prompt, values: Mapping[str, Any]) -> tuple[str, str]:
+    """The general instruction, and everything else, as sent.
+
+    Args:
+        prompt: the templates.
+        values: what they may use, cleaned.
+
+    Raises:
+        ValueError: a template is wrong, or wants something that does not exist.
+    """
     try:
         parts = [
             _compiled(part).render(values) for part in (prompt.general, prompt.context, prompt.state, prompt.inquiry)

@@ -124,7 +124,16 @@ def read_functions(text: str) -> tuple[Function, ...]:
     Raises:
         Refused: the text is no Python, is too long, or holds anything but functions.
     """
-    return tuple(_function(text, node) for node in _parsed(text).body if not _is_usual_import(node))
+    return tuple(read_function(text, node) for node in statements(text))
+
+
+def statements(text: str) -> list[ast.stmt]:
+    """The statements of a text, which should each be a function; the usual import of jnp is left out.
+
+    Raises:
+        Refused: the text is no Python, or is too long.
+    """
+    return [node for node in _parsed(text).body if not _is_usual_import(node)]
 
 
 def checked(function: Function, fields: Collection[str]) -> Function:
@@ -142,15 +151,23 @@ def checked(function: Function, fields: Collection[str]) -> Function:
         raise Refused(f"it is too long: {len(nodes)} nodes, at most {MOST_NODES}")
     if _depth(function.tree) > MOST_DEPTH:
         raise Refused(f"it is nested deeper than {MOST_DEPTH}")
-    if not body[1:] or not isinstance(body[-1], ast.Return) or body[-1].value is None:
-        raise Refused("it must end with `return` and a value")
     known: set[str] = set()
-    for statement in body[1:-1]:
-        target, value = _assignment(statement, known)
-        _check(value, known, fields)
-        known.add(target)
-    _check(body[-1].value, known, fields)
-    return function
+    for number, statement in enumerate(body[1:], start=2):
+        match statement:
+            case ast.Return(value=ast.expr() as value) if number == len(body):
+                _check(value, known, fields)
+                return function
+            case ast.Assign(targets=[ast.Name(id=name)], value=value):
+                _check_name(name, statement)
+                _check(value, known, fields)
+                known.add(name)
+            case ast.Return():
+                break
+            case ast.Assign() | ast.AugAssign() | ast.AnnAssign():
+                raise Refused(f"line {statement.lineno}: only `name = value` is allowed as an assignment")
+            case _:
+                raise _refused(statement)
+    raise Refused("it must end with the only `return`, and a value")
 
 
 # --- functions --------------------------------------------------------------------------------------------------------
@@ -177,7 +194,12 @@ def _is_usual_import(node: ast.AST) -> bool:
     return isinstance(node, ast.Import) and ast.unparse(node) == _USUAL_IMPORT
 
 
-def _function(text: str, node: ast.AST) -> Function:
+def read_function(text: str, node: ast.stmt) -> Function:
+    """A statement of a text as a function, whose body is not looked at yet.
+
+    Raises:
+        Refused: it is none, or its head is not as it must be.
+    """
     if not isinstance(node, ast.FunctionDef):
         raise _refused(node, "outside of a function")
     if not _NAME.fullmatch(node.name) or keyword.iskeyword(node.name) or node.name in (*PARAMETERS, "jnp"):
@@ -204,17 +226,9 @@ def _depth(tree: ast.AST) -> int:
     return depth
 
 
-def _assignment(statement: ast.stmt, known: Collection[str]) -> tuple[str, ast.expr]:
-    match statement:
-        case ast.Assign(targets=[ast.Name(id=name)], value=value):
-            pass
-        case ast.Assign() | ast.AugAssign() | ast.AnnAssign():
-            raise Refused(f"line {statement.lineno}: only `name = value` is allowed as an assignment")
-        case _:
-            raise _refused(statement)
+def _check_name(name: str, statement: ast.stmt) -> None:
     if not _NAME.fullmatch(name) or name in (*PARAMETERS, "jnp"):
         raise Refused(f"line {statement.lineno}: {name[:40]!r} is no name for a value")
-    return name, value
 
 
 # --- expressions ------------------------------------------------------------------------------------------------------
@@ -255,7 +269,7 @@ def _parts(node: ast.AST, known: Collection[str], fields: Collection[str]) -> It
         case ast.Compare(ops=[op], left=left, comparators=[right]) if isinstance(op, COMPARISONS):
             yield from (left, right)
         case ast.Compare(ops=[_, _, *_]):
-            raise Refused(f"{line}: a chain of comparisons is not allowed (use (a < b) & (b < c))")
+            raise Refused(f"{line}: a chain of comparisons is not allowed (join two of them by &)")
         case ast.Call():
             yield from _arguments(node, line)
         case ast.BinOp(op=op) | ast.UnaryOp(op=op) | ast.Compare(ops=[op]):

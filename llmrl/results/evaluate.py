@@ -76,7 +76,7 @@ def evaluate(
         raise BadValue(f"episodes must be positive, got {episodes}")
     key_of_seed(seed)  # before anything is read
     use_compilation_cache()
-    run = runs.load_run(run_dir)
+    run = runs.load_trained(run_dir)
     chosen = run.config.env if env is None else same_task(env, run.config.env)
     policy, place = _policy_and_place(run.config, chosen)
     states, iterations = trained_states(run)

@@ -234,7 +234,7 @@ def _trained(source: Result | str | Path) -> tuple[Config, Any]:
     """Settings and last states, [seeds]."""
     if isinstance(source, Result):
         return source.config, source.state
-    run = runs.load_run(source)
+    run = runs.load_trained(source)
     return run.config, runs.load_state(run, state_shapes(make_trainer(run.config), run.config))[0]
 
 

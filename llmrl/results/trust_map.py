@@ -145,7 +145,7 @@ def _words(
 def _trained(result_or_run_dir: Any) -> tuple[Config, PyTree, Table | None]:
     if not isinstance(result_or_run_dir, str | Path):
         return result_or_run_dir.config, result_or_run_dir.state, result_or_run_dir.answers
-    run = runs.load_run(result_or_run_dir)
+    run = runs.load_trained(result_or_run_dir)
     states, iterations = runs.load_state(run, state_shapes(make_trainer(run.config), run.config))
     return run.config, states, runs.read_answers(run, iterations)
 

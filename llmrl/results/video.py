@@ -77,7 +77,7 @@ def film(run_dir: str | Path, env: EnvConfig | None = None, seed: int = 0, out: 
     Raises:
         ValueError: as ``evaluate``, or this environment has no pictures.
     """
-    run = runs.load_run(run_dir)
+    run = runs.load_trained(run_dir)
     chosen = run.config.env if env is None else same_task(env, run.config.env)
     if chosen.name not in (*PICTURES, *DRAWN_BY_ITSELF) or chosen.observation == "one_hot":
         raise unknown("environment with pictures", f"{chosen.name} {chosen.observation or ''}".strip(), PICTURES)

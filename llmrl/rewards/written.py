@@ -151,7 +151,7 @@ def _value(node: ast.AST, names: dict[str, Any]) -> Array:
         case ast.UnaryOp(op=op, operand=operand):
             return _OPERATORS[type(op)](_value(operand, names))
         case ast.Call(func=func, args=args):
-            called = reduce(getattr, (dotted(func) or "").split(".")[1:], jnp)
+            called: Any = reduce(getattr, (dotted(func) or "").split(".")[1:], jnp)
             if isinstance(args[0], ast.List):
                 return called([_value(item, names) for item in args[0].elts])
             return called(*(_value(argument, names) for argument in args))

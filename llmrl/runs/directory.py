@@ -24,7 +24,7 @@ import shutil
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -33,7 +33,9 @@ from filelock import lock_descriptor
 from jaxtyping import PyTree
 
 from llmrl.analysis import plots
+from llmrl.envs import CODE
 from llmrl.language import Table, load, save
+from llmrl.language.function_files import file_of
 from llmrl.runs import checkpoint, metrics
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue, brief, of_the_disk
@@ -43,6 +45,7 @@ _WITHOUT_CHECKPOINTS = "{} holds a finished run whose checkpoints/ are gone"
 
 FAILURE = "failed.txt"
 EXTENDED = "extended.txt"
+FUNCTIONS = "functions.txt"
 
 NOT_COMPARED = ("run_dir", "resume", "progress", "track", "distributed", "coordinator", "num_processes", "process_id")
 """Settings, or sections of them, that change nothing about a run's numbers; the last four nothing beyond rounding."""
@@ -151,6 +154,13 @@ def load_run(run_dir: str | Path) -> Run:
     if not (path / "config.yaml").is_file():
         raise BadValue(f"{path} holds no run: config.yaml is missing")
     return Run(path, from_dict(_read_config(path)), (path / "summary.json").exists())
+
+
+def load_trained(run_dir: str | Path) -> Run:
+    """The same for what plays the run's policies: with its functions (``aux=code``) as they were when it began."""
+    run = load_run(run_dir)
+    kept, aux = run.path / FUNCTIONS, run.config.aux
+    return run._replace(config=replace(run.config, aux=replace(aux, file=str(kept)))) if kept.is_file() else run
 
 
 def restore(run: Run, like: PyTree) -> tuple[PyTree, int] | None:
@@ -314,6 +324,8 @@ def _claim(path: Path, config: Config) -> int | None:
         )
     # Before the first checkpoint there is nothing to lose, so a run that failed at once may be started differently.
     _write_config(path, config)
+    if CODE in config.aux.sources:
+        metrics.replace_file(path / FUNCTIONS, _functions(config))
     return None
 
 
@@ -356,15 +368,23 @@ def _refuse_another_config(path: Path, config: Config) -> int | None:
     stored, given = _flat(_read_config(path)), _flat(_plain(asdict(config)))
     keys = {key for key in (*stored, *given) if key.partition(".")[0] not in NOT_COMPARED}
     differing = sorted(key for key in keys if stored.get(key) != given.get(key))
+    advice = "choose another run_dir or remove it"
+    written = {*differing} <= {"total_steps"} and CODE in config.aux.sources
+    if written and _functions(config) != (path / FUNCTIONS).read_text():
+        raise BadValue(f"the functions of aux=code have changed since the run of run_dir={path} began; {advice}")
     if not differing:
         return None
-    advice = "choose another run_dir or remove it"
     if differing == ["total_steps"] and stored["total_steps"] < config.total_steps:
         if (path / "summary.json").exists():
             return stored["total_steps"]
         advice = "it can be extended once it is finished"
     key = differing[0]
     raise BadValue(f"run_dir={path} holds a run with {_set(stored, key)}, got {_set(given, key)}; {advice}")
+
+
+def _functions(config: Config) -> str:
+    """The text of a config's functions, as it is now."""
+    return file_of(config.aux.file, config.env).read_text()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

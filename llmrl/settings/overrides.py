@@ -37,10 +37,12 @@ from llmrl.settings.requests import (
     Check,
     Evaluation,
     Label,
+    Refine,
     Report,
     Reproduction,
     Status,
     Suite,
+    Write,
 )
 from llmrl.settings.validation import build, from_dict, refuse_secret, renamed, validate
 from llmrl.settings.words import ONE_CHOICE, as_hydra_reads
@@ -208,6 +210,17 @@ def to_label(node: DictConfig) -> tuple[Config, dict[str, Any]]:
     """What to label, and the other settings of ``llmrl label``, from what Hydra composed."""
     request = vars(_checked(Label, node)).copy()
     return validate(Config(**{name: request.pop(name) for name in ("env", "captioner", "llm", "seed")})), request
+
+
+def to_writing(node: DictConfig) -> tuple[Config, dict[str, Any]]:
+    """What to write functions for, and the other settings of ``llmrl write``, from what Hydra composed."""
+    request = vars(_checked(Write, node)).copy()
+    return validate(Config(**{name: request.pop(name) for name in ("env", "llm", "seed")})), request
+
+
+def to_refinement(node: DictConfig) -> Refine:
+    """A ``Refine`` from what Hydra composed."""
+    return _checked(Refine, node)
 
 
 def to_report(node: DictConfig) -> Report:

@@ -121,6 +121,50 @@ class Label:
 
 
 @dataclass(frozen=True)
+class Write:
+    """What ``llmrl write`` is asked.
+
+    Attributes:
+        env: the environment.
+        llm: who is asked, and what that may cost; ``recorded`` takes the functions that are shipped.
+        count: functions to ask for.
+        attempts: times to ask at most, each time with the reasons of what was refused.
+        dry_run: show the prompt only.
+        out: file for the functions, for ``aux=code aux.file=...``; without one they are only shown.
+        seed: of the random policy whose steps the prompt shows.
+    """
+
+    env: EnvConfig = field(default_factory=EnvConfig)
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    count: int = number(4, low=1, high=16)
+    attempts: int = positive(3)
+    dry_run: bool = False
+    out: str | None = None
+    seed: int = number(0, low=0, high=2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Refine:
+    """What ``llmrl refine`` is asked.
+
+    Attributes:
+        run_dir: a finished run with ``aux=code``.
+        llm: who is asked, and what that may cost.
+        count: functions to ask for.
+        attempts: times to ask at most, each time with the reasons of what was refused.
+        dry_run: show the prompt only.
+        out: file for the functions, for ``aux=code aux.file=...``; without one they are only shown.
+    """
+
+    run_dir: str = MISSING
+    llm: LLMConfig = field(default_factory=LLMConfig)
+    count: int = number(4, low=1, high=16)
+    attempts: int = positive(3)
+    dry_run: bool = False
+    out: str | None = None
+
+
+@dataclass(frozen=True)
 class Report:
     """What ``llmrl report`` is asked.
 
@@ -218,6 +262,8 @@ SCHEMAS: dict[str, type] = {
     "check": Check,
     "evaluate": Evaluation,
     "label": Label,
+    "write": Write,
+    "refine": Refine,
     "bench": Bench,
     "report": Report,
     "status": Status,

@@ -92,7 +92,7 @@ def _source(config: Config) -> runs.Run:
     if not (path / "config.yaml").is_file():
         siblings = [str(entry.parent) for entry in path.parent.glob("*/config.yaml")]
         raise unknown("run in reward_from", str(path), get_close_matches(str(path), siblings, n=5, cutoff=0.0))
-    source = runs.load_run(path)
+    source = runs.load_trained(path)
     if not source.finished:
         raise BadValue(f"reward_from={path} is not finished: let it end before its reward is used")
     return source

@@ -115,6 +115,20 @@ ANSWERS = {
 """Behaviours that answer everything alike, by name."""
 
 
+def _block(*functions):
+    written = (f'def {name}(state, action, next_state):\n    """Pays."""\n    {line}\n' for name, line in functions)
+    return "```python\n" + "\n\n".join(written) + "```"
+
+
+FIRST = "<think>Let me see.</think>Here they are:\n" + _block(
+    ("leans", "return state.theta"),
+    ("fetches", "import os"),
+    ("falls", "return jnp.log(0.0 * state.theta)"),
+)
+SECOND = _block(("leans", "return 1.0"), ("slow", "return -jnp.abs(next_state.theta_dot)"), ("more", "return 1.0"))
+"""What ``writes`` answers about the CartPole."""
+
+
 class Hostile(BaseHTTPRequestHandler):
     """``/<behaviour>/<caller>/v1/...``: each behaviour a method of this name, or one of ``ANSWERS``."""
 
@@ -196,6 +210,12 @@ class Hostile(BaseHTTPRequestHandler):
         if self.asked == "embeddings":
             return self.ok()
         return self.reply(completion("Well:\n- Push the cart to the left.\n* dance\n"))
+
+    def writes(self):
+        """One function that is right and two that are not; the next time another one, if the reasons were sent."""
+        asked = self.sent["messages"][1]["content"]
+        told = "fetches: line 8: an import is not allowed" in asked and "Write 1 functions more" in asked
+        return self.reply(completion(message={"role": "assistant", "content": SECOND if told else FIRST}))
 
     def sours(self):
         """Answers twenty questions, and then nothing but a login page."""

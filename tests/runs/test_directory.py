@@ -55,6 +55,29 @@ def test_a_run_from_beginning_to_end(tmp_path):
     }
 
 
+def test_a_run_keeps_its_functions_and_goes_on_with_no_others(tmp_path):
+    file, path = tmp_path / "mine.txt", tmp_path / "x"
+    one, other = ("# format: llmrl-functions 1\n# date: " + date for date in ("1", "2"))
+    config = small(path, total_steps=32, aux=AuxConfig(sources={"code": 1.0}, file=str(file)))
+    for text in (other, one):  # before the first checkpoint there is nothing to lose
+        file.write_text(text)
+        with runs.open_run(config):
+            assert (path / "functions.txt").read_text() == text
+    with runs.open_run(config) as run:
+        runs.record(run, state(2), chunk(0), 0)
+        runs.finish(run, compile_seconds=1.0, run_seconds=2.0, run_iterations=2)
+    for changed in (config, dataclasses.replace(config, total_steps=64)):
+        file.write_text(other)
+        with pytest.raises(BadValue, match="functions of aux=code have changed"), runs.open_run(changed):
+            pass
+        file.write_text(one)
+        with runs.open_run(changed):
+            pass
+    file.unlink()
+    assert runs.load_run(path).config.aux.file == str(file)
+    assert runs.load_trained(path).config.aux.file == str(path / "functions.txt")
+
+
 def test_going_on_cuts_metrics_back_to_the_checkpoint(tmp_path):
     with runs.open_run(small(tmp_path)) as run:
         runs.record(run, state(2), chunk(0), 0)

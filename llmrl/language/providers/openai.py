@@ -14,6 +14,7 @@ import logging
 import math
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from ssl import SSLContext
 from typing import Any, NamedTuple, TypeAlias
 from urllib.parse import urlsplit
@@ -23,7 +24,7 @@ from llmrl.language.prompts import Prompt, load_prompt, render
 from llmrl.language.providers.network import Proxy, find_proxy, read_certificates
 from llmrl.language.providers.refusals import error_within, in_short, one_line, refusal, status_within
 from llmrl.language.question import Answer, Provider, Question, Unanswered
-from llmrl.language.scoring import Completion, make_scorer, read_completion
+from llmrl.language.scoring import Completion, Scorer, make_scorer, read_completion
 from llmrl.language.secrets import make_redactors, read_key, scrub
 from llmrl.language.spending import estimate_tokens
 from llmrl.settings.config import LLMConfig
@@ -57,6 +58,26 @@ def openai(config: LLMConfig) -> Provider:
             else endpoint_similarity(endpoint.embeddings, config.embedding_model)
         )
     score = make_scorer(config.score, prompt.inquiry_kind, config.threshold, similarity)
+    requests = 1 if similarity is None or config.embedding_local else 2
+    return _provider(config, prompt, endpoint, score, requests)
+
+
+def speaker(config: LLMConfig, prompt: Prompt) -> Provider:
+    """A provider whose answers are texts, in ``Answer.raw`` as JSON, ``{"text": ...}``; they have no scores.
+
+    Args:
+        config: as for ``openai``.
+        prompt: the templates; the caller fills them in.
+    """
+
+    async def unscored(completion: Completion, question: Question) -> tuple[float, ...]:
+        return ()
+
+    endpoint = connect(config.base_url, read_key(config.key_variable, config.base_url), config.deadline)
+    return _provider(replace(config, score="string_similarity"), prompt, endpoint, unscored, requests=1)
+
+
+def _provider(config: LLMConfig, prompt: Prompt, endpoint: Endpoint, score: Scorer, requests: int) -> Provider:
     parameters = request_parameters(config, prompt)
     send = make_sender(endpoint, parameters)
 
@@ -77,7 +98,7 @@ def openai(config: LLMConfig) -> Provider:
         prompt=lambda context, state, phrases, history: render(prompt, context, state, phrases, history),
         prompt_identity=prompt.identity,
         close=endpoint.close,
-        requests=1 if similarity is None or config.embedding_local else 2,
+        requests=requests,
         answer_limit=_answer_limit(parameters, prompt),
         prices=(config.prompt_price, config.answer_price),
         model=config.model,
