@@ -9,7 +9,7 @@ from functools import partial
 from llmrl.assembly.methods import novelty_of
 from llmrl.envs import CODE, GOALS, LANGUAGE, LATE, LATE_WRONG, NOVELTY, with_aux
 from llmrl.envs.base import AuxFunction
-from llmrl.language.function_files import FunctionFile, file_of, read_file
+from llmrl.language.function_files import FunctionFile, find, read_file
 from llmrl.language.subset import Refused
 from llmrl.ops.rules import rule_scores
 from llmrl.rewards import (
@@ -57,7 +57,7 @@ def written_sources(config: Config, env: Environment) -> dict[str, AuxFunction]:
     Raises:
         ValueError: the file cannot be used; or a function is not of the subset, fails, or has a name that is taken.
     """
-    written, where = read_written(config), config.aux.file or "the shipped file"
+    written, where = read_written(config), f"aux.file={config.aux.file}"
     sources: dict[str, AuxFunction] = {}
     for function in written.functions:
         if function.name in (CODE, *LATE, LATE_WRONG):
@@ -71,7 +71,7 @@ def written_sources(config: Config, env: Environment) -> dict[str, AuxFunction]:
 
 def read_written(config: Config) -> FunctionFile:
     """The file of ``aux=code``."""
-    return read_file(file_of(config.aux.file, config.env))
+    return read_file(find(config.aux.file, config.env))
 
 
 # --- sources that are filled in later ---------------------------------------------------------------------------------

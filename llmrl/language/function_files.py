@@ -28,7 +28,7 @@ FORMAT = "llmrl-functions 1"
 MOST_FUNCTIONS = 16
 
 SHIPPED = Path(__file__).resolve().parent / "functions"
-"""Files of functions that come with the library, each named like its environment."""
+"""Files of functions that come with the library, ``<writer>/<environment>.txt``."""
 
 _LINE = re.compile(r"# ([a-z]+): (.*)")
 
@@ -45,17 +45,12 @@ class FunctionFile(NamedTuple):
     provenance: dict[str, str]
 
 
-def read_file(path: str | Path) -> FunctionFile:
+def read_file(path: Path) -> FunctionFile:
     """A file of functions.
 
-    Args:
-        path: the file, or the name of one that is shipped.
-
     Raises:
-        ValueError: there is no such file, its head names another format, two functions have one name, or there are
-            none or too many.
+        ValueError: its head names another format, two functions have one name, or there are none or too many.
     """
-    path = find(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
         provenance = _head(text)
@@ -79,19 +74,26 @@ def file_text(functions: Sequence[Function], provenance: Mapping[str, str]) -> s
     return "\n\n\n".join([lines, *(function.source for function in functions)]) + "\n"
 
 
-def find(path: str | Path) -> Path:
-    """A file of functions by path, or by the name of one that is shipped."""
+def find(path: str, env: EnvConfig) -> Path:
+    """A file of functions by its path, or one that is shipped by who has written it and the environment.
+
+    Raises:
+        ValueError: there is no such file.
+    """
     if Path(path).is_file():
         return Path(path)
-    shipped = {file.stem: file for file in sorted(SHIPPED.glob("*.txt"))}
-    if str(path) not in shipped:
-        raise unknown("file of reward functions", str(path), shipped)
-    return shipped[str(path)]
+    shipped = {(file.parent.name, file.stem): file for file in sorted(SHIPPED.glob("*/*.txt"))}
+    if path not in (writers := dict.fromkeys(who for who, _ in shipped)):
+        raise unknown("file of reward functions", path, writers)
+    name, known = name_of(env), [name for who, name in shipped if who == path]
+    if name not in known:
+        raise unknown(f"environment of the functions {path!r}", name, known)
+    return shipped[path, name]
 
 
-def file_of(path: str | None, env: EnvConfig) -> Path:
-    """The file of functions for an environment: ``path``, or else the one that is named like the environment."""
-    return find(path or env.id or env.name)
+def name_of(env: EnvConfig) -> str:
+    """What the files of an environment are called."""
+    return env.id or env.name
 
 
 def _head(text: str) -> dict[str, str]:

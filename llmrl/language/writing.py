@@ -6,12 +6,13 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from llmrl.language.asking import Asker, Manners
 from llmrl.language.probe import explain, in_a_thread
 from llmrl.language.prompts import CONTEXT_LIMIT, PHRASE_LIMIT, STATE_LIMIT, Prompt, clean, fill
-from llmrl.language.question import Question, Unanswered
+from llmrl.language.question import Provider, Question, Unanswered
 from llmrl.language.spending import Budget, Ledger
 from llmrl.language.subset import FUNCTIONS, LARGEST_EXPONENT, Function, Refused, read_function, statements
 from llmrl.settings.config import LLMConfig
@@ -213,23 +214,28 @@ def write_functions(
 
 
 def asking(config: LLMConfig) -> Ask:
-    """Who answers at the endpoint that a config names, with its deadline, retries and budget.
+    """Who answers at the endpoint that a config names, or in its file, with its deadline, retries and budget.
 
     Raises:
         ValueError: a setting is wrong, a key is missing, or the provider is none that can write.
     """
     validate_llm(config)
-    if config.provider != "openai":
-        raise BadValue(
-            f"llm.provider={config.provider} writes no new functions: choose llm=openai, vllm, ollama or llama_cpp"
-        )
+    if config.provider not in ("openai", "local"):
+        who = "choose llm=local, openai, vllm, ollama or llama_cpp"
+        raise BadValue(f"llm.provider={config.provider} writes no new functions: {who}")
+    from llmrl.language.providers.local import local
     from llmrl.language.providers.openai import speaker
 
-    provider = speaker(config, PROMPT)
+    def opened() -> Provider:
+        speak = partial(speaker, prompt=PROMPT)
+        return speak(config) if config.provider == "openai" else local(config, speak)
+
+    opened()  # says at once what is missing
     ledger = Ledger(Budget(config.max_requests, config.max_tokens, config.max_cost, config.max_seconds))
     manners = Manners(config.deadline, config.retries, requests_per_minute=config.requests_per_minute, max_trips=3)
 
     async def once(system: str, user: str) -> str:
+        provider = opened()
         try:
             asker = Asker(provider, ledger, manners)
             answer = await asker.ask(Question(0, (), "", (), system=system, user=user))
@@ -241,6 +247,7 @@ def asking(config: LLMConfig) -> Ask:
         try:
             return in_a_thread(once(system, user))
         except Unanswered as failure:
-            raise CannotRun(explain(failure, config, f"{config.model} at {config.base_url}")) from None
+            where = f"{config.model} at {config.base_url}" if config.provider == "openai" else "llm=local"
+            raise CannotRun(explain(failure, config, where)) from None
 
     return ask

@@ -35,7 +35,7 @@ from jaxtyping import PyTree
 from llmrl.analysis import plots
 from llmrl.envs import CODE
 from llmrl.language import Table, load, save
-from llmrl.language.function_files import file_of
+from llmrl.language.function_files import find
 from llmrl.runs import checkpoint, metrics
 from llmrl.settings.config import Config
 from llmrl.settings.errors import BadValue, brief, of_the_disk
@@ -384,7 +384,7 @@ def _refuse_another_config(path: Path, config: Config) -> int | None:
 
 def _functions(config: Config) -> str:
     """The text of a config's functions, as it is now."""
-    return file_of(config.aux.file, config.env).read_text()
+    return find(config.aux.file, config.env).read_text()
 
 
 def _read_config(path: Path) -> dict[str, Any]:

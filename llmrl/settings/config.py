@@ -107,8 +107,7 @@ class AuxConfig:
         sources: names of the environment's sources, each with a factor of its own.
         scale: factor on all of them.
         function: dotted path (``package.module:function``) of a user's ``(state, action, next_state) -> [m]``.
-        file: for ``code``: a file of reward functions, or the name of one that is shipped; None takes the one named
-            like the environment.
+        file: for ``code``: a file of reward functions, or who has written some that are shipped: ``handmade``.
         options: options of the sources' factories, by name. ``random`` has ``seed``: each whole number is another fixed
             random function, 0 where not given (``+aux.options.seed=1``).
         center: subtracted from every score of a language model: a number, or ``mean`` for the running mean of the
@@ -123,7 +122,7 @@ class AuxConfig:
     sources: dict[str, float] = field(default_factory=dict)
     scale: float = 1.0
     function: str | None = None
-    file: str | None = None
+    file: str = "handmade"
     options: dict[str, Any] = field(default_factory=dict)
     center: Any = number(0.5, word="mean")
     transform: str = choice("none", TRANSFORMS)

@@ -11,7 +11,17 @@ from dataclasses import is_dataclass
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from llmrl.settings.config import FOLLOWED, FOLLOWING, PROMPTS, Config, LLMConfig, MethodConfig, PPOConfig, SolverConfig
+from llmrl.settings.config import (
+    FOLLOWED,
+    FOLLOWING,
+    PROMPTS,
+    AuxConfig,
+    Config,
+    LLMConfig,
+    MethodConfig,
+    PPOConfig,
+    SolverConfig,
+)
 from llmrl.settings.errors import BadValue, unknown
 from llmrl.settings.fields import check, hints
 
@@ -181,7 +191,7 @@ def validate(config: Config) -> Config:
         raise BadValue("env=gymnax needs env.id, as in env.id=Acrobot-v1 or env.id=my_package.worlds.keydoor")
     if config.aux.function == "":
         raise BadValue("aux=function needs a dotted path, as in aux.function=my_package.hints.push_right")
-    if config.aux.file is not None and "code" not in config.aux.sources:
+    if config.aux.file != AuxConfig.file and "code" not in config.aux.sources:
         raise BadValue(f"aux.file={config.aux.file} is for aux=code")
     for section, names in (("env.params", config.env.params), ("aux.options", config.aux.options)):
         for name in names:

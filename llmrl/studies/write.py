@@ -20,7 +20,7 @@ from llmrl.analysis.trust import TrustMap, source_index, telling_dims
 from llmrl.assembly.parts import any_environment
 from llmrl.assembly.sources import read_written
 from llmrl.envs import CODE, ENVIRONMENTS
-from llmrl.language.function_files import file_text, read_file
+from llmrl.language.function_files import file_text, find, name_of, read_file
 from llmrl.language.subset import Function, Refused
 from llmrl.language.writing import PROMPT, Reasons, Task, Used, asking, render_task, write_functions
 from llmrl.results.trust_map import trust_map
@@ -87,7 +87,7 @@ def write(
     trials: dict[str, Trial] = {}
     source, prompt = config.llm.model, PROMPT.identity
     if config.llm.provider == "recorded":
-        shipped = read_file(_name(config))
+        shipped = read_file(find(config.llm.answers, config.env))
         functions, source, prompt = shipped.functions[:count], *map(shipped.provenance.get, ("source", "prompt"))
         refused = refusals(env, functions, trials)
         functions = tuple(function for function in functions if function.name not in refused)
@@ -107,7 +107,7 @@ def write(
         show(f"{function.name}: {function.sentence}\n  {trials[function.name]}")
     today = datetime.date.today().isoformat()
     text = file_text(
-        functions, {"environment": _name(config), "source": source or "", "date": today, "prompt": prompt or ""}
+        functions, {"environment": name_of(config.env), "source": source or "", "date": today, "prompt": prompt or ""}
     )
     if out is None:
         show(text)
@@ -140,7 +140,7 @@ def described(config: Config, env: Environment) -> Task:
     fields = fields_of(env)
     space = env.spec.action
     return Task(
-        name=_name(config),
+        name=name_of(config.env),
         words=_words(config, env),
         horizon=env.spec.horizon,
         action=f"a whole number from 0 to {space.num - 1}"
@@ -151,14 +151,10 @@ def described(config: Config, env: Environment) -> Task:
     )
 
 
-def _name(config: Config) -> str:
-    return config.env.id or config.env.name
-
-
 def _words(config: Config, env: Environment) -> str:
     """What is written about the task: by its author, in its captions, and its numbers."""
     settings: Mapping[str, Any] = config.env.params
-    name = _name(config)
+    name = name_of(config.env)
     captioner: Any = env.captioner
     context = [captioner.context] if captioner is not None else []
     if name in ENVIRONMENTS:

@@ -41,11 +41,11 @@ def test_the_functions_of_a_file_are_the_last_sources(own):
     np.testing.assert_allclose(step.aux[1:], [3.0 * state.theta, 1.5], rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", [path.stem for path in SHIPPED.glob("*.txt")])
-def test_what_is_shipped_fits_its_environment(name):
-    words = ("env=gymnax", f"env.id={name}") if "-" in name else (f"env={name}",)
-    env = make_environment(llmrl.compose(*words, "aux=code"))
-    assert env.spec.aux_names == tuple(function.name for function in read_file(name).functions)
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*.txt")))
+def test_what_is_shipped_fits_its_environment(path):
+    words = ("env=gymnax", f"env.id={path.stem}") if "-" in path.stem else (f"env={path.stem}",)
+    env = make_environment(llmrl.compose(*words, "aux=code", f"aux.file={path.parent.name}"))
+    assert env.spec.aux_names == tuple(function.name for function in read_file(path).functions)
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_a_function_that_cannot_be_a_source_is_refused_by_name(own, text, reason
 def test_what_cannot_have_written_functions_says_so(own):
     with pytest.raises(BadValue, match=r"aux\.file=.* is for aux=code"):
         llmrl.compose("aux=harmful", own())
-    with pytest.raises(BadValue, match="unknown file of reward functions 'crumbs'"):
+    with pytest.raises(BadValue, match="unknown environment of the functions 'handmade' 'crumbs'"):
         make_environment(llmrl.compose("env=crumbs", "aux=code"))
     with pytest.raises(BadValue, match="crafter runs in Python"):
         any_environment(llmrl.compose("env=crafter", "aux=code"))

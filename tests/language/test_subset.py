@@ -4,14 +4,14 @@ import ast
 import re
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llmrl.language.function_files import SHIPPED, file_text, read_file
+from llmrl.language.function_files import SHIPPED, file_text, find, read_file
 from llmrl.language.subset import FUNCTIONS, MOST_LETTERS, Refused, checked, read_functions
+from llmrl.settings.config import EnvConfig
 
 FIELDS = ("theta", "position", "map", "inventory.wood", "reached")
 
@@ -276,14 +276,15 @@ def test_a_file_that_cannot_be_used_is_named(tmp_path, text, reason):
 
 
 def test_a_file_that_is_not_there_has_neighbours():
-    with pytest.raises(ValueError, match="nearest: 'cartpole'"):
-        read_file("cartpol")
+    for path, name, reason in (("handmad", "cartpole", "nearest: 'handmade'"), ("handmade", "cartpol", "'cartpole'")):
+        with pytest.raises(ValueError, match=f"unknown .* {reason}"):
+            find(path, EnvConfig(name))
 
 
-@pytest.mark.parametrize("name", [path.stem for path in SHIPPED.glob("*.txt")])
-def test_shipped_files_say_where_they_come_from(name):
-    found = read_file(name)
-    assert found.provenance["environment"] == name
+@pytest.mark.parametrize("path", sorted(SHIPPED.glob("*/*.txt")))
+def test_shipped_files_say_where_they_come_from(path):
+    found = read_file(path)
+    assert found.provenance["environment"] == path.stem
     assert set(found.provenance) == {"environment", "source", "date", "prompt"}
+    assert (path.parent.name == "handmade") == (found.provenance["source"] == "handmade")
     assert len(found.functions) == 4
-    assert Path(SHIPPED, f"{name}.txt").read_text().isascii()

@@ -2,6 +2,7 @@
 is asked for again with its reason."""
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -150,7 +151,7 @@ def test_the_command_asks_until_it_has_what_it_wants_and_writes_a_file(hostile, 
     for told in ("refused: falls: a value is no number", "slow: Pays.", "2 functions in mine/cartpole.txt", "ranks"):
         assert told in printed
     assert hostile.hits["command"] == 2
-    found = read_file("mine/cartpole.txt")
+    found = read_file(Path("mine/cartpole.txt"))
     assert [function.name for function in found.functions] == ["leans", "slow"]
     assert found.provenance["source"] == "m" and found.provenance["prompt"] == PROMPT.identity
     env = make_environment(llmrl.compose("aux=code", "aux.file=mine/cartpole.txt"))
@@ -168,7 +169,7 @@ def test_the_command_without_a_model(tmp_path, capsys, monkeypatch):
         (["count=0"], "count must lie in [1, 16], got 0"),
         (["llm=oracle"], "llm.provider=oracle writes no new functions"),
         (["env=crafter"], "crafter runs in Python"),
-        (["env=crumbs"], "unknown file of reward functions 'crumbs'"),
+        (["env=crumbs"], "unknown environment of the functions 'handmade' 'crumbs'"),
     ):
         with pytest.raises(SystemExit) as exit_:
             main(["write", *words])

@@ -97,7 +97,7 @@ def test_refining_tells_the_model_what_was_made_of_its_functions(monkeypatch, tm
 
     with pytest.raises(BadValue, match=r"llm\.provider=recorded writes no new functions"):
         studies.refine("x", LLMConfig(), told.append)
-    deaf = replace(config, aux=replace(config.aux, sources={"harmful": 1.0}, file=None))
+    deaf = replace(config, aux=replace(config.aux, sources={"harmful": 1.0}, file="handmade"))
     monkeypatch.setattr(studies.runs, "load_trained", lambda path: SimpleNamespace(config=deaf, metrics_path=path))
     with pytest.raises(BadValue, match="x has no functions to refine"):
         studies.refine("x", LLMConfig(), told.append, dry_run=True)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -28,7 +28,7 @@ _MAGIC = b"GGUF"
 _END = 2**20
 
 
-def local(config: LLMConfig) -> Provider:
+def local(config: LLMConfig, asking: Callable[[LLMConfig], Provider] = openai) -> Provider:
     """A provider that asks a model of its own.
 
     Its server starts with the first question, whose deadline counts the loading too. It ends when the provider is
@@ -36,6 +36,7 @@ def local(config: LLMConfig) -> Provider:
 
     Args:
         config: the settings; ``model`` is the file's path.
+        asking: who asks its server, as for any other endpoint.
 
     Raises:
         ValueError: there is no such file, it is no GGUF file, or the extra ``local`` is not installed.
@@ -46,7 +47,7 @@ def local(config: LLMConfig) -> Provider:
             raise BadValue(f"llm=local needs the package {package}: {install('local')}")
 
     def asked_at(address: str) -> Provider:
-        return openai(replace(config, base_url=f"{address}/v1", key_variable=None, model=model.stem))
+        return asking(replace(config, base_url=f"{address}/v1", key_variable=None, model=model.stem))
 
     owned, starting = AsyncExitStack(), []
 

@@ -239,7 +239,7 @@ def describe_source(config: Config) -> str:
     names += [aux.function] if aux.function else []
     words = " + ".join(names) or "none"
     words += f" x {aux.scale:g}" if aux.scale != 1.0 else ""
-    settings = dict(aux.options) | ({"file": aux.file} if aux.file else {})
+    settings = dict(aux.options) | ({"file": aux.file} if aux.file != AuxConfig.file else {})
     if {"language", "goals"} & set(aux.sources):
         settings |= {
             key: getattr(config.llm, key) for key in ANSWERS if getattr(config.llm, key) != getattr(USUAL, key)
