@@ -41,16 +41,16 @@ class Judged(NamedTuple):
     """Answers and what the oracle says to the same questions.
 
     Attributes:
-        regions: of each state.
+        regions: of each answered state.
         said: probabilities of yes.
         truth: the oracle's scores.
-        asked: states that there are.
+        every: regions of all states that there are.
     """
 
     regions: list[str]
     said: Float[np.ndarray, "states events"]
     truth: Float[np.ndarray, "states events"]
-    asked: int
+    every: list[str]
 
 
 class Bin(NamedTuple):
@@ -76,9 +76,12 @@ def judge(config: llmrl.Config) -> Judged:
     told, true = (as_dict(fill_table(each, captioner, keys, environment=name)) for each in (llm, oracle))
     answered = [key for key in keys if key in told]
     region = re.compile(REGIONS.get(config.env.id or config.env.name, "^()"))
-    regions = [region.search(captioner.describe(key))[1] for key in answered]
+
+    def regions(of: list[int]) -> list[str]:
+        return [found[1] if (found := region.search(captioner.describe(key))) else "" for key in of]
+
     said, truth = (np.array([scores[key] for key in answered]) for scores in (told, true))
-    return Judged(regions, said, truth, len(keys))
+    return Judged(regions(answered), said, truth, regions(keys))
 
 
 def right(judged: Judged) -> tuple[int, int]:
@@ -117,8 +120,9 @@ def calibration_error(found: Sequence[Bin]) -> float:
 def table(judged: Judged) -> str:
     """Per region and in all: states, answers right, first choices right, mean probability of yes."""
     rows = []
-    for region in (*dict.fromkeys(judged.regions), None):
-        part = np.array([region is None or each == region for each in judged.regions])
+    met = [region for region in dict.fromkeys(judged.every) if region in judged.regions]
+    for region in (*met, None):
+        part = np.array([region in (None, each) for each in judged.regions])
         some = judged._replace(said=judged.said[part], truth=judged.truth[part])
         rows.append(["all" if region is None else region, str(part.sum()), _share(right, some), _share(best, some)])
         rows[-1].append(f"{some.said.mean():.2f}")
@@ -157,7 +161,7 @@ def main(arguments: list[str]) -> None:
     draw(judged, f"{config.env.id or config.env.name}, {config.llm.answers}", path)
     print(table(judged))
     print(
-        f"{len(judged.regions)} of {judged.asked} states are answered; "
+        f"{len(judged.regions)} of {len(judged.every)} states are answered; "
         f"calibration error {calibration_error(calibration(judged)):.2f}; {path}"
     )
 

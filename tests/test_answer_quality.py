@@ -17,7 +17,7 @@ SPEC.loader.exec_module(quality)
 
 
 def judged(said, truth):
-    return quality.Judged(["here"] * len(said), np.array(said), np.array(truth), len(said))
+    return quality.Judged(["here"] * len(said), np.array(said), np.array(truth), ["here"] * len(said))
 
 
 def test_right_and_first_choice_count_what_the_oracle_decides():

@@ -559,7 +559,8 @@ class LLMConfig:
 
     Attributes:
         provider: one of ``PROVIDERS``.
-        answers: for ``recorded``: a file of answers, or who has given some that are shipped: ``handmade``.
+        answers: for ``recorded``: a file of answers, or who has given some that are shipped: ``handmade``,
+            or ``qwen2.5-coder-1.5b``, which has answers about a part of CartPole's states.
         function: for ``oracle``: dotted path of ``(key, event) -> score``; None takes the environment's own.
         model: for ``openai``: the model's name at the endpoint; for ``local``: the path of a GGUF file.
         base_url: for ``openai``: any compatible endpoint, as in ``http://localhost:8000/v1``.

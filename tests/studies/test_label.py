@@ -15,6 +15,7 @@ from llmrl.assembly.parts import make_environment
 from llmrl.cli.main import main
 from llmrl.envs import captions
 from llmrl.language import Provider, recorded, size
+from llmrl.language.providers.recorded import find
 from llmrl.language.question import Answer, questions
 from llmrl.settings.config import Config, EnvConfig, LLMConfig
 from llmrl.studies.label import label, visited
@@ -116,6 +117,15 @@ def test_the_shipped_answers_are_those_of_the_rules():
     for key in CARTPOLE.keys():  # noqa: SIM118
         for event, question in enumerate(questions(provider, CARTPOLE, key)):
             assert provider.answer_now(question).scores == (CARTPOLE.oracle(key, event),)
+
+
+def test_the_shipped_answers_of_a_model_are_about_the_captions_of_today_and_say_where_they_come_from():
+    lines = find("qwen2.5-coder-1.5b", "cartpole").read_text().splitlines()
+    first, *rows = map(json.loads, lines)
+    assert {"model", "quantisation", "prompt", "date"} <= first.keys()
+    states = [row["state"] for row in rows]
+    assert len(set(states)) == len(rows) and set(states) <= {CARTPOLE.describe(key) for key in range(525)}
+    assert all(tuple(row["events"]) == CARTPOLE.events for row in rows)
 
 
 def test_the_example_of_an_own_captioner_trains(monkeypatch):
