@@ -1,9 +1,10 @@
-"""Draws the two figures of docs/how.md; the pictures are committed, so that building the docs trains nothing.
+"""Draws the figures of docs/how.md; the pictures are committed, so that building the docs trains nothing.
 
     python scripts/draw_docs.py loop      # the two levels, a diagram
+    python scripts/draw_docs.py twin      # two policies beside two sources; trains both runs
     python scripts/draw_docs.py trust     # what is learned about three sources
 
-The second one takes the runs of `python scripts/study.py no_regret --seeds 20`, from the folder that RUNS names or from
+The last one takes the runs of `python scripts/study.py no_regret --seeds 20`, from the folder that RUNS names or from
 where the study puts them; those that are not there it trains, with as many seeds.
 """
 
@@ -19,6 +20,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from llmrl.analysis.arms_plots import who_acted
 from llmrl.analysis.colors import METHOD_COLORS, SIMPLE, SOURCE_COLORS
 
 OUT = Path(__file__).resolve().parents[1] / "docs" / "figures"
@@ -131,7 +133,32 @@ def _line(axes: Axes, metrics: dict, name: str, color: str, label: str, style: s
     axes.plot(metrics["env_steps"][0], mean, style, color=color, linewidth=1.8, label=label)
 
 
-FIGURES = {"loop": loop, "trust": trust}
+TWIN = {
+    "MountainCar with a hint that helps": (
+        "fair",
+        "env=gymnax",
+        "env.id=MountainCar-v0",
+        "ppo.entropy=0.01",
+        "total_steps=150000",
+    ),
+    "CartPole with a random one": ("useless", "env=cartpole", "total_steps=100000"),
+}
+
+
+def twin() -> Figure:
+    """Two policies, beside a source that helps and beside one that does not."""
+    import llmrl
+
+    runs = {}
+    for label, (source, *overrides) in TWIN.items():
+        metrics = llmrl.train(llmrl.compose("method=twin", f"aux={source}", "seeds=8", *overrides)).metrics
+        runs[label] = (metrics, ("the task alone", "follows the hint"))
+    figure = who_acted(runs)
+    figure.set_label("8 seeds")
+    return figure
+
+
+FIGURES = {"loop": loop, "twin": twin, "trust": trust}
 
 
 def main(names: list[str]) -> None:

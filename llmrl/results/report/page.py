@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import base64
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 
 from llmrl.analysis.answers import answers, extremes
+from llmrl.analysis.arms_plots import who_acted
 from llmrl.analysis.comparison import IGNORES, TRUSTS
 from llmrl.analysis.comparison_plots import Curve, learning_curves, profiles, solver_health
 from llmrl.analysis.plots import steps_of
@@ -124,6 +125,7 @@ def report(
         "broken": broken,
         "comparisons": [_compare(task, names, draw) for task in tasks],
         "arms": tables.arms_table(labels),
+        "arms_picture": _arms_picture(labels, draw),
         "solvers": tables.solver_table(health),
         "solver_picture": _solver_picture(health, draw),
         "trust": [_trust(label, entry, dims, make_map, draw) for label, entry in labels.items() if _trusts(entry)]
@@ -231,6 +233,13 @@ def _labels_of(tasks: Sequence[Task]) -> dict[str, Entry]:
                 label += f", seed={entry.config.seed}" if len(method.entries) > 1 else ""
                 labels[label if label not in labels else f"{label} ({entry.path})"] = entry
     return labels
+
+
+def _arms_picture(labels: Mapping[str, Entry], draw: Draw) -> Picture | None:
+    runs = {label: (entry.curves, names) for label, entry in labels.items() if (names := tables.arms_names(entry))}
+    if not runs:
+        return None
+    return draw(lambda path: who_acted(runs, path), "arms", "what each policy earns, and its share of the episodes")
 
 
 def _solver_picture(health: dict[str, Entry], draw: Draw) -> Picture | None:

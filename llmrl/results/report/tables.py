@@ -269,6 +269,13 @@ def _percent(curves: Mapping[str, np.ndarray], name: str) -> str:
 # --- policies side by side --------------------------------------------------------------------------------------------
 
 
+def arms_names(entry: Entry) -> list[str]:
+    """What the policies of a run follow, where it has several."""
+    if "arm_share/0" not in entry.curves:
+        return []
+    return [arm.name for arm in arms_of(entry.config.method.arms.follow, tuple(entry.config.aux.sources))]
+
+
 def arms_table(entries: Mapping[str, Entry]) -> Table | None:
     """Who acted, and why: of every policy of runs with several, on average over seeds; None where there is no such run.
 
@@ -276,10 +283,8 @@ def arms_table(entries: Mapping[str, Entry]) -> Table | None:
     """
     rows = []
     for label, entry in entries.items():
-        curves, config = entry.curves, entry.config
-        if "arm_share/0" not in curves:
-            continue
-        for arm, (name, *_) in enumerate(arms_of(config.method.arms.follow, tuple(config.aux.sources))):
+        curves = entry.curves
+        for arm, name in enumerate(arms_names(entry)):
             shares = np.array_split(np.asarray(curves[f"arm_share/{arm}"], np.float64), 4, axis=1)
             rows.append(
                 [
