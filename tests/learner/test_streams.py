@@ -12,6 +12,7 @@ from llmrl.learner.streams import (
     advice_steps,
     blended,
     deviations,
+    scaling,
     signals,
     stream_advantage,
     stream_advantages,
@@ -62,6 +63,33 @@ def test_signals_are_what_each_transform_makes_of_the_task(rollout):
     np.testing.assert_allclose(mixed.reward, rollout.steps.reward + aux @ [0.3, -0.7], rtol=1e-4, atol=1e-6)
     for signal in (bare, added, mixed):
         np.testing.assert_allclose(signal.discount, 0.9 * ~np.asarray(rollout.steps.terminated))
+
+
+def test_a_signal_is_corrected_by_the_tasks_head_and_its_own(rollout, values):
+    """Where the critics have not valued the rollout, it is left as it is."""
+
+    def corrected(phi, state, signal, bare, heads):
+        return Signal(heads.task + 2 * heads.next_task + 3 * heads.own + 5 * heads.next_own, bare.discount)
+
+    streams = (Stream(task(), 1.0), Stream(add(0.5), 1.0), Stream(add(0.5)._replace(corrected=corrected), 1.0))
+    nothing = ({}, {}, {}), ((), (), ())
+    _, plain, found = signals(streams, *nothing, rollout, 0.9, values)
+    now, after = values
+    expected = now[..., 0] + 2 * after[..., 0] + 3 * now[..., 2] + 5 * after[..., 2]
+    np.testing.assert_allclose(found.reward, expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(signals(streams, *nothing, rollout, 0.9)[2].reward, plain.reward)
+
+
+def test_an_advantage_is_scaled_to_the_size_that_its_stream_asks_for_and_no_gradient_sees_it(rollout):
+    """In units of the task's; of a task that has paid nothing any will do, and of a stream that says nothing none."""
+    streams = (Stream(task(), 1.0), Stream(add(1.0), 1.0, size=lambda phi, state, rollout: phi * state))
+
+    def factors(phi, unit):
+        return scaling(streams, ({}, phi), ((), jnp.asarray(3.0)), rollout, jnp.asarray(unit))
+
+    for unit, expected in (([4.0, 0.5], 2.0 * 3.0 * 4.0 / 0.5), ([0.0, 0.5], 2.0 * 3.0 / 0.5), ([4.0, 0.0], 0.0)):
+        np.testing.assert_allclose(factors(jnp.asarray(2.0), unit), [1.0, expected], rtol=1e-6)
+    assert float(jax.grad(lambda phi: jnp.sum(factors(phi, [4.0, 0.5])))(2.0)) == 0.0
 
 
 def test_every_stream_has_its_own_advantage_by_its_own_head(rollout, values):
