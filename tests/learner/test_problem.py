@@ -51,7 +51,9 @@ def data(random_rollout):
     rollout = random_rollout(SPEC, T, N)
     own = LEARNED.policy.distribution(THETA, rollout.steps.obs).log_prob(rollout.steps.action)
     rollout = rollout._replace(steps=rollout.steps._replace(log_prob=own))
-    return RolloutData(rollout, value_rollout(LEARNED.critic, LEARNED.critic.init(KEY), rollout))
+    # As a critic is made, every value is 0.
+    params = trees.normal_like(KEY, LEARNED.critic.init(KEY))
+    return RolloutData(rollout, value_rollout(LEARNED.critic, params, rollout))
 
 
 def bilevel(data, outer_data=None, inner=LEARNED, scale=2.0, key=KEY, **settings):

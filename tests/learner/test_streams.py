@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from plain import make_weights
 
+from llmrl.bilevel import trees
 from llmrl.learner.arms import relative_to
 from llmrl.learner.streams import (
     Values,
@@ -34,7 +35,8 @@ STREAMS = (
 PHIS = ({}, {}, {"scalar": jnp.asarray([0.3, -0.7], jnp.float32)})
 STATES = ((), (), MixtureState(no_limits(2).init(), None))
 CRITIC = make_critic(SPEC, (5,), 3)
-PARAMS = CRITIC.init(jax.random.key(0))
+# As made, every value is 0, whatever the head.
+PARAMS = trees.normal_like(jax.random.key(1), CRITIC.init(jax.random.key(0)))
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,14 @@ def test_a_source_alone_is_followed_as_if_there_were_no_other(random_rollout):
     np.testing.assert_allclose(alone, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_of_two_sources_each_is_followed_as_far_as_is_said(random_rollout):
+    rollout = random_rollout(SPEC, 12, 6)
+    _, advantages = _advantage(rollout, jnp.array([2.0, 0.5]))
+    aux = rollout.steps.aux
+    said = (aux - jnp.mean(aux, axis=(0, 1))) / jnp.std(aux, axis=(0, 1))
+    np.testing.assert_allclose(advantages[..., 1], said[..., 0] + 0.25 * said[..., 1], rtol=1e-4, atol=1e-5)
+
+
 def test_sources_that_contradict_each_other_say_nothing(random_rollout):
     """What is left of them, a critic's error, is not made as large as the task."""
     rollout = random_rollout(SPEC, 12, 6)
