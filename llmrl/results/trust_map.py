@@ -180,6 +180,8 @@ def _one_per_probe(
     env: Environment | HostEnvironment, rollout: Rollout, probes: Sequence[Shaped[Array, "*a"]]
 ) -> list[Rollout]:
     """The rollout of ``_also_asked`` as it was acted, and as each probe would have had its every step."""
+    if not probes:
+        return [rollout]
     steps, m = rollout.steps, len(env.spec.aux_names)
     rest = steps.aux[..., m:].reshape(*steps.aux.shape[:-1], len(probes), -1)
     asked = [rollout._replace(steps=steps._replace(aux=steps.aux[..., :m]))]

@@ -128,7 +128,9 @@ def _of_the_host(config: Config) -> Iterator[Finding]:
         yield Finding(part, WRONG, str(fault))
         return
     yield Finding(part, OK, f"sources: {', '.join(env.spec.aux_names) or 'none'}")
-    yield Finding(part, SKIPPED, "it runs in Python, and is not played here")
+    yield from (Finding(part, NOTE, words) for words in env.notes)
+    if env.example is None:
+        yield Finding(part, SKIPPED, "it runs in Python, and is not played here")
 
 
 # --- on shapes --------------------------------------------------------------------------------------------------------

@@ -247,7 +247,7 @@ def train(config: Config) -> Result:
     config, trainer = _prepared(config)
     mesh = seed_mesh(config)
     with opened_store(config) as store, opened_pieces(config, trainer, mesh) as pieces:
-        if config.progress and mesh.size > 1:
+        if config.progress and mesh.size > 1 and not isinstance(trainer.env, HostEnvironment):
             among = f" of {jax.process_count()} processes" if hosts.several() else ""
             note(f"{config.seeds} seeds over {mesh.size} {jax.devices()[0].platform} devices{among}")
         restored = store.restore(state_shapes(trainer, config))

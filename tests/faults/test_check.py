@@ -392,6 +392,8 @@ def test_what_is_wrong_is_said_and_the_command_leaves_with_1(module, capsys):
 
 
 def test_an_environment_of_python_is_not_played():
+    played = _of_the_host(llmrl.compose("env=gymnasium", "env.id=CartPole-v1", "aux=none"))
+    assert [finding.mark for finding in played] == [OK]
     marks = [finding.mark for finding in _of_the_host(llmrl.compose("env=crafter", "aux=none"))]
     assert marks == [OK, SKIPPED]
 

@@ -9,8 +9,10 @@ import pytest
 
 import llmrl
 from llmrl import envs
+from llmrl.analysis.trust import AS_ACTED
 from llmrl.learner.rollout_host import Standing, collect_host, drawn, led_to, places_of, play_episodes, unstarted
 from llmrl.nets import make_policy
+from llmrl.results.trust_map import trust_map
 from llmrl.training.loop import train
 from llmrl.types import Codes, Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
@@ -196,3 +198,7 @@ def test_methods_train_on_it_unchanged(monkeypatch, method):
     np.testing.assert_allclose(result.metrics["episodes"].sum(), 512 / 5, rtol=0.3)  # (1 + ... + 9) / 9 steps each
     assert not np.allclose(*jax.tree.leaves(result.state.params.actor)[0])
     assert ("meta_step" in result.metrics) is (method == "implicit")
+    if method == "implicit":
+        found = trust_map(result, num_steps=8, num_envs=2)
+        assert found.probes == (AS_ACTED,) and found.aux.shape == (2, 16, 1, 1)
+        np.testing.assert_allclose(found.aux[..., 0, 0], 0.1 * found.obs[..., 0], rtol=1e-6)
