@@ -38,8 +38,7 @@ test: $(READY)
 
 # Results: docs/reliability.md.
 test-faults: $(READY)
-	$(BIN)/python -m pytest -n 0 --timeout 3600 tests/faults tests/language tests/test_trackers.py tests/test_checkpoint.py \
-		tests/test_runs.py tests/test_hosts.py
+	$(BIN)/python -m pytest -n 0 --timeout 3600 tests/faults tests/language tests/runs tests/training/test_hosts.py
 
 test-wheel: $(READY)
 	$(BIN)/python scripts/test_wheel.py $(if $(PYTHONS),--python $(PYTHONS))
