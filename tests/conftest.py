@@ -14,12 +14,21 @@ import jax
 # The suite compiles far longer than it computes: without LLVM's optimisations and with XLA's older CPU code generator
 # it takes half the time. A flag that a later XLA does not know would abort it, hence the version.
 if jax.__version_info__ < (0, 11):
-    os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false")
+    quick = "backend_optimization_level=0", "cpu_use_fusion_emitters=false", "cpu_parallel_codegen_split_count=1"
+    os.environ.setdefault("XLA_FLAGS", " ".join(f"--xla_{flag}" for flag in quick))
 
+import flax.linen
 import jax.numpy as jnp
+import jinja2
+import matplotlib.pyplot
 import numpy as np
+import optax
 import pytest
+import rich.progress
 from jaxtyping import install_import_hook
+
+# What is first imported below the hook, Python reads from its sources and not as bytecode.
+_ = flax.linen, jinja2, matplotlib.pyplot, optax, rich.progress
 
 # Rooms without arrays are left out, and settings too: their floats may be traced, by design.
 CHECKED = (

@@ -143,29 +143,21 @@ def elsewhere(tmp_path, monkeypatch):
     return make
 
 
-def test_runs_may_be_trained_by_other_processes(tmp_path, elsewhere):
+def test_runs_may_be_trained_by_other_processes_and_one_that_fails_or_is_killed_takes_no_other_with_it(
+    tmp_path, elsewhere
+):
     train = elsewhere(
         "def train(config):\n"
-        "    if config.seed == 1:\n        raise ValueError('no luck')\n"
+        "    if (config.method.name, config.seed) == ('ppo', 1):\n        raise ValueError('no luck')\n"
+        "    if (config.method.name, config.seed) == ('add', 0):\n        os.kill(os.getpid(), signal.SIGKILL)\n"
         "    return Found({'process': np.array([[os.getpid()]]), 'flags': os.environ['XLA_FLAGS']})\n"
     )
     outcome = carry_out(RUNS, tmp_path / "out", seeds=2, processes=2, train=train)
-    assert outcome.failures == {NAMES[1]: "no luck", NAMES[3]: "no luck"}
-    assert list(outcome.results) == [NAMES[0], NAMES[2]]
+    assert outcome.failures == {NAMES[1]: "no luck", NAMES[2]: "its process was killed by SIGKILL"}
+    assert sorted(outcome.trained) == sorted(outcome.results) == sorted((NAMES[0], NAMES[3]))
     first, second = (int(found.curves["process"][0, 0]) for found in outcome.results.values())
     assert len({first, second}) == 2  # each in a fresh one
     assert all("device_count" in str(found.curves["flags"]) for found in outcome.results.values())
-
-
-def test_a_process_that_is_killed_takes_no_other_run_with_it(tmp_path, elsewhere):
-    train = elsewhere(
-        "def train(config):\n"
-        "    if config.seed == 1:\n        os.kill(os.getpid(), signal.SIGKILL)\n"
-        "    return Found({})\n"
-    )
-    outcome = carry_out(RUNS, tmp_path / "out", seeds=2, processes=2, train=train)
-    assert outcome.failures == dict.fromkeys((NAMES[1], NAMES[3]), "its process was killed by SIGKILL")
-    assert sorted(outcome.trained) == sorted((NAMES[0], NAMES[2]))
 
 
 # Says that it has begun, and ends when it may stop without a loss.

@@ -6,6 +6,7 @@ import sys
 import jax
 import numpy as np
 import pytest
+from small import compiled_once
 
 import llmrl
 from llmrl.results.report.status import status
@@ -37,6 +38,7 @@ NAMES = [f"scalar_learning_rate-{rate}-entropy-{entropy}" for rate in (0.01, 0.3
 
 
 @pytest.fixture(scope="module")
+@compiled_once()
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("grid") / "grid"
     sweep(llmrl.compose(*SETTINGS, f"run_dir={path}"), GRID)
@@ -71,6 +73,7 @@ def test_a_point_is_the_run_with_its_values_alone(finished):
     assert len(set(rows(finished).values())) == 4
 
 
+@compiled_once()
 def test_a_point_has_a_directory_like_any_other_run(finished):
     assert {path.name for path in finished.iterdir()} == set(NAMES)
     assert [(one.path.name, one.state) for one in status([str(finished)])] == [(name, "finished") for name in NAMES]
@@ -118,6 +121,7 @@ def interrupted(function, call):
     return failing
 
 
+@compiled_once()
 def test_an_interruption_between_two_points_changes_nothing(finished, tmp_path, monkeypatch):
     config = llmrl.compose(*SETTINGS, f"run_dir={tmp_path}")
     stages = [
@@ -137,6 +141,7 @@ def test_an_interruption_between_two_points_changes_nothing(finished, tmp_path, 
     assert {one.state for one in status([str(tmp_path)])} == {"finished"}
 
 
+@compiled_once()
 def test_a_damaged_checkpoint_sets_all_points_back(finished, copied):
     path, config = copied
     for name in NAMES:
@@ -148,6 +153,7 @@ def test_a_damaged_checkpoint_sets_all_points_back(finished, copied):
     assert len(points) == 4 and all((path / name / "summary.json").exists() for name in NAMES)
 
 
+@compiled_once()
 def test_finished_points_are_not_trained_again_and_a_grid_may_grow(finished, copied, monkeypatch):
     path, config = copied
     monkeypatch.setattr(sys.modules["llmrl.training.loop"], "compiled_run", refuse)
@@ -212,6 +218,7 @@ def test_a_grid_does_not_move_into_a_run(finished):
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
+@compiled_once()
 def test_one_table_with_a_row_per_point(copied, capsys, monkeypatch):
     _, config = copied
     monkeypatch.setattr(sys.modules["llmrl.training.loop"], "compiled_run", refuse)

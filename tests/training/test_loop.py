@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from small import RUN, TWELVE
+from small import RUN, TWELVE, compiled_once
 
 import llmrl
 from llmrl.assembly.parts import length_schedules, make_environment
@@ -53,11 +53,13 @@ def child(script, *arguments):
 
 
 @pytest.fixture(scope="module")
+@compiled_once()
 def in_memory():
     return train(llmrl.compose(*TINY, "method=add"))
 
 
 @pytest.fixture(scope="module")
+@compiled_once()
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("finished")
     train(llmrl.compose(*TINY, "method=add", f"run_dir={path}"))
@@ -90,6 +92,7 @@ def test_a_switch_that_no_run_survives_is_refused_by_name(switch, tmp_path):
 # --- longer than once thought -----------------------------------------------------------------------------------------
 
 
+@compiled_once()
 def test_an_extended_run_without_a_schedule_is_the_run_made_at_once(tmp_path, capfd):
     typed = (*TINY, "method=add", "ppo.anneal=false", "num_chunks=3")
     train(llmrl.compose(*typed, "total_steps=384", f"run_dir={tmp_path / 'extended'}"))
@@ -189,6 +192,7 @@ def interrupted(function, call, before):
     return failing
 
 
+@compiled_once()
 def test_an_interruption_at_every_stage_of_a_chunk_changes_nothing(tmp_path, finished, monkeypatch):
     config = llmrl.compose(*TINY, "method=add", f"run_dir={tmp_path}")
     stages = [
