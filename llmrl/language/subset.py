@@ -279,11 +279,12 @@ def _parts(node: ast.AST, known: Collection[str], fields: Collection[str]) -> It
 
 
 def literal(node: ast.AST) -> int | float | None:
-    """The number that a node is, with its sign; None where it is none."""
-    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        value = literal(node.operand) if isinstance(node.operand, ast.Constant) else None
-        return None if value is None else -value
-    return node.value if isinstance(node, ast.Constant) and type(node.value) in (int, float) else None
+    """The number that a node is, with its sign; None where it is none, and for a truth value."""
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub) and isinstance(node.operand, ast.Constant):
+        number = literal(node.operand)
+        return None if number is None else -number
+    value = node.value if isinstance(node, ast.Constant) else None
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def dotted(node: ast.AST) -> str | None:

@@ -107,7 +107,8 @@ def _numbers(program: ClosedJaxpr | Jaxpr) -> int:
     """Size of all results of a program, those of programs inside of it included."""
     if isinstance(program, ClosedJaxpr):
         program = program.jaxpr
-    sizes = (prod(variable.aval.shape) for step in program.eqns for variable in step.outvars)
+    results: list[Any] = [variable.aval for step in program.eqns for variable in step.outvars]
+    sizes = (prod(result.shape) for result in results)
     inner = (leaf for step in program.eqns for leaf in jax.tree.leaves(step.params, is_leaf=_is_program))
     return sum(sizes) + sum(_numbers(leaf) for leaf in inner if _is_program(leaf))
 

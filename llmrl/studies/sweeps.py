@@ -51,6 +51,7 @@ from llmrl.training.loop import (
 )
 from llmrl.training.progress import note, plural, show_table
 from llmrl.training.store import Store, opened_store
+from llmrl.training.written import try_written
 from llmrl.types import HostEnvironment
 
 TABLE = "table.md"
@@ -106,6 +107,8 @@ def sweep(config: Config, grid: Mapping[str, Iterable[float | int]]) -> list[Poi
         stores = [stack.enter_context(opened_store(one)) for one in configs]
         members = [_Member(*member) for member in zip(choices, configs, stores, strict=True)]
         missing = [member for member in members if not member.finished]
+        if missing:
+            try_written(config)
         trained = iter(_train(config, trainer, missing) if missing else [])
         return [Point(one.values, _finished(one, trainer) if one.finished else next(trained)) for one in members]
 

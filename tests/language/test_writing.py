@@ -135,6 +135,8 @@ def test_an_endpoint_that_does_not_answer_is_an_error_without_its_key(hostile, m
     assert key not in str(error.value)
     with pytest.raises(CannotRun, match="budget"):
         asking(endpoint(hostile, "writes", max_requests=0))("be good", "write")
+    with pytest.raises(BadValue, match="must be the path of a GGUF file"):
+        asking(LLMConfig("local", model="nowhere.gguf"))
     with pytest.raises(BadValue, match="oracle writes no new functions"):
         asking(LLMConfig("oracle"))
 
