@@ -18,6 +18,7 @@ from llmrl.assembly.methods import METHODS, make_gradient, make_method, meta_set
 from llmrl.assembly.parts import build, make_environment
 from llmrl.bilevel.solvers import fisher
 from llmrl.bilevel.types import MetaProblem
+from llmrl.learner.arms import arms_of
 from llmrl.learner.streams import stream_states
 from llmrl.ops import surrogates
 from llmrl.rewards import task_signal
@@ -69,7 +70,7 @@ ROWS = {
     "add": ("method=add",),
     "lirpg": ("method=lirpg",),
     "credit": ("method=credit",),
-    "twin": ("method=twin",),
+    "twin": ("method=twin", "method.arms.follow=[none,learned]"),
     "eipo": ("method=eipo",),
     "decoupled": ("method=decoupled",),
     "irpo": ("method=irpo", "method.irpo.steps=2"),
@@ -199,6 +200,15 @@ def test_two_iterations_are_finite_and_move_what_is_learned(row):
         assert np.all(metrics["meta_step"] == 1) and np.all(metrics["meta_skipped"] == 0)
         # Groups that start at a saddle may wait for others, but each source's own number never does.
         assert moved[1].get("scalar", True)
+
+
+def test_of_several_policies_those_that_learn_weights_move_their_own_alone():
+    chosen = composed("twin").method.arms.follow
+    learning = [arm.learns for arm in arms_of(chosen, trainer_of("twin").env.spec.aux_names)]
+    first, state, _ = program("twin", together=True)(KEYS, numbers_of("twin", (1.0, 1.0)))
+    changes = jax.tree.map(lambda a, b: np.asarray(a != b).reshape(*a.shape[:2], -1).any(axis=-1), first, state.phis)
+    np.testing.assert_array_equal(changes[1]["scalar"].any(axis=0), learning)
+    assert not any(np.any(changed[:, np.logical_not(learning)]) for changed in jax.tree.leaves(changes))
 
 
 @pytest.mark.parametrize("row", SHAPING)
