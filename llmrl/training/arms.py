@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from llmrl.assembly.parts import Parts, build, with_numbers
 from llmrl.bilevel.trees import all_finite
@@ -15,13 +15,13 @@ from llmrl.language import Table
 from llmrl.learner import arms
 from llmrl.learner.blending import RewardState, learn_reward
 from llmrl.learner.blending import reported as reported_of_streams
-from llmrl.learner.ppo import Batch, Params
+from llmrl.learner.ppo import Batch, Params, UpdateInfo
 from llmrl.learner.rollout import ActingState
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
 from llmrl.training.iteration import IterationKeys, Metrics, Play, Played, TrainState, Ways, iteration_keys
 from llmrl.training.select import SelectState
-from llmrl.types import Environment, HostEnvironment
+from llmrl.types import Environment, HostEnvironment, Transition
 
 LEARNED = ("params", "opt_state", "phis", "transform_states", "meta_state", "last_kl", "advantage_peaks")
 """Parts of a state that each arm has for itself, [k, ...]."""
@@ -141,6 +141,35 @@ def learned_parts(params: Params, opt_state: PyTree, reward: RewardState, last_k
     """What every arm has learned, as the parts of a state."""
     parts = params, opt_state, reward.phis, reward.transform_states, reward.meta_state, last_kl, reward.advantage_peaks
     return dict(zip(LEARNED, parts, strict=True))
+
+
+def all_from_the_same(
+    update: Callable,
+    state: TrainState,
+    steps: Transition,
+    advantage: Float[Array, "k t n"],
+    target: Float[Array, "k t n h"],
+    key: Array,
+    least_deviations: Float[Array, "k 2"],
+) -> tuple[Params, PyTree, UpdateInfo]:
+    """PPO's update of every policy on the same steps, whoever took them, each by an advantage of its own.
+
+    Args:
+        update: of one policy, as ``make_update`` gives it.
+        state: with the parameters and the optimisers of all, [k].
+        steps: [t, n].
+        advantage: of each policy's objective.
+        target: of each policy's critic, h heads.
+        key: of the minibatches, the same for all.
+        least_deviations: what each policy's advantages are divided by at least.
+    """
+    obs, action, log_prob = (x.reshape(-1, *x.shape[2:]) for x in (steps.obs, steps.action, steps.log_prob))
+    flat = advantage.reshape(len(advantage), -1), target.reshape(len(target), -1, target.shape[-1])
+
+    def of_one(params, opt_state, advantage, target, least):
+        return update(params, opt_state, Batch(obs, action, log_prob, advantage, target), key, least)
+
+    return jax.vmap(of_one)(state.params, state.opt_state, *flat, least_deviations)
 
 
 def gone_on(

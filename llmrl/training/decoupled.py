@@ -15,10 +15,9 @@ from llmrl.learner.arms import chosen
 from llmrl.learner.blending import RewardState, learn_reward
 from llmrl.learner.blending import reported as reported_of_streams
 from llmrl.learner.decoupled import EXPLOITER, EXPLORER, DecoupledState, effective_share
-from llmrl.learner.ppo import Batch
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
-from llmrl.training.arms import gone_on, learned_parts, side_by_side, without_harm
+from llmrl.training.arms import all_from_the_same, gone_on, learned_parts, side_by_side, without_harm
 from llmrl.training.iteration import Play, Played, TrainState, Ways, iteration_keys
 from llmrl.types import Environment, HostEnvironment, Scalar
 
@@ -77,15 +76,8 @@ def learn(
     shares = jnp.asarray([0.0, 1.0])
     advantage, target, least, reward, told = jax.vmap(credited)(shares, before, state.params, state.last_kl)
 
-    steps = rollout.steps
-    obs, action, log_prob = (x.reshape(-1, *x.shape[2:]) for x in (steps.obs, steps.action, steps.log_prob))
-    flat = advantage.reshape(2, -1), target.reshape(2, -1, target.shape[-1])
-    update = parts.update(inner.policy)
-
-    def of_one(params, opt_state, advantage, target, least):
-        return update(params, opt_state, Batch(obs, action, log_prob, advantage, target), keys.update, least)
-
-    params, opt_state, info = jax.vmap(of_one)(state.params, state.opt_state, *flat, least)
+    steps, update = rollout.steps, parts.update(inner.policy)
+    params, opt_state, info = all_from_the_same(update, state, steps, advantage, target, keys.update, least)
     learned, skipped = without_harm(state, learned_parts(params, opt_state, reward, info.approx_kl), rollout)
 
     ratio = jnp.exp(inner.policy.distribution(exploiter, steps.obs).log_prob(steps.action) - steps.log_prob)

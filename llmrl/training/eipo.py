@@ -13,13 +13,13 @@ from llmrl.assembly.parts import Parts
 from llmrl.language import Table
 from llmrl.learner import eipo
 from llmrl.learner.arms import chosen
-from llmrl.learner.ppo import Batch, UpdateInfo
+from llmrl.learner.ppo import UpdateInfo
 from llmrl.learner.problem import InnerProblem
 from llmrl.learner.streams import Values, signals, stream_advantages, value_rollout
 from llmrl.ops.moments import running_peak
 from llmrl.rewards import SourceMemory
 from llmrl.settings.config import Config
-from llmrl.training.arms import LEARNED, gone_on, side_by_side, without_harm
+from llmrl.training.arms import LEARNED, all_from_the_same, gone_on, side_by_side, without_harm
 from llmrl.training.iteration import Play, Played, TrainState, Ways, iteration_keys
 from llmrl.types import Environment, HostEnvironment, Rollout, Scalar
 
@@ -105,8 +105,7 @@ def _learned(
     An advantage is divided by its deviation, at least by a share of the largest so far; those of U are sums of
     advantages, so they have a peak of their own, the second.
     """
-    ppo, steps = config.ppo, rollout.steps
-    acts = jnp.arange(2) == stage.acting
+    ppo, acts = config.ppo, jnp.arange(2) == stage.acting
     task, both = worth.advantages[..., 0], jnp.sum(worth.advantages, axis=-1)
     plain = jnp.where(stage.acting == eipo.TASK, task, both)
     advantage = jnp.where(acts[:, None, None], plain, worth.of_relative)
@@ -117,14 +116,8 @@ def _learned(
     least = ppo.advantage_floor * jnp.where(acts, *peaks.T)
     least = jnp.stack([least, jnp.zeros(2)], axis=-1)  # nothing is advice
 
-    obs, action, log_prob = (x.reshape(-1, *x.shape[2:]) for x in (steps.obs, steps.action, steps.log_prob))
-    flat = advantage.reshape(2, -1), target.reshape(2, -1, target.shape[-1])
     update = parts.update(parts.inner.policy)
-
-    def of_one(params, opt_state, advantage, target, least):
-        return update(params, opt_state, Batch(obs, action, log_prob, advantage, target), key, least)
-
-    params, opt_state, info = jax.vmap(of_one)(state.params, state.opt_state, *flat, least)
+    params, opt_state, info = all_from_the_same(update, state, rollout.steps, advantage, target, key, least)
     critic = jax.tree.map(
         lambda new, old: jnp.where(acts.reshape(2, *(1,) * (new.ndim - 1)), new, old),
         params.critic,
