@@ -1,11 +1,12 @@
-"""Tunes the baselines alike: the same small grid for each, over its own learning rate and its main coefficient.
+"""Tunes the baselines alike: the same small grid for each, over its own main number and the size of its source.
 
     python scripts/tune.py --methods dpba pies --envs cartpole --sources beneficial harmful --seeds 4
+    python scripts/tune.py --methods eipo select adops decoupled irpo ranked_potential thresholded --envs development
 
-A baseline gets one setting for all environments and sources, as whoever uses it does not know which kind hers is; so
-settings are ranked by their mean over them. Tasks of the suite's set ``report`` are refused. What may differ inside
-one program (``llmrl.sweep``) is one program's grid; its points are ordinary run directories under --out, and what is
-finished there is not trained again.
+Tasks are those of the suite's set ``development``, each with the PPO setting that it has there; those of ``report`` are
+refused. A baseline gets one setting for all tasks and sources, as its user does not know which kind hers is; so
+settings are ranked by their mean over them. What may differ inside one program (``llmrl.sweep``) is one program's grid;
+its points are ordinary run directories under --out, and what is finished there is not trained again.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from measures import scores
 from study import QUICK
 
 from llmrl.analysis.tables import markdown, number
-from llmrl.settings.errors import BadValue
+from llmrl.settings.errors import BadValue, unknown
 from llmrl.studies.carry_out import Found, Run, carry_out, config_of, read_finished, train_anew
-from llmrl.studies.suite_tasks import refuse_report
+from llmrl.studies.suite_tasks import DEVELOPMENT, TASKS, Task, refuse_report, tasks_of
 
 if TYPE_CHECKING:
     from llmrl.settings.config import Config
@@ -71,16 +72,31 @@ BASELINES: dict[str, Knobs] = {
     # What LIRPG sees of a source is bounded anyway; its own coefficient is no setting.
     "lirpg": Knobs({OUTER: (7e-4, 2e-3, 6e-3)}),
     "barfi": Knobs({OUTER: (7e-4, 2e-3, 6e-3)}, SCALED),
+    # Alpha hardly moves in runs of so few iterations, so where it starts is what counts.
+    "eipo": Knobs({"method.eipo.alpha": (0.17, 0.5, 1.5)}, SCALED),
+    "select": Knobs({"method.select.confidence": (0.1, 0.3, 1.0)}, SCALED),
+    "adops": Knobs({"method.correction.ramp": (0.0, 0.25, 0.5)}, SCALED),
+    "decoupled": Knobs(outside=SCALED),
+    # It divides what its source says by the deviation, so that a factor on it changes nothing.
+    "irpo": Knobs({"method.irpo.step_size": (0.3, 1.0, 3.0), "method.irpo.temperature": (0.03, 0.1, 0.3)}),
+    "ranked_potential": Knobs({"aux.ranking.learning_rate": (3e-4, 1e-3, 3e-3)}, SCALED),
+    "thresholded": Knobs({"aux.error_rate": (0.03, 0.1, 0.3)}, SCALED),
 }
-"""A new baseline is one more line. Rates are a third of a middle one, itself, and three times as much."""
+"""A new baseline is one more line. Numbers are a third of a middle one, itself, and three times as much."""
 
 TUNING_SEED = 1000
 """Base seed of the runs here, so that nothing is tuned on the seeds that a study shows."""
 
-MEASURES = {"gridworld": "success_rate"}
-"""What is measured where it is not the length of an episode."""
+MEASURES = {
+    "cartpole": ("episode_length", 0.0),
+    "cartpole_continuous": ("episode_length", 0.0),
+    "gridworld": ("success_rate", 0.0),
+    "place_table": ("success_rate", 0.0),
+    "MountainCar-v0": ("episode_return", -200.0),
+}
+"""What is measured on each task, and the least that it can be: shares of the best are counted from there."""
 
-HEADER = ("method", "learning rate", "coefficient", "mean of best")
+HEADER = ("method", "setting", "mean of best")
 
 
 # --- what is run ------------------------------------------------------------------------------------------------------
@@ -90,7 +106,7 @@ class Program(NamedTuple):
     """What is compiled and trained at once, and the values by which it differs from others of the same method.
 
     Attributes:
-        run: ``environment/source/method``, and below that the values.
+        run: ``task/source/method``, and below that the values.
         values: dotted name -> value.
     """
 
@@ -99,10 +115,10 @@ class Program(NamedTuple):
 
 
 class Point(NamedTuple):
-    """One setting in one environment with one source: a run of a program's grid.
+    """One setting on one task with one source: a run of a program's grid.
 
     Attributes:
-        cell: environment and source.
+        cell: task and source.
         method: its name.
         values: dotted name -> value.
         config: of the run.
@@ -114,22 +130,38 @@ class Point(NamedTuple):
     config: Config
 
 
-def programs(methods: Sequence[str], envs: Sequence[str], sources: Sequence[str], steps: int) -> Iterator[Program]:
-    """All programs; a method that hears no sources has one in each environment.
+def tasks(names: Sequence[str]) -> list[Task]:
+    """The tasks of these names; ``development`` is all of that set.
 
     Raises:
-        ValueError: an environment is a ``report`` task.
+        ValueError: one is a ``report`` task, or none at all.
     """
-    refuse_report(envs)
-    for method, env in product(methods, envs):
+    refuse_report(names)
+    found = [each for name in names for each in (tasks_of(name) if name == DEVELOPMENT else (TASKS.get(name),))]
+    if None in found:
+        name = next(name for name in names if name not in (*TASKS, DEVELOPMENT))
+        raise unknown("--envs", name, [DEVELOPMENT, *MEASURES])
+    return [task for task in found if task is not None]
+
+
+def programs(
+    methods: Sequence[str], envs: Sequence[str], sources: Sequence[str], steps: int | None = None
+) -> Iterator[Program]:
+    """All programs; a method that hears no sources has one on each task. ``steps`` are the task's own where not given.
+
+    Raises:
+        ValueError: as ``tasks``.
+    """
+    for method, task in product(methods, tasks(envs)):
         knobs = BASELINES[method]
         for source, choice in product(sources if knobs.hears else ("any",), product(*knobs.outside.values())):
             values = dict(zip(knobs.outside, choice, strict=True))
-            setting = (f"env={env}", f"total_steps={steps}", f"seed={TUNING_SEED}", f"method={method}")
-            aux = f"aux={source if knobs.hears else 'none'}"
+            setting = (*task.overrides, f"total_steps={steps or task.total_steps}", f"seed={TUNING_SEED}")
+            aux = task.sources.get(source, (f"aux={source}",)) if knobs.hears else ("aux=none",)
             chosen = tuple(f"{key}={value:g}" for key, value in values.items())
             below = [f"{key.rpartition('.')[2]}-{value:g}" for key, value in values.items()]
-            yield Program(Run("/".join((env, source, method, *below)), (*setting, aux, *knobs.fixed, *chosen)), values)
+            words = (*setting, f"method={method}", *aux, *knobs.fixed, *chosen)
+            yield Program(Run("/".join((task.name, source, method, *below)), words), values)
 
 
 def points(program: Program, config: Config) -> list[Point]:
@@ -173,8 +205,8 @@ class Setting(NamedTuple):
         method: its name.
         values: dotted name -> value.
         found: cell -> mean area and mean last tenth, as far as it is finished.
-        score: mean over cells of its area, as a share of the largest that any setting of any method has there; NaN
-            before all of them are finished.
+        score: mean over cells of its area, as a share of the largest that any setting of any method has there, both
+            above the least that there can be; NaN before all of them are finished.
     """
 
     method: str
@@ -193,18 +225,18 @@ def ranked(asked: Sequence[Point], results: Mapping[str, Found]) -> list[Setting
         )
         run = results.get(str(point.config.run_dir))
         if run is not None:
-            area, end = scores(run, MEASURES.get(point.cell[0], "episode_length"))
+            area, end = scores(run, MEASURES[point.cell[0]][0])
             heard = [cell for cell in cells if cell[0] == point.cell[0] and point.cell[1] in ("any", cell[1])]
             setting.found.update(dict.fromkeys(heard, (float(area.mean()), float(end.mean()))))
     areas = {cell: [one.found[cell][0] for one in settings.values() if cell in one.found] for cell in cells}
-    best = {cell: max(reached, default=0.0) for cell, reached in areas.items()}
+    best = {cell: max(reached, default=math.nan) for cell, reached in areas.items()}
     scored = [setting._replace(score=_mean_of_best(setting.found, best)) for setting in settings.values()]
     methods = list(dict.fromkeys(setting.method for setting in scored))
     return sorted(scored, key=lambda one: (methods.index(one.method), math.isnan(one.score), -one.score))
 
 
 def cells_of(asked: Sequence[Point]) -> list[tuple[str, str]]:
-    """Environments and sources; what hears no sources belongs to all of its environment's."""
+    """Tasks and sources; what hears no sources belongs to all of its task's."""
     cells = dict.fromkeys(point.cell for point in asked)
     return [cell for cell in cells if cell[1] != "any"] or list(cells)
 
@@ -213,16 +245,17 @@ def _mean_of_best(found: Mapping[tuple[str, str], tuple[float, float]], best: Ma
     """A cell in which no method gets anywhere tells nothing and counts as nothing."""
     if found.keys() != best.keys():
         return math.nan
-    return float(np.mean([found[cell][0] / top if top > 0 else 0.0 for cell, top in best.items()]))
+    least = {cell: MEASURES[cell[0]][1] for cell in best}
+    above = {cell: (found[cell][0] - low, best[cell] - low) for cell, low in least.items()}
+    return float(np.mean([area / top if top > 0 else 0.0 for area, top in above.values()]))
 
 
 def table_of(settings: Sequence[Setting], cells: Sequence[tuple[str, str]]) -> str:
     """Area and last tenth in every cell, the best setting of each method first."""
     rows = []
     for method, values, found, score in settings:
-        rate = next((f"{value:g}" for key, value in values.items() if key.endswith("learning_rate")), "")
-        coefficient = next((f"{value:g}" for key, value in values.items() if not key.endswith("learning_rate")), "")
-        row = [method, rate, coefficient, "" if math.isnan(score) else number(score)]
+        setting = " ".join(f"{key.rpartition('.')[2]}={value:g}" for key, value in values.items())
+        row = [method, setting, "" if math.isnan(score) else number(score)]
         rows.append([*row, *(" / ".join(map(number, found[cell])) if cell in found else "" for cell in cells)])
     return markdown((*HEADER, *("/".join(cell) for cell in cells)), rows)
 
@@ -248,9 +281,9 @@ def best_of(settings: Sequence[Setting]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Tunes the baselines alike, and prints one table.")
     parser.add_argument("--methods", nargs="+", choices=BASELINES, default=list(BASELINES))
-    parser.add_argument("--envs", nargs="+", default=["cartpole", "cartpole_continuous"])
-    parser.add_argument("--sources", nargs="+", default=["harmful", "random", "beneficial"])
-    parser.add_argument("--steps", type=int, default=204_800, help="environment steps of one seed")
+    parser.add_argument("--envs", nargs="+", default=[DEVELOPMENT], help="tasks of the suite, or the set development")
+    parser.add_argument("--sources", nargs="+", default=["fair", "farmable", "useless", "harmful"])
+    parser.add_argument("--steps", type=int, help="environment steps of one seed; the task's own where not given")
     parser.add_argument("--seeds", type=int, default=4, help="seeds of each setting")
     parser.add_argument("--out", type=Path, help="where runs and table go; runs/studies/tune where not given")
     parser.add_argument("--only", default="", help="train only programs whose name contains this")

@@ -11,6 +11,7 @@ import pytest
 
 import llmrl
 from llmrl.assembly.methods import METHODS
+from llmrl.studies import suite_tasks
 from llmrl.studies.carry_out import Found, read_finished
 from llmrl.studies.figures import FIGURE_METHODS
 
@@ -30,6 +31,19 @@ def tune():
         sys.path.remove(str(SCRIPTS))
 
 
+FIRST = ["ppo", "add", "pbrs", "dpba", "pies", "bipars_em", "bipars_mgl", "bipars_imgl", "lirpg", "barfi"]
+PEERS = {
+    "eipo": 9,
+    "select": 9,
+    "adops": 9,
+    "decoupled": 3,
+    "irpo": 9,
+    "ranked_potential": 9,
+    "thresholded": 9,
+}
+"""Methods of others that hear a source, and the settings that are tried of each."""
+
+
 def found(*levels):
     return Found({"episode_length": np.repeat(np.array(levels, np.float32)[:, None], 20, axis=1)})
 
@@ -40,8 +54,8 @@ def rows_of(table):
 
 
 def test_every_program_composes_and_has_its_own_directory(tune):
-    assert set(FIGURE_METHODS) - {"implicit"} <= set(tune.BASELINES) <= set(METHODS)
-    programs = list(tune.programs(list(tune.BASELINES), ["cartpole"], ["harmful", "noise"], 4096))
+    assert {*FIGURE_METHODS, *FIRST, *PEERS} - {"implicit"} == set(tune.BASELINES) <= set(METHODS)
+    programs = list(tune.programs(FIRST, ["cartpole"], ["harmful", "noise"], 4096))
     runs = [one.run for one in programs]
     assert len({run.name for run in runs}) == len({run.overrides for run in runs}) == len(runs)
     # Outside of a program differ the sources, and factors on them; ppo hears none.
@@ -66,6 +80,36 @@ def test_a_grid_has_every_combination_and_what_the_method_says_by_itself(tune, m
     assert sum(tried) == 1  # the setting of its yaml is one of those
     for point in points:
         assert all(said(point.config, key) == value for key, value in point.values.items())
+
+
+@pytest.mark.parametrize("method", PEERS)
+def test_every_peer_has_a_grid_of_the_same_size_around_its_own_setting(tune, method):
+    programs = list(tune.programs([method], ["MountainCar-v0"], ["fair"]))
+    composed = [(one, llmrl.compose(*one.run.overrides, f"run_dir=out/{one.run.name}")) for one in programs]
+    points = [point for one, config in composed for point in tune.points(one, config)]
+    assert len({str(point.config.run_dir) for point in points}) == len(points) == PEERS[method]
+    own = llmrl.compose(f"method={method}", "aux=fair")
+    tried = [all(math.isclose(said(own, key), value) for key, value in point.values.items()) for point in points]
+    assert sum(tried) == 1  # the setting of its yaml is one of those
+    for point in points:
+        assert all(said(point.config, key) == value for key, value in point.values.items())
+
+
+def test_the_development_tasks_are_tuned_on_as_the_suite_trains_them(tune):
+    assert list(tune.MEASURES) == [task.name for task in suite_tasks.tasks_of("development")]
+    for one in tune.programs(["decoupled"], ["development"], ["fair", "harmful"]):
+        name, source, *_ = one.run.name.split("/")
+        task = suite_tasks.TASKS[name]
+        assert {*task.overrides, *task.sources[source], f"total_steps={task.total_steps}"} <= {*one.run.overrides}
+    with pytest.raises(ValueError, match="unknown --envs 'cartpol'; nearest: 'cartpole'"):
+        list(tune.programs(["add"], ["cartpol"], ["fair"]))
+
+
+def test_a_return_below_0_is_scored_from_the_least_that_there_is(tune):
+    points = [made_up(tune, "add", {"aux.scale": x}, "fair", env="MountainCar-v0") for x in (0.1, 0.3, 1.0)]
+    reached = dict(zip([point.config.run_dir for point in points], (-200.0, -150.0, -100.0), strict=True))
+    results = {path: Found({"episode_return": np.full((1, 20), level)}) for path, level in reached.items()}
+    assert [one.score for one in tune.ranked(points, results)] == [1.0, 0.5, 0.0]
 
 
 @pytest.mark.parametrize("env", ["keydoor", "crumbs", "moving_goal"])
@@ -112,10 +156,10 @@ def test_settings_are_ranked_over_all_sources(tune):
     settings = tune.ranked(points, results)
     cells = tune.cells_of(points)
     rows = rows_of(tune.table_of(settings, cells))
-    assert [(row["method"], row["learning rate"], row["coefficient"], row["mean of best"]) for row in rows] == [
-        ("ppo", "", "", "0.750"),
-        ("dpba", "0.01", "3", "0.750"),
-        ("dpba", "0.001", "3", "0.550"),
+    assert [(row["method"], row["setting"], row["mean of best"]) for row in rows] == [
+        ("ppo", "", "0.750"),
+        ("dpba", "learning_rate=0.01 coefficient=3", "0.750"),
+        ("dpba", "learning_rate=0.001 coefficient=3", "0.550"),
     ]
     assert rows[1]["cartpole/harmful"] == "90.0 / 90.0" and rows[0]["cartpole/harmful"] == "100.0 / 100.0"
     (line,) = tune.best_of(settings).splitlines()

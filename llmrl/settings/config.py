@@ -462,7 +462,7 @@ class EipoConfig:
 
     Attributes:
         alpha: how much more the task counts than in that sum, at the start.
-        beta: step size of alpha.
+        beta: step size of alpha. The authors' is for thousands of iterations; in a hundred alpha stays where it starts.
         clip: largest difference of the two policies that alpha follows, in task advantage per step.
         largest: bound of alpha, on both sides of 0.
     """
