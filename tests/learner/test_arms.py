@@ -192,6 +192,12 @@ def test_an_arm_that_nothing_is_known_of_is_tried_and_neither_leads_nor_is_copie
         assert float(decision.share[1]) == pytest.approx(0.5 * rate(0.5))
 
 
+def test_an_arm_that_nothing_is_known_of_hides_none_that_is_surely_better():
+    """Its mean reads 0, which is above all others here."""
+    state = _state([-2.0, 0.0, -1.0], np.zeros(3), count=[32.0, 0.0, 32.0], lowest=-3.0)
+    assert int(arms.decided(state, jnp.asarray(0.5), RULE).model) == 2
+
+
 def test_who_was_taken_over_leads_and_an_arm_in_between_is_tried_only():
     decision = arms.decided(_state([0.0, 1.0, 5.0], [0.0, 0.0, 0.0], lowest=-1.0), jnp.asarray(0.5), RULE)
     assert int(decision.model) == int(decision.leader) == 2

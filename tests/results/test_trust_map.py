@@ -147,9 +147,7 @@ def test_of_several_policies_the_weights_are_those_of_the_one_handed_over():
     run = untrained("env=cartpole", "aux=beneficial", "method=twin")
     task_state, credit = run.state.transform_states
     credit = credit._replace(deviation=jnp.full_like(credit.deviation, 0.5))
-    earned = jnp.asarray([[2.0, 1.0], [1.0, 2.0]])
-    returns = run.state.arms.returns._replace(episodes=jnp.ones((2, 2)), total=earned)
-    arms = run.state.arms._replace(returns=returns)
+    arms = run.state.arms._replace(leader=jnp.asarray([0, 1], jnp.int32))
     run.state = run.state._replace(arms=arms, transform_states=(task_state, credit))
     found = llmrl.trust_map(run, num_steps=8, num_envs=2)
     for numbers in (found.weight[0], found.settled[0], found.influence[0], found.unit[0]):
