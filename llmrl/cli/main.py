@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -20,7 +21,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from llmrl.settings.errors import UserError, debugging, unknown
+from llmrl.settings.errors import UserError, debugging, of_a_callback, unknown
 from llmrl.training.stopping import Stopped, Unheard, closed_pipes_end_quietly, end_interrupted, second_interrupt_kills
 
 if TYPE_CHECKING:
@@ -119,6 +120,8 @@ def _run_application(command: str, arguments: list[str]) -> None:
     from llmrl.settings.overrides import config_dir, register_schemas, without_grid
     from llmrl.settings.words import as_hydra_reads
 
+    if not debugging():  # jax prints the traceback of a user's function that it calls back, and then raises
+        logging.getLogger("jax._src.callback").setLevel(logging.CRITICAL)
     # Hydra would print its own errors, over several lines and with exit code 1; this makes it raise them.
     os.environ["HYDRA_FULL_ERROR"] = "1"
     task = COMMANDS[command]
@@ -508,7 +511,7 @@ def _is_for_user(error: BaseException) -> bool:
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
-    return isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException)
+    return isinstance(error, UserError | OSError | HydraException | OmegaConfBaseException) or of_a_callback(error)
 
 
 def _message(error: BaseException) -> str:

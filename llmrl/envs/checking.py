@@ -149,7 +149,7 @@ def _check_aux_names(what: str, env: Environment) -> Faults:
 
 def _check_obs_names(what: str, env: Environment) -> Faults:
     names: Any = env.spec.obs_names
-    if not isinstance(names, tuple) or not all(isinstance(name, str) for name in names):
+    if not isinstance(names, tuple | list) or not all(isinstance(name, str) for name in names):
         yield BadType(f"{what}: spec.obs_names is {described(names)}; expected a tuple of texts")
     elif names and len(names) != prod(env.spec.obs_shape):
         yield BadValue(

@@ -99,9 +99,18 @@ def of_the_disk(error: OSError) -> str:
 def first_line(error: BaseException) -> str:
     """What an error is, the first line of what it says, and where in the user's code it arose."""
     first, *others = str(error).strip().split("\n")
-    # What a callback raises comes as the text of a whole traceback, which ends with the error itself.
-    says = others[-1] if "Traceback" in first else f"{type(error).__name__}: {first}"
+    says = others[-1] if others and of_a_callback(error) else f"{type(error).__name__}: {first}"
     return f"{says.rstrip('.')}{_place(error)}"
+
+
+def of_a_callback(error: BaseException) -> bool:
+    """Whether a function of Python's has failed that a compiled program calls back: a user's, since llmrl has none.
+
+    Its error comes as the text of a whole traceback, which ends with the error itself.
+    """
+    return (
+        type(error).__name__ == "JaxRuntimeError" and "Traceback (most recent call last)" in str(error).split("\n")[0]
+    )
 
 
 def _place(error: BaseException) -> str:

@@ -26,7 +26,16 @@ from omegaconf.errors import (
 )
 
 from llmrl.settings.config import Config
-from llmrl.settings.errors import OWN_ENVIRONMENT, BadValue, brief, install, of_the_disk, unknown
+from llmrl.settings.errors import (
+    OWN_ENVIRONMENT,
+    BadValue,
+    brief,
+    first_line,
+    install,
+    of_a_callback,
+    of_the_disk,
+    unknown,
+)
 from llmrl.settings.fields import check
 from llmrl.settings.presets import config_dir, method_names
 from llmrl.settings.requests import (
@@ -309,6 +318,8 @@ def explain(error: BaseException) -> str:
         return f"{not_there[1]}=... is not for this command; its --help lists what is"
     if isinstance(error, HydraException):
         return " ".join(str(error).split())
+    if of_a_callback(error):
+        return f"a function that the environment or a source calls back in Python failed: {first_line(error)}"
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{of_the_disk(error)}: {brief(error.filename)}"
     return _first_line(error) or type(error).__name__
