@@ -38,7 +38,7 @@ from llmrl.language import Table, load, save
 from llmrl.language.function_files import find
 from llmrl.runs import checkpoint, metrics
 from llmrl.settings.config import Config
-from llmrl.settings.errors import BadValue, brief, of_the_disk
+from llmrl.settings.errors import BadValue, brief, first_line, of_the_disk
 from llmrl.settings.validation import from_dict
 
 _WITHOUT_CHECKPOINTS = "{} holds a finished run whose checkpoints/ are gone"
@@ -117,7 +117,7 @@ def open_run(config: Config) -> Iterator[Run]:
             yield Run(path, config, is_finished(config), extended_from)
         except Exception as error:
             with suppress(OSError):  # a disk that is full has no room for this either
-                metrics.replace_file(path / FAILURE, f"{type(error).__name__}: {str(error).partition(chr(10))[0]}\n")
+                metrics.replace_file(path / FAILURE, f"{first_line(error)}\n")
             raise
 
 

@@ -108,9 +108,7 @@ def of_a_callback(error: BaseException) -> bool:
 
     Its error comes as the text of a whole traceback, which ends with the error itself.
     """
-    return (
-        type(error).__name__ == "JaxRuntimeError" and "Traceback (most recent call last)" in str(error).split("\n")[0]
-    )
+    return type(error).__name__ == "JaxRuntimeError" and "Traceback (most recent" in str(error).partition("\n")[0]
 
 
 def _place(error: BaseException) -> str:

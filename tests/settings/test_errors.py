@@ -4,11 +4,14 @@ import ast
 import builtins
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 import llmrl
 from llmrl.cli.main import _is_for_user
 from llmrl.settings.errors import BadType, BadValue, CannotRun, NotImported, UserError, unknown
+from llmrl.settings.overrides import explain
 
 PACKAGE = Path(llmrl.__file__).parent
 ROOMS = sorted(room.name for room in PACKAGE.iterdir() if (room / "__init__.py").is_file())
@@ -39,6 +42,21 @@ def test_a_users_error_is_caught_as_the_built_in_one(kind, built_in):
     assert issubclass(kind, UserError) and issubclass(kind, built_in)
     assert _is_for_user(kind("said in one line"))
     assert not _is_for_user(built_in("a bug"))
+
+
+def test_what_a_compiled_program_calls_back_fails_in_one_line():
+    """jax tells of it with the whole traceback as text."""
+
+    def failing(x):
+        raise LookupError(f"no place {x}")
+
+    place = jax.ShapeDtypeStruct((), jnp.float32)
+    with pytest.raises(jax.errors.JaxRuntimeError) as caught:
+        jax.block_until_ready(jax.jit(lambda x: jax.pure_callback(failing, place, x))(jnp.float32(3.0)))
+    assert _is_for_user(caught.value)
+    says = "a function that the environment or a source calls back in Python failed: LookupError: no place 3.0"
+    assert explain(caught.value).startswith(says) and "\n" not in explain(caught.value)
+    assert not _is_for_user(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory"))
 
 
 def test_an_unknown_name_is_a_users_error():
