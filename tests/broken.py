@@ -322,6 +322,7 @@ CAPTIONERS = {
     "words that are numbers": (words(describe=lambda key: 3), r"describe\(key\) returned 3; expected a text"),
     "no words today": (words(describe=speechless), r"describe\(key\) failed: OSError: no words .*; expected a text"),
     "no keys": (words(keys=lambda: ()), r"keys\(\) is empty; expected a sequence of ints"),
+    "keys one by one": (words(keys=lambda: iter((0, 1))), r"keys\(\) returned <.*>; expected a sequence of ints"),
     "keys in words": (words(keys=lambda: ["near"]), r"keys\(\) holds 'near'; expected a sequence of ints"),
     "keys that are none": (words(keys=(0, 1)), r"keys\(\) failed: TypeError: 'tuple' .*; expected a sequence"),
     "a sure oracle": (words(oracle=lambda key, event: 2.0), r"oracle\(key, event\) returned 2.0; expected a number in"),

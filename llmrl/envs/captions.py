@@ -193,11 +193,14 @@ def _check_first_key(what: str, captioner: Captioner) -> None:
 def _first_key(what: str, keys: Any) -> int:
     expected = "expected a sequence of ints"
     try:
-        key = next(iter(keys()))
-    except StopIteration:
-        raise BadValue(f"{what}: keys() is empty; {expected}") from None
+        listed = keys()
     except Exception as error:
         raise BadValue(f"{what}: keys() failed: {first_line(error)}; {expected}") from error
+    if not hasattr(listed, "__len__"):
+        raise BadType(f"{what}: keys() returned {described(listed)}; {expected}")
+    if not len(listed):
+        raise BadValue(f"{what}: keys() is empty; {expected}")
+    key = next(iter(listed))
     if not isinstance(key, int | np.integer):
         raise BadType(f"{what}: keys() holds {described(key)}; {expected}")
     return int(key)

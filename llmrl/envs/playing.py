@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 from llmrl.envs.base import action_shape
 from llmrl.envs.checking import RESET, STEP
 from llmrl.settings.errors import BadValue, UserError, first_line
-from llmrl.types import Box, Discrete, Environment, TimeStep
+from llmrl.types import Box, Discrete, Environment, HostEnvironment, TimeStep
 
 INSTANCES = 8
 """Environments that are played side by side; half of them repeat one action, which leads farther than random ones."""
@@ -37,6 +37,7 @@ class Played(NamedTuple):
         heeded: whether another action ever changed anything.
         faults: what went wrong on the way.
         seconds: how long it took.
+        functions: what the two functions are called that were played, in errors.
     """
 
     obs: Shaped[np.ndarray, "t n *obs"]
@@ -47,6 +48,7 @@ class Played(NamedTuple):
     heeded: bool
     faults: tuple[UserError, ...]
     seconds: float
+    functions: tuple[str, str] = (RESETTING, STEPPING)
 
     @property
     def num_steps(self) -> int:
@@ -101,6 +103,39 @@ def play(env: Environment, what: str, *, seed: int, num_steps: int, seconds: flo
         faults.append(fault)
     together = jax.tree.map(lambda *arrays: np.stack(arrays), *moments)
     return Played(*together, heeded, tuple(faults), time.monotonic() - began)
+
+
+def play_host(env: HostEnvironment, what: str, *, seed: int, num_steps: int, seconds: float) -> Played | UserError:
+    """The same for an environment that only Python steps; arguments as for ``play``. No step is taken twice."""
+    began, chances, places = time.monotonic(), np.random.default_rng(seed), np.arange(INSTANCES)
+    moments: list[tuple[Any, ...]] = []
+    faults: list[UserError] = []
+
+    def seeds(number: int) -> list[int]:
+        return chances.integers(2**31, size=number).tolist()
+
+    try:
+        with env.opened(env.sources) as worlds:
+            obs = np.asarray(worlds.reset(places.tolist(), seeds(INSTANCES)))
+            ages, started = np.zeros(INSTANCES, int), np.ones(INSTANCES, bool)
+            for actions in _actions(env.spec.action, seed, num_steps):
+                if moments and time.monotonic() - began > seconds:
+                    break
+                ages = ages + 1
+                result = jax.tree.map(np.array, worlds.step(places.tolist(), actions))
+                moments.append((obs, actions, result, ages, started))
+                started, obs = result.terminated | result.truncated, result.obs.copy()
+                if started.any():
+                    obs[started] = worlds.reset(places[started].tolist(), seeds(int(started.sum())))
+                    ages = np.where(started, 0, ages)
+    except UserError as fault:
+        faults.append(fault)
+    except Exception as error:
+        faults.append(BadValue(f"{what} failed when it was played: {first_line(error)}"))
+    if not moments:
+        return faults[0]
+    together = jax.tree.map(lambda *arrays: np.stack(arrays), *moments)
+    return Played(*together, True, tuple(faults), time.monotonic() - began, ("reset()", "step(action)"))
 
 
 def called(what: str, function: Callable[..., Any], hint: str) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmrl.envs.checking import Faults
-from llmrl.envs.playing import INSTANCES, REPEATED, RESETTING, STEPPING, Played
+from llmrl.envs.playing import INSTANCES, REPEATED, Played
 from llmrl.envs.watching import LARGE
 from llmrl.settings.errors import BadValue
 from llmrl.types import Discrete, EnvSpec
@@ -38,31 +38,33 @@ def played_faults(what: str, spec: EnvSpec, played: Played) -> Faults:
 
 
 def _check_observations(what: str, spec: EnvSpec, played: Played) -> Faults:
+    resetting, stepping = played.functions
     for function, obs, among in (
-        (RESETTING, played.obs, played.started),
-        (STEPPING, played.results.obs, np.ones_like(played.started)),
+        (resetting, played.obs, played.started),
+        (stepping, played.results.obs, np.ones_like(played.started)),
     ):
         strange = _not_finite(obs) & among.reshape(*among.shape, *(1,) * len(spec.obs_shape))
         if strange.any():
             t, n, *component = np.argwhere(strange)[0].tolist()
+            when = _when(played, t, n) if function == stepping else ""
             yield BadValue(
                 f"{what}: {function} returned an observation with {obs[(t, n, *component)]}"
-                f"{_component(spec, component)}{_when(function, played, t, n)}; expected finite numbers"
+                f"{_component(spec, component)}{when}; expected finite numbers"
             )
 
 
 def _check_reward(what: str, spec: EnvSpec, played: Played) -> Faults:
     if (strange := _not_finite(played.results.reward)).any():
         t, n = np.argwhere(strange)[0].tolist()
-        came = f"reward {played.results.reward[t, n]}{_when(STEPPING, played, t, n)}"
-        yield BadValue(f"{what}: {STEPPING} returned {came}; expected a finite number")
+        came = f"reward {played.results.reward[t, n]}{_when(played, t, n)}"
+        yield BadValue(f"{what}: {played.functions[1]} returned {came}; expected a finite number")
 
 
 def _check_sources(what: str, spec: EnvSpec, played: Played) -> Faults:
     for column, name in enumerate(spec.aux_names):
         if (strange := _not_finite(played.results.aux[..., column])).any():
             t, n = np.argwhere(strange)[0].tolist()
-            came = f"{played.results.aux[t, n, column]}{_when(STEPPING, played, t, n)}"
+            came = f"{played.results.aux[t, n, column]}{_when(played, t, n)}"
             yield BadValue(f"auxiliary function {name} returned {came}; expected a finite number")
 
 
@@ -70,8 +72,8 @@ def _check_horizon(what: str, spec: EnvSpec, played: Played) -> Faults:
     if (longest := int(played.ages.max())) > spec.horizon:
         t, n = np.argwhere(played.ages > spec.horizon)[0].tolist()
         yield BadValue(
-            f"{what}: {STEPPING} let an episode go on for {longest} steps{_doing(played, t, n)}; expected truncated at "
-            f"spec.horizon {spec.horizon}, as in truncated=time >= horizon"
+            f"{what}: {played.functions[1]} let an episode go on for {longest} steps{_doing(played, t, n)}; expected "
+            f"truncated at spec.horizon {spec.horizon}, as in truncated=time >= horizon"
         )
 
 
@@ -105,8 +107,8 @@ def _component(spec: EnvSpec, component: list[Any]) -> str:
     return f" as component {', '.join(map(str, component))}{name}"
 
 
-def _when(function: str, played: Played, t: int, n: int) -> str:
-    return "" if function == RESETTING else f" at step {played.ages[t, n]} of an episode{_doing(played, t, n)}"
+def _when(played: Played, t: int, n: int) -> str:
+    return f" at step {played.ages[t, n]} of an episode{_doing(played, t, n)}"
 
 
 def _doing(played: Played, t: int, n: int) -> str:

@@ -18,7 +18,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from llmrl.assembly.parts import environment_options, make_environment
+from llmrl.assembly.parts import any_environment, environment_options, make_environment
 from llmrl.assembly.sources import with_written
 from llmrl.envs import (
     HOST_ENVIRONMENTS,
@@ -27,14 +27,13 @@ from llmrl.envs import (
     dotted_name,
     made_at,
     make,
-    make_host,
     sources_of,
     with_sources,
 )
 from llmrl.envs.caption_checks import caption_faults, caption_notes, captions
 from llmrl.envs.captions import captioner_faults, made_captioner
 from llmrl.envs.checking import environment_faults
-from llmrl.envs.playing import REPEATED, Played, play
+from llmrl.envs.playing import REPEATED, Played, play, play_host
 from llmrl.envs.playing_checks import notes, played_faults
 from llmrl.settings.config import Config
 from llmrl.settings.errors import UserError
@@ -42,7 +41,7 @@ from llmrl.settings.validation import from_dict
 from llmrl.training import loop
 from llmrl.training.cores import in_float32
 from llmrl.training.progress import plural
-from llmrl.types import Captioner, Environment
+from llmrl.types import Captioner, Environment, EnvSpec, HostEnvironment
 
 OK, WRONG, NOTE, SKIPPED = "ok", "WRONG", "note", "-"
 """What is fine, what has to be mended, what may be meant, and what was not looked at."""
@@ -89,7 +88,7 @@ def findings(config: Config, steps: int, seconds: float) -> Iterator[Finding]:
     """What ``check`` tells, as it is found; arguments as there. The dearer looks wait until nothing is wrong."""
     on_host = config.env.name in HOST_ENVIRONMENTS
     looks: list[Callable[[], Iterator[Finding]]] = [
-        partial(_of_the_host, config) if on_host else partial(_of_the_parts, config, steps, seconds),
+        partial(_of_the_host, config, steps, seconds) if on_host else partial(_of_the_parts, config, steps, seconds),
         partial(_as_training_begins, config),
         *([] if on_host else [partial(_elsewhere, config)]),
     ]
@@ -120,17 +119,22 @@ def _of_the_parts(config: Config, steps: int, seconds: float) -> Iterator[Findin
         yield from _captions(env, words, played)
 
 
-def _of_the_host(config: Config) -> Iterator[Finding]:
-    part = f"environment env={config.env.name}"
+def _of_the_host(config: Config, steps: int, seconds: float) -> Iterator[Finding]:
+    """Of an environment that Python steps: it is tried when it is made, so the first fault is all that is said."""
+    what = f"env.id={config.env.id}" if config.env.id else f"env={config.env.name}"
+    part = f"environment {what}"
     try:
-        env = make_host(**environment_options(config))
+        env = any_environment(config)
+        assert isinstance(env, HostEnvironment)
     except UserError as fault:
         yield Finding(part, WRONG, str(fault))
         return
-    yield Finding(part, OK, f"sources: {', '.join(env.spec.aux_names) or 'none'}")
-    yield from (Finding(part, NOTE, words) for words in env.notes)
-    if env.example is None:
-        yield Finding(part, SKIPPED, "it runs in Python, and is not played here")
+    yield Finding(part, OK, f"{_described(env.spec)}; sources: {', '.join(env.spec.aux_names) or 'none'}")
+    yield from (Finding(part, NOTE, says) for says in env.notes)
+    played, found = _played(env, what, config.seed, steps, seconds)
+    yield from found
+    if env.captioner is not None and played is not None:
+        yield from _captions(env, Words("captioner", env.captioner), played)
 
 
 # --- on shapes --------------------------------------------------------------------------------------------------------
@@ -149,12 +153,14 @@ def _environment(options: dict[str, Any]) -> tuple[Environment | None, str, list
     if faults := [*environment_faults(env, what)]:
         later = Finding(part, SKIPPED, "not looked at until then: sources, captioner, and how it plays")
         return None, what, [*(Finding(part, WRONG, str(fault)) for fault in faults), later]
-    spec = env.spec
-    says = f"spec: observations {list(spec.obs_shape)}, {spec.action}, episodes of at most {spec.horizon:,} steps"
     shapes = (
         "reset(key) and step(key, state, action): shapes and dtypes fit, both are pure jax, and jax.vmap takes them"
     )
-    return env, what, [Finding(part, OK, says), Finding(part, OK, shapes)]
+    return env, what, [Finding(part, OK, _described(env.spec)), Finding(part, OK, shapes)]
+
+
+def _described(spec: EnvSpec) -> str:
+    return f"spec: observations {list(spec.obs_shape)}, {spec.action}, episodes of at most {spec.horizon:,} steps"
 
 
 def _with_sources(env: Environment, options: dict[str, Any]) -> tuple[Environment, list[Finding]]:
@@ -236,9 +242,12 @@ class Words(NamedTuple):
 # --- as it plays ------------------------------------------------------------------------------------------------------
 
 
-def _played(env: Environment, what: str, seed: int, steps: int, seconds: float) -> tuple[Played | None, list[Finding]]:
+def _played(
+    env: Environment | HostEnvironment, what: str, seed: int, steps: int, seconds: float
+) -> tuple[Played | None, list[Finding]]:
     part, wished = f"{what} as it plays", max(steps, env.spec.horizon + 1)
-    played = play(env, what, seed=seed, num_steps=wished, seconds=seconds)
+    player = play_host if isinstance(env, HostEnvironment) else play
+    played = player(env, what, seed=seed, num_steps=wished, seconds=seconds)
     if isinstance(played, UserError):
         return None, [Finding(part, WRONG, str(played))]
     taken, ended = len(played.ages), int(played.ends.sum())
@@ -249,10 +258,9 @@ def _played(env: Environment, what: str, seed: int, steps: int, seconds: float) 
     found += [Finding(part, WRONG, str(fault)) for fault in faults]
     found += [Finding(part, NOTE, says) for says in notes(env.spec, played, LATE)]
     if not faults:
-        says = (
-            f"the same arguments gave the same results in {min(taken, REPEATED)} steps; observations, rewards and "
-            "sources were finite; no episode went beyond its horizon"
-        )
+        says = "observations, rewards and sources were finite; no episode went beyond its time limit"
+        if not isinstance(env, HostEnvironment):
+            says += f"; {min(taken, REPEATED)} steps were taken twice, to the same results"
         found.append(Finding(part, OK, says))
     return played, found
 
@@ -262,7 +270,7 @@ def _span(values: np.ndarray) -> str:
     return f"{low:g}" if low == high else f"{low:g} to {high:g}"
 
 
-def _captions(env: Environment, words: Words, played: Played) -> list[Finding]:
+def _captions(env: Environment | HostEnvironment, words: Words, played: Played) -> list[Finding]:
     part, captioner = f"{words.name} on what was played", words.captioner
     met = captions(words.name, env.spec, captioner, played)
     if isinstance(met, UserError):

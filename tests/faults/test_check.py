@@ -7,6 +7,7 @@ import re
 import sys
 from types import ModuleType
 
+import gym_worlds
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,7 +33,7 @@ from llmrl.envs.base import action_shape
 from llmrl.envs.caption_checks import caption_notes, captions
 from llmrl.envs.playing import INSTANCES, _actions, play
 from llmrl.envs.playing_checks import notes, played_faults
-from llmrl.studies.check import OK, SKIPPED, WRONG, _of_the_host, findings
+from llmrl.studies.check import WRONG, _of_the_host, findings
 from llmrl.types import Box, Codes, Discrete, Environment
 
 SHORT = {"steps": 10, "seconds": 1000.0}
@@ -391,11 +392,27 @@ def test_what_is_wrong_is_said_and_the_command_leaves_with_1(module, capsys):
     assert "  WRONG" in out and "returned reward float32[1]; expected float32[]" in out and "1 thing to mend" in out
 
 
-def test_an_environment_of_python_is_not_played():
-    played = _of_the_host(llmrl.compose("env=gymnasium", "env.id=CartPole-v1", "aux=none"))
-    assert [finding.mark for finding in played] == [OK]
-    marks = [finding.mark for finding in _of_the_host(llmrl.compose("env=crafter", "aux=none"))]
-    assert marks == [OK, SKIPPED]
+def asked_of_python(name, *overrides):
+    config = llmrl.compose("env=gymnasium", f"env.id=gym_worlds:{name}", "aux=none", "method=ppo", *overrides)
+    return list(_of_the_host(config, 10, 1000.0))
+
+
+def test_an_environment_of_python_is_played_too():
+    found = asked_of_python("walk")
+    assert not wrong_ones(found) and any("8 instances x 10 steps" in finding.says for finding in found)
+
+
+def test_what_is_wrong_in_python_is_one_line(monkeypatch):
+    (says,) = wrong_ones(asked_of_python("no_environment"))
+    assert "expected a gymnasium.Env" in says and "\n" not in says
+
+    class Late(gym_worlds.Walk):
+        def step(self, action):
+            return super().step(action)[0], float("nan") if self.at > 1 else 0.0, False, False, {}
+
+    monkeypatch.setattr(gym_worlds, "late", lambda: Late(), raising=False)
+    said = wrong_ones(asked_of_python("late", "env.horizon=5"))
+    assert any("step(action) returned reward nan at step" in says for says in said), said
 
 
 # --- notes ------------------------------------------------------------------------------------------------------------
