@@ -22,47 +22,43 @@ def devices():
 
 import jax
 jax.devices, real = devices, jax.devices
-cores.use_cores(llmrl.compose({words}))
+for words in {runs}:
+    cores.use_cores(llmrl.compose(*words))
 jax.devices = real
 print(seen, os.environ.get("PJRT_NPROC"), len(jax.devices()))
 """
 
+SMALL = ("seeds=1", "ppo.num_envs=4")
 
-def started(*words, **environment):
+
+def started(*runs, **environment):
     left_out = ("NPROC", "PJRT_NPROC", "XLA_FLAGS")
     kept = {name: value for name, value in os.environ.items() if name not in left_out}
-    code = STARTED.format(words=", ".join(map(repr, words)))
+    code = STARTED.format(runs=runs)
     command = [sys.executable, "-c", code]
     process = subprocess.run(command, env=kept | environment, capture_output=True, text=True, check=True)
     return process.stdout.strip()
 
 
 def test_little_work_on_one_device_gets_one_thread_and_later_processes_their_own():
-    assert started("seeds=1", "ppo.num_envs=4") == "['1'] None 1"
+    assert started(SMALL) == "['1'] None 1"
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("seeds=1", "ppo.num_envs=64"),
-        ("seeds=1", "env=craftax_classic", "ppo.num_envs=4"),
-        ("seeds=1", "ppo.num_envs=4", "distributed=true", "coordinator=localhost:1"),
-    ],
-    ids=["much", "a game", "several processes"],
-)
-def test_what_is_worth_sharing_keeps_all_threads(words):
-    assert started(*words).startswith("[] None")
+def test_what_is_worth_sharing_keeps_all_threads():
+    much, game = ("seeds=1", "ppo.num_envs=64"), (*SMALL, "env=craftax_classic")
+    several_processes = (*SMALL, "distributed=true", "coordinator=localhost:1")
+    assert started(much, game, several_processes).startswith("[] None")
 
 
 @pytest.mark.parametrize("name", ["NPROC", "PJRT_NPROC"])
 def test_threads_chosen_by_hand_stay(name):
     expected = "2" if name == "PJRT_NPROC" else "None"
-    assert started("seeds=1", "ppo.num_envs=4", **{name: "2"}) == f"[] {expected} 1"
+    assert started(SMALL, **{name: "2"}) == f"[] {expected} 1"
 
 
 def test_several_seeds_get_a_device_per_core():
     cores = min(os.cpu_count() or 1, 2)
-    assert started("seeds=2").endswith(f" {cores}")
+    assert started(("seeds=2",)).endswith(f" {cores}")
 
 
 def test_work_grows_with_samples_and_with_seeds_side_by_side():

@@ -1,9 +1,10 @@
 """Solving among samples: the same solutions as among parameters, wherever that is cheaper."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from jax.flatten_util import ravel_pytree
 
@@ -30,11 +31,17 @@ def system(request):
     action = ACTIONS[request.param]
     spec = EnvSpec("none", (3,), action, 10)
     policy = make_policy(spec, (16, 8))
-    theta = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), policy.init(jax.random.key(1)))
-    obs = jax.random.normal(jax.random.key(2), (SAMPLES, 3))
-    actions = policy.distribution(theta, obs).sample(
-        jax.random.normal(jax.random.key(3), (SAMPLES, action.num if isinstance(action, Discrete) else action.dim))
-    )
+
+    @jax.jit
+    def drawn():
+        theta = jax.tree.map(lambda x: x + 0.3 * jax.random.normal(KEY, x.shape), policy.init(jax.random.key(1)))
+        obs = jax.random.normal(jax.random.key(2), (SAMPLES, 3))
+        actions = policy.distribution(theta, obs).sample(
+            jax.random.normal(jax.random.key(3), (SAMPLES, action.num if isinstance(action, Discrete) else action.dim))
+        )
+        return theta, obs, actions, trees.normal_like(jax.random.key(4), theta)
+
+    theta, obs, actions, b = drawn()
 
     def log_likelihood(point):
         return policy.distribution(point, obs).log_prob(actions)
@@ -42,18 +49,28 @@ def system(request):
     def operator(weights=None):
         return fisher(log_likelihood, theta, weights, jacobian=policy.jacobian(policy.scores(theta, obs, actions)))
 
-    return policy, (theta, obs, actions), operator, trees.normal_like(jax.random.key(4), theta)
+    return policy, (theta, obs, actions), operator, b
 
 
 def flat(tree):
-    return np.asarray(ravel_pytree(tree)[0])
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+
+
+def gradients_of_each(policy, theta, obs, actions):
+    """Of each sample's log-likelihood, [samples, parameters]."""
+
+    @jax.jit
+    @jax.vmap
+    def one(obs, action):
+        return ravel_pytree(jax.grad(lambda point: policy.distribution(point, obs).log_prob(action))(theta))[0]
+
+    return np.asarray(one(obs, actions))
 
 
 def test_a_samples_gradient_in_layers_is_its_gradient(system):
     policy, (theta, obs, actions), _, _ = system
-    each = jax.vmap(jax.grad(lambda t, o, a: policy.distribution(t, o).log_prob(a)), in_axes=(None, 0, 0))
-    whole = jax.vmap(lambda tree: ravel_pytree(tree)[0])(each(theta, obs, actions))
-    layers = policy.scores(theta, obs, actions).layers
+    whole = gradients_of_each(policy, theta, obs, actions)
+    layers = jax.tree.map(np.asarray, jax.jit(lambda: policy.scores(theta, obs, actions).layers)())
     gram = sum(
         one.slope @ one.slope.T * (1.0 if one.input is None else 1.0 + one.input @ one.input.T) for one in layers
     )
@@ -63,21 +80,31 @@ def test_a_samples_gradient_in_layers_is_its_gradient(system):
 def test_products_with_a_samples_gradients_are_slopes_forwards_and_backwards(system):
     """On one axis of samples or on two."""
     policy, (theta, obs, actions), _, v = system
-    z = jax.random.normal(jax.random.key(7), (SAMPLES,))
-    log_prob, along = jax.jvp(lambda t: policy.distribution(t, obs).log_prob(actions), (theta,), (v,))
-    back = jax.vjp(lambda t: policy.distribution(t, obs).log_prob(actions), theta)[1](z)[0]
-    for shape in ((SAMPLES,), (3, SAMPLES // 3)):
+    z = np.random.default_rng(7).normal(size=SAMPLES).astype(np.float32)
+
+    @jax.jit
+    def slopes():
+        log_prob, along = jax.jvp(lambda t: policy.distribution(t, obs).log_prob(actions), (theta,), (v,))
+        return log_prob, along, jax.vjp(lambda t: policy.distribution(t, obs).log_prob(actions), theta)[1](z)[0]
+
+    @partial(jax.jit, static_argnums=0)
+    def products(shape):
         scores = policy.scores(theta, *(x.reshape(*shape, *x.shape[1:]) for x in (obs, actions)))
         jacobian = policy.jacobian(scores)
-        np.testing.assert_allclose(scores.log_prob, log_prob.reshape(shape), rtol=1e-5)
-        np.testing.assert_allclose(jacobian.along(v), along.reshape(shape), rtol=1e-3, atol=1e-5)
-        np.testing.assert_allclose(flat(jacobian.back(z.reshape(shape))), flat(back), rtol=1e-3, atol=1e-5)
+        return scores.log_prob, jacobian.along(v), jacobian.back(z.reshape(shape))
+
+    expected = slopes()
+    for shape in ((SAMPLES,), (3, SAMPLES // 3)):
+        log_prob, along, back = products(shape)
+        np.testing.assert_allclose(log_prob, expected[0].reshape(shape), rtol=1e-5)
+        np.testing.assert_allclose(along, expected[1].reshape(shape), rtol=1e-3, atol=1e-5)
+        np.testing.assert_allclose(flat(back), flat(expected[2]), rtol=1e-3, atol=1e-5)
 
 
 def test_what_a_policy_sees_changes_nothing_about_that(system):
     policy, (theta, obs, actions), _, _ = system
     seen = viewing(policy, View(EnvSpec("none", (3,), Discrete(2), 10), lambda phis, obs: phis[0] * obs), (2.0,))
-    here, there = seen.scores(theta, obs, actions), policy.scores(theta, 2.0 * obs, actions)
+    here, there = jax.jit(lambda: (seen.scores(theta, obs, actions), policy.scores(theta, 2.0 * obs, actions)))()
     for a, b in zip(here.layers, there.layers, strict=True):
         np.testing.assert_allclose(a.slope, b.slope, rtol=1e-6)
 
@@ -92,13 +119,13 @@ def test_the_solution_is_the_same_in_both_spaces(system, solver):
         here = SOLVERS[solver](damped(operator(weights), 0.2)[0], b, KEY)
         space = reduction(operator(weights), b, 100)
         there = SOLVERS[solver](damped(space.operator, 0.2)[0], space.b, KEY)
-        return here, there, space.lift(there.x)
+        return here, there, space.operator.completed(there.x), space.lift(there.x)
 
-    here, there, x = both(b)
+    here, there, completed, x = both(b)
     assert len(jax.tree.leaves(there.x)) == 3  # c, z and G z
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max()),
-        *(there.x, reduction(operator(weights), b, 100).operator.completed(there.x)),
+        *(there.x, completed),
     )
     np.testing.assert_allclose(flat(x), flat(here.x), rtol=2e-3, atol=2e-3 * np.abs(flat(here.x)).max())
     np.testing.assert_allclose(there.residual_norm, here.residual_norm, rtol=1e-2, atol=2e-3)
@@ -108,21 +135,25 @@ def test_the_solution_is_the_same_in_both_spaces(system, solver):
 
 def test_lengths_and_products_are_those_of_the_vectors(system):
     _, _, operator, b = system
-    space = reduction(operator(), b, 100)
-    x, y = (space.operator.completed(trees.normal_like(jax.random.key(i), space.b)) for i in (5, 6))
-    np.testing.assert_allclose(space.operator.dot(x, y), trees.dot(space.lift(x), space.lift(y)), rtol=1e-4)
-    np.testing.assert_allclose(
-        flat(space.lift(space.operator(x))), flat(operator()(space.lift(x))), rtol=1e-3, atol=1e-4
-    )
-    np.testing.assert_allclose(flat(space.lift(space.b)), flat(b), rtol=1e-5, atol=1e-6)
+
+    @jax.jit
+    def pairs():
+        space = reduction(operator(), b, 100)
+        x, y = (space.operator.completed(trees.normal_like(jax.random.key(i), space.b)) for i in (5, 6))
+        dots = space.operator.dot(x, y), trees.dot(space.lift(x), space.lift(y))
+        return dots, (space.lift(space.operator(x)), operator()(space.lift(x))), (space.lift(space.b), b)
+
+    dots, products, right_sides = pairs()
+    np.testing.assert_allclose(*dots, rtol=1e-4)
+    np.testing.assert_allclose(*map(flat, products), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(*map(flat, right_sides), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("few", [1, 2, 3])
 def test_a_space_that_few_samples_exhaust_shows_no_ends_beyond_its_spectrum(system, few):
     policy, (theta, obs, actions), _, b = system
-    each = jax.vmap(jax.grad(lambda t, o, a: policy.distribution(t, o).log_prob(a)), in_axes=(None, 0, 0))
-    scores = jax.vmap(lambda tree: ravel_pytree(tree)[0])(each(theta, obs[:few], actions[:few]))
-    highest = np.linalg.eigvalsh(np.asarray(scores @ scores.T) / few).max()
+    scores = gradients_of_each(policy, theta, obs, actions)[:few]
+    highest = np.linalg.eigvalsh(scores @ scores.T / few).max()
 
     @jax.jit
     @jax.vmap
@@ -138,10 +169,16 @@ def test_a_space_that_few_samples_exhaust_shows_no_ends_beyond_its_spectrum(syst
 
 def test_a_right_hand_side_of_zero_has_the_solution_zero(system):
     _, _, operator, b = system
-    space = reduction(operator(), optax.tree.zeros_like(b), 100)
-    found = neumann(5)(damped(space.operator, 0.1)[0], space.b, KEY)
-    assert not np.any(flat(space.lift(found.x)))
-    assert found.residual_norm == 0
+
+    @jax.jit
+    def solved(zero):
+        space = reduction(operator(), zero, 100)
+        found = neumann(5)(damped(space.operator, 0.1)[0], space.b, KEY)
+        return space.lift(found.x), found.residual_norm
+
+    x, residual_norm = solved(jax.tree.map(jnp.zeros_like, b))
+    assert not np.any(flat(x))
+    assert residual_norm == 0
 
 
 def test_few_products_and_other_solvers_stay_where_they_are(system):
