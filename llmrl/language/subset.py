@@ -176,9 +176,10 @@ def checked(function: Function, fields: Collection[str]) -> Function:
 def _parsed(text: str) -> ast.Module:
     if len(text) > MOST_LETTERS:
         raise Refused(f"the text is too long: {len(text)} letters, at most {MOST_LETTERS}")
-    if not text.isascii():
-        other = next(letter for letter in text if not letter.isascii())
-        raise Refused(f"only ASCII is allowed, got {other!a}")
+    for letter in text:
+        # What a terminal would obey may not be shown to a reader either.
+        if not (letter.isascii() and (letter.isprintable() or letter in "\n\r\t")):
+            raise Refused(f"only printable ASCII is allowed, got {letter!a}")
     try:
         with warnings.catch_warnings():  # of backslashes in docstrings
             warnings.simplefilter("ignore")
