@@ -366,8 +366,11 @@ def _refuse_another_config(path: Path, config: Config) -> int | None:
     if not config.resume:
         raise BadValue(f"run_dir={path} holds a run already and resume=false; choose another or remove it")
     stored, given = _flat(_read_config(path)), _flat(_plain(asdict(config)))
-    keys = {key for key in (*stored, *given) if key.partition(".")[0] not in NOT_COMPARED}
-    differing = sorted(key for key in keys if stored.get(key) != given.get(key))
+    # Of a setting that is newer than the run, the run had the default.
+    known = _flat(_plain(asdict(Config()))) | stored
+    keys = {key for key in (*known, *given) if key.partition(".")[0] not in NOT_COMPARED}
+    differing = [key for key in keys if known.get(key) != given.get(key)]
+    differing.sort(key=lambda key: (key not in stored, key))
     advice = "choose another run_dir or remove it"
     written = {*differing} <= {"total_steps"} and CODE in config.aux.sources
     if written and _functions(config) != (path / FUNCTIONS).read_text():

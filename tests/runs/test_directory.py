@@ -105,6 +105,42 @@ def test_the_config_on_disk_is_the_config(tmp_path):
         assert runs.load_run(tmp_path).config == config
 
 
+def open_and_close(config):
+    with runs.open_run(config):
+        pass
+
+
+def older(path, *newer):
+    """A run's directory as a version of llmrl left it that did not know these settings."""
+    values = yaml.safe_load((path / "config.yaml").read_text())
+    for section, key in newer:
+        del (values[section] if section else values)[key]
+    (path / "config.yaml").write_text(yaml.safe_dump(values))
+
+
+def test_a_setting_newer_than_the_run_stands_in_the_way_only_where_it_is_not_its_default(tmp_path):
+    with runs.open_run(small(tmp_path)) as run:
+        runs.record(run, state(2), chunk(0), 0)
+    older(tmp_path, ("ppo", "advantage_floor"), ("", "solver"))
+    with runs.open_run(small(tmp_path)) as run:
+        assert runs.restore(run, state(0))[1] == 2
+    newer = dataclasses.replace(SMALL.ppo, advantage_floor=0.5)
+    with pytest.raises(ValueError, match=r"a run with no ppo\.advantage_floor, got ppo\.advantage_floor=0\.5"):
+        open_and_close(small(tmp_path, ppo=newer))
+    changed = dataclasses.replace(newer, discount=0.5)  # what both of them know is named first
+    with pytest.raises(ValueError, match=r"a run with ppo\.discount=.*, got ppo\.discount=0\.5"):
+        open_and_close(small(tmp_path, ppo=changed))
+
+
+def test_an_older_run_that_is_finished_is_extended(tmp_path):
+    with runs.open_run(small(tmp_path, total_steps=32)) as run:
+        runs.record(run, state(2), chunk(0), 0)
+        runs.finish(run, compile_seconds=1.0, run_seconds=2.0, run_iterations=2)
+    older(tmp_path, ("ppo", "clip"))
+    with runs.open_run(small(tmp_path, total_steps=64)) as run:
+        assert run.extended_from == 32
+
+
 def test_another_config_is_refused_by_its_first_difference(tmp_path):
     with runs.open_run(small(tmp_path)) as run:
         runs.record(run, state(2), chunk(0), 0)
