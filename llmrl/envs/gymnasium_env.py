@@ -13,7 +13,7 @@ import gymnasium
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from llmrl.envs.base import require_positive_int
+from llmrl.envs.base import ON_HOST, require_positive_int
 from llmrl.envs.gymnasium_spaces import Actions, Observations, actions, infos, observations
 from llmrl.envs.parameters import fitted_arguments
 from llmrl.envs.processes import Answer, opened_processes
@@ -341,7 +341,10 @@ def _said(sources: Sequence[Callable], before, performed, after, told) -> Float[
     if not sources:
         return np.zeros((len(after), 0), np.float32)
     info = infos(told)
-    values = [np.broadcast_to(source(before, performed, after, info), len(after)) for source in sources]
+    try:
+        values = [np.broadcast_to(source(before, performed, after, info), len(after)) for source in sources]
+    except Exception as error:
+        raise BadValue(f"an auxiliary function failed: {first_line(error)}; expected {ON_HOST}") from error
     return np.stack(values, axis=-1).astype(np.float32)
 
 
@@ -353,5 +356,7 @@ def _exchange(make: Callable[[], Answer], processes: int | None, what: str):
             yield exchange
         return
     answer = make()
-    yield lambda command, places, arguments: answer(command, list(zip(places, arguments, strict=True)))
-    answer("close", [])
+    try:
+        yield lambda command, places, arguments: answer(command, list(zip(places, arguments, strict=True)))
+    finally:
+        answer("close", [])
