@@ -85,12 +85,17 @@ def write(
         show(f"--- system\n{system}\n--- user\n{user}\n---")
         return ()
     trials: dict[str, Trial] = {}
-    source, prompt = config.llm.model, PROMPT.identity
+    local = config.llm.provider == "local"
+    provenance = {
+        "environment": name_of(config.env),
+        "source": Path(config.llm.model).stem if local else config.llm.model,  # not where it lies on this machine
+        "date": datetime.date.today().isoformat(),
+        "prompt": PROMPT.identity,
+    }
     if config.llm.provider == "recorded":
-        shipped = read_file(find(config.llm.answers, config.env))
-        functions, source, prompt = shipped.functions[:count], *map(shipped.provenance.get, ("source", "prompt"))
-        refused = refusals(env, functions, trials)
-        functions = tuple(function for function in functions if function.name not in refused)
+        shipped, provenance = read_file(find(config.llm.answers, config.env))
+        refused = refusals(env, shipped, trials)
+        functions = tuple(function for function in shipped if function.name not in refused)[:count]
     else:
         functions = write_functions(
             asking(config.llm),
@@ -102,13 +107,12 @@ def write(
             show=show,
         )
     if not functions:
-        raise CannotRun(f"none of the functions can be used; asked {plural(attempts, 'time')} (llm.model={source})")
+        raise CannotRun(
+            f"none of the functions can be used; asked {plural(attempts, 'time')} (llm.model={config.llm.model})"
+        )
     for function in functions:
         show(f"{function.name}: {function.sentence}\n  {trials[function.name]}")
-    today = datetime.date.today().isoformat()
-    text = file_text(
-        functions, {"environment": name_of(config.env), "source": source or "", "date": today, "prompt": prompt or ""}
-    )
+    text = file_text(functions, provenance)
     if out is None:
         show(text)
     else:
