@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree, Shaped
 from llmrl.envs.base import action_shape
 from llmrl.envs.checking import RESET, STEP
 from llmrl.settings.errors import BadValue, UserError, first_line
-from llmrl.types import Box, Discrete, Environment, HostEnvironment, TimeStep
+from llmrl.types import Box, Discrete, Environment, HostEnvironment
 
 INSTANCES = 8
 """Environments that are played side by side; half of them repeat one action, which leads farther than random ones."""
@@ -31,7 +31,7 @@ class Played(NamedTuple):
     Attributes:
         obs: observations acted on, [t, n, *obs].
         actions: actions taken, [t, n] or [t, n, a].
-        results: what the steps gave, [t, n].
+        results: what the steps gave, a ``TimeStep`` of numpy's arrays, [t, n].
         ages: how many steps the running episode has had, this one included, [t, n].
         started: whether the observation is that of a reset, [t, n].
         heeded: whether another action ever changed anything.
@@ -42,7 +42,7 @@ class Played(NamedTuple):
 
     obs: Shaped[np.ndarray, "t n *obs"]
     actions: Shaped[np.ndarray, "t n *a"]
-    results: TimeStep
+    results: Any
     ages: Int[np.ndarray, "t n"]
     started: Bool[np.ndarray, "t n"]
     heeded: bool
@@ -101,8 +101,8 @@ def play(env: Environment, what: str, *, seed: int, num_steps: int, seconds: flo
         if not moments:
             return fault
         faults.append(fault)
-    together = jax.tree.map(lambda *arrays: np.stack(arrays), *moments)
-    return Played(*together, heeded, tuple(faults), time.monotonic() - began)
+    seen: tuple[Any, Any, Any, Any, Any] = jax.tree.map(lambda *arrays: np.stack(arrays), *moments)
+    return Played(*seen, heeded, tuple(faults), time.monotonic() - began)
 
 
 def play_host(env: HostEnvironment, what: str, *, seed: int, num_steps: int, seconds: float) -> Played | UserError:
@@ -134,8 +134,8 @@ def play_host(env: HostEnvironment, what: str, *, seed: int, num_steps: int, sec
         faults.append(BadValue(f"{what} failed when it was played: {first_line(error)}"))
     if not moments:
         return faults[0]
-    together = jax.tree.map(lambda *arrays: np.stack(arrays), *moments)
-    return Played(*together, True, tuple(faults), time.monotonic() - began, ("reset()", "step(action)"))
+    seen: tuple[Any, Any, Any, Any, Any] = jax.tree.map(lambda *arrays: np.stack(arrays), *moments)
+    return Played(*seen, True, tuple(faults), time.monotonic() - began, ("reset()", "step(action)"))
 
 
 def called(what: str, function: Callable[..., Any], hint: str) -> Callable[..., Any]:

@@ -246,8 +246,10 @@ def _played(
     env: Environment | HostEnvironment, what: str, seed: int, steps: int, seconds: float
 ) -> tuple[Played | None, list[Finding]]:
     part, wished = f"{what} as it plays", max(steps, env.spec.horizon + 1)
-    player = play_host if isinstance(env, HostEnvironment) else play
-    played = player(env, what, seed=seed, num_steps=wished, seconds=seconds)
+    if on_host := isinstance(env, HostEnvironment):
+        played = play_host(env, what, seed=seed, num_steps=wished, seconds=seconds)
+    else:
+        played = play(env, what, seed=seed, num_steps=wished, seconds=seconds)
     if isinstance(played, UserError):
         return None, [Finding(part, WRONG, str(played))]
     taken, ended = len(played.ages), int(played.ends.sum())
@@ -259,7 +261,7 @@ def _played(
     found += [Finding(part, NOTE, says) for says in notes(env.spec, played, LATE)]
     if not faults:
         says = "observations, rewards and sources were finite; no episode went beyond its time limit"
-        if not isinstance(env, HostEnvironment):
+        if not on_host:
             says += f"; {min(taken, REPEATED)} steps were taken twice, to the same results"
         found.append(Finding(part, OK, says))
     return played, found
