@@ -48,7 +48,7 @@ class Task(NamedTuple):
 
 PROMPT = Prompt(
     name="reward_code",
-    version=1,
+    version=2,
     inquiry_kind="code",
     general="""\
 You write reward functions for an agent that learns to act. What stands between <task> and </task> describes the task. \
@@ -81,6 +81,8 @@ one return of one number.
 - Allowed are numbers, + - * / // %, ** with a number up to {{ largest_exponent }}, < <= > >= == !=, & | ^ ~, indices \
 such as state.position[0], and these functions: {{ functions }}.
 - jnp is there: import nothing. Do not use if, and, or, not, loops, methods, keyword arguments or other functions.
+- A state has no other fields than those above, and a number has no index. Write what else you know of the task, such \
+as the place of a goal, as numbers.
 - Values should have about the size 0.1 to 1.
 - Each function should be a different idea of what helps. One that pays for progress and costs as much for a step \
 back cannot be collected for ever.""",

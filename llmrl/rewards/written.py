@@ -142,8 +142,8 @@ def _value(node: ast.AST, names: dict[str, Any]) -> Array:
         case ast.Attribute():
             owner, *path = (dotted(node) or "").split(".")
             return jnp.asarray(jnp.pi if owner == "jnp" else reduce(getattr, path, names[owner]))
-        case ast.Subscript(value=value, slice=index):
-            return _entry(_value(value, names), index, names)
+        case ast.Subscript(value=value):
+            return _entry(_value(value, names), node, names)
         case ast.BinOp(op=ast.Pow(), left=base, right=exponent):
             power: Any = literal(exponent)
             return _value(base, names) ** power
@@ -159,12 +159,13 @@ def _value(node: ast.AST, names: dict[str, Any]) -> Array:
     raise AssertionError(f"{ast.dump(node)} was not checked")
 
 
-def _entry(array: Array, index: ast.AST, names: dict[str, Any]) -> Array:
-    indices = index.elts if isinstance(index, ast.Tuple) else [index]
+def _entry(array: Array, node: ast.Subscript, names: dict[str, Any]) -> Array:
+    indices = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if len(indices) > array.ndim:
-        raise Refused(f"{len(indices)} indices for an array of shape {list(array.shape)}")
+        what = f"an array of shape {list(array.shape)}" if array.ndim else "a single number"
+        raise Refused(f"line {node.lineno}: an index more than {what} has")
     for each, size in zip(indices, array.shape, strict=False):
         if (number := literal(each)) is not None and not -size <= number < size:
-            raise Refused(f"index {number} for {size} entries")
+            raise Refused(f"line {node.lineno}: index {number} for {size} entries")
     given = (literal(each) for each in indices)
     return array[tuple(_value(each, names) if n is None else n for each, n in zip(indices, given, strict=True))]

@@ -41,7 +41,7 @@ def test_a_prompt_is_a_function_of_what_it_tells():
         assert told in user
     assert user.count("</task>") == 1  # a description cannot close its block
     assert "refused" not in user and "trained" not in user
-    assert re.fullmatch(r"reward_code:1:[0-9a-f]{12}", PROMPT.identity)
+    assert re.fullmatch(r"reward_code:2:[0-9a-f]{12}", PROMPT.identity)
 
 
 def test_a_prompt_tells_what_was_accepted_refused_and_used():
