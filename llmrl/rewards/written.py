@@ -130,7 +130,7 @@ def _returned(tree: ast.FunctionDef, names: dict[str, Any]) -> Float[Array, ""]:
                 if result.shape != ():
                     raise Refused(f"it returns an array of shape {list(result.shape)}, expected one number")
                 return result.astype(jnp.float32)
-    raise AssertionError("a checked function returns")
+    raise Refused("it returns nothing")
 
 
 def _value(node: ast.AST, names: dict[str, Any]) -> Array:
@@ -156,7 +156,7 @@ def _value(node: ast.AST, names: dict[str, Any]) -> Array:
             if isinstance(args[0], ast.List):
                 return called([_value(item, names) for item in args[0].elts])
             return called(*(_value(argument, names) for argument in args))
-    raise AssertionError(f"{ast.dump(node)} was not checked")
+    raise Refused(f"{ast.unparse(node)} was not checked")
 
 
 def _entry(array: Array, node: ast.Subscript, names: dict[str, Any]) -> Array:

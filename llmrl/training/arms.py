@@ -152,7 +152,7 @@ def all_from_the_same(
     key: Array,
     least_deviations: Float[Array, "k 2"],
 ) -> tuple[Params, PyTree, UpdateInfo]:
-    """PPO's update of every policy on the same steps, whoever took them, each by an advantage of its own.
+    """PPO's update of every policy on the same steps, taken by any of them, each by an advantage of its own.
 
     Args:
         update: of one policy, as ``make_update`` gives it.
