@@ -288,4 +288,4 @@ def test_shipped_files_say_where_they_come_from(path):
     assert found.provenance["environment"] == path.stem
     assert set(found.provenance) == {"environment", "source", "date", "prompt"}
     assert (path.parent.name == "handmade") == (found.provenance["source"] == "handmade")
-    assert len(found.functions) == 4
+    assert 1 <= len(found.functions) <= 4
