@@ -8,11 +8,13 @@ labeller.close()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from llmrl.language.asking import Manners
+from llmrl.language.batches import fill_from, requests
 from llmrl.language.cache import Cache, open_cache
 from llmrl.language.labeller import Labeller, fill, make_labeller
 from llmrl.language.probe import Probe, probe
@@ -21,6 +23,7 @@ from llmrl.language.question import Captioner, Provider
 from llmrl.language.spending import Budget
 from llmrl.language.table import Table, build, empty, load, merge, save, size
 from llmrl.settings.config import LLMConfig
+from llmrl.settings.errors import BadValue
 
 __all__ = [
     "Budget",
@@ -34,6 +37,7 @@ __all__ = [
     "empty",
     "fill",
     "fill_table",
+    "fill_table_from",
     "has_answered",
     "load",
     "make_labeller",
@@ -44,6 +48,7 @@ __all__ = [
     "open_labeller",
     "oracle",
     "probe",
+    "questions_for",
     "recorded",
     "save",
     "size",
@@ -81,6 +86,29 @@ def fill_table(
     with _opened(config, captioner, environment) as (provider, cache):
         options = _asking(config, max_trips=3)
         return fill(captioner, provider, cache, keys, limit, capacity=config.capacity, progress=progress, **options)
+
+
+def questions_for(
+    config: LLMConfig, captioner: Captioner, keys: Sequence[int], environment: str | None = None
+) -> list[dict[str, Any]]:
+    """The lines of a batch about some states, without what the cache knows; see ``requests`` in ``batches.py``."""
+    with _opened(config, captioner, environment) as (provider, cache):
+        return requests(provider, captioner, _needed(cache), keys)
+
+
+def fill_table_from(
+    path: str | Path, config: LLMConfig, captioner: Captioner, keys: Sequence[int], environment: str | None = None
+) -> tuple[Table, str]:
+    """The table and the cache that a config describes, filled from a batch's results, and how that went; see
+    ``fill_from``."""
+    with _opened(config, captioner, environment) as (provider, cache):
+        return fill_from(Path(path), captioner, provider, _needed(cache), keys, config.neutral)
+
+
+def _needed(cache: Cache | None) -> Cache:
+    if cache is None:
+        raise BadValue("this llm=... answers at once: batches are for an endpoint's model, as llm=openai or llm=vllm")
+    return cache
 
 
 def has_answered(config: LLMConfig, captioner: Captioner, environment: str | None = None) -> bool:

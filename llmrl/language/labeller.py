@@ -17,7 +17,7 @@ import numpy as np
 
 from llmrl.language.asking import Asker, Manners
 from llmrl.language.cache import Cache
-from llmrl.language.question import FATAL, FINAL, Captioner, Provider, Question, Unanswered, questions
+from llmrl.language.question import FATAL, FINAL, UNREADABLE, Captioner, Provider, Question, Unanswered, questions
 from llmrl.language.spending import Budget, Ledger
 from llmrl.language.table import PADDING, Table, build
 from llmrl.settings.errors import CannotRun
@@ -283,7 +283,7 @@ class Desk:
             return
         self.last_failure = failure
         self.ledger.count("failures")
-        if failure.kind in ("unparseable", "no_logprobs", "only_thoughts"):
+        if failure.kind in UNREADABLE:
             self.ledger.count("unparseable")
         if failure.kind not in self._said:
             self._said.add(failure.kind)

@@ -13,7 +13,7 @@ from llmrl.language.prompts import load_prompt, render
 from llmrl.language.providers.local import local
 from llmrl.language.providers.openai import Endpoint, Sender, connect, make_sender, request_parameters
 from llmrl.language.question import Provider, Question, Unanswered
-from llmrl.language.scoring import probability_of_yes, read_completion
+from llmrl.language.scoring import probability_of_yes, read_completion, unwrapped
 from llmrl.language.secrets import read_key
 from llmrl.settings.config import LLMConfig
 from llmrl.settings.validation import validate_llm
@@ -100,7 +100,7 @@ async def _ask_once(config: LLMConfig, endpoint: Endpoint, answer: Coroutine[Any
             completion = read_completion(await answer, config.score == "token_probability")
         seconds = time.monotonic() - begun
         if config.score == "token_probability":
-            score = probability_of_yes(completion)
+            score = probability_of_yes(unwrapped(completion))
             return Probe(True, f"{where} answers in {seconds:.1f} s (P(yes) = {score:.2f})", seconds)
         return Probe(True, f"{where} answers in {seconds:.1f} s: {completion.text[:60]!r}", seconds)
     except TimeoutError:
@@ -148,6 +148,7 @@ def explain(failure: Unanswered, config: LLMConfig, where: str, models: Sequence
         if "top_logprobs" in str(failure)
         else "",
         "unparseable": "the model says neither yes nor no: choose one that follows instructions",
+        "refused": "the model refuses to answer: choose another one",
         "malformed": "this is no OpenAI-compatible endpoint: does llm.base_url end in /v1?",
         "redirected": "",
     }.get(failure.kind, "")

@@ -60,7 +60,10 @@ Kind: TypeAlias = str
 PASSING = ("unreachable", "timeout", "rate_limited", "server_error", "malformed", "paused", "adapted")
 """Worth another attempt. After ``adapted`` the next attempt differs: it comes at once and does not count as a retry."""
 
-FINAL = ("unparseable", "no_logprobs", "only_thoughts", "refused_request", "unknown_state", "failed")
+UNREADABLE = ("unparseable", "no_logprobs", "only_thoughts", "refused")
+"""The model has said something, and it is no answer."""
+
+FINAL = (*UNREADABLE, "refused_request", "unknown_state", "failed")
 """This question has no answer; others may have one."""
 
 FATAL = ("rejected_key", "no_model", "redirected", "misconfigured", "budget")
@@ -97,6 +100,7 @@ class Provider(NamedTuple):
         identity: all that decides an answer besides the question: endpoint, model, parameters, score. Part of every
             cache key, and free of secrets.
         answer: one attempt over the network; raises ``Unanswered`` and nothing else.
+        read: ``(a chat completion's JSON, question) -> its answer``, where ``answer`` asks for one; raises likewise.
         answer_now: an answer without waiting for anybody; raises ``Unanswered`` and nothing else.
         open_question: whether one question asks about all events.
         prompt: ``(captioner's context, state, phrases, history) -> (system, user)``, where text is sent at all.
@@ -113,6 +117,7 @@ class Provider(NamedTuple):
 
     identity: str
     answer: Callable[[Question], Awaitable[Answer]] | None = None
+    read: Callable[[Any, Question], Awaitable[Answer]] | None = None
     answer_now: Callable[[Question], Answer] | None = None
     open_question: bool = False
     prompt: Callable[[str, str, Sequence[str], Sequence[tuple[str, str]]], tuple[str, str]] | None = None

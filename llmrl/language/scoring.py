@@ -72,14 +72,14 @@ def make_scorer(name: str, inquiry_kind: str, threshold: float, similarity: Simi
 
 def _of_one(score: Callable[[Completion], float]) -> Scorer:
     async def scorer(completion: Completion, question: Question) -> tuple[float, ...]:
-        return (score(completion),)
+        return (score(unwrapped(completion)),)
 
     return scorer
 
 
 def _of_goals(similarity: Similarity, threshold: float) -> Scorer:
     async def scorer(completion: Completion, question: Question) -> tuple[float, ...]:
-        goals = parse_goals(completion.text)
+        goals = parse_goals(unwrapped(completion).text)
         if not goals:
             return (0.0,) * len(question.events)
         return best_match(await similarity(goals, question.phrases), threshold)
@@ -98,7 +98,7 @@ def read_completion(body: Any, with_tokens: bool = True) -> Completion:
         with_tokens: whether to read log-probabilities.
 
     Raises:
-        Unanswered: the JSON has another shape, a log-probability is not one, or the model has thought only.
+        Unanswered: the JSON has another shape, a log-probability is not one, or the model has thought only or refused.
     """
     choices = body.get("choices") if isinstance(body, dict) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
@@ -113,6 +113,8 @@ def read_completion(body: Any, with_tokens: bool = True) -> Completion:
     if begins is None or (not text.strip() and (thoughts_apart or begins or why_ended == "length")):
         why = str(why_ended)[:20]
         raise Unanswered("only_thoughts", f"the model thought and did not answer (finish_reason: {why})")
+    if not text.strip() and (message.get("refusal") or why_ended == "content_filter"):
+        raise Unanswered("refused", f"the model refuses: {str(message.get('refusal') or why_ended)[:60]!r}")
     tokens = _tokens(choices[0].get("logprobs"), text, thoughts_apart or begins > 0) if with_tokens else ()
     return Completion(text[:_MAX_TEXT], tokens)
 
@@ -152,6 +154,27 @@ def _candidate(entry: Any) -> tuple[str, float]:
     if not log_prob <= 1e-3:
         raise Unanswered("no_logprobs", f"{log_prob} is no log-probability")
     return token, float(log_prob)
+
+
+# --- what stands around an answer -------------------------------------------------------------------------------------
+
+_FENCE = re.compile(r"```(?:json|text|markdown)?(.*)```", re.DOTALL | re.IGNORECASE)
+_FIELD = re.compile(r'\{\s*"[^"]*"\s*:\s*"([^"]*)"\s*\}')
+
+
+def unwrapped(completion: Completion) -> Completion:
+    """A completion without the code fence, or the JSON object of a single text, around its answer.
+
+    An object of several fields stays as it is: any of them may be the answer.
+    """
+    text = completion.text.strip()
+    for wrapper in (_FENCE, _FIELD):
+        if match := wrapper.fullmatch(text):
+            text = match.group(1).strip()
+    if text == completion.text.strip():
+        return completion
+    chosen = [candidates[0][0] for candidates in completion.tokens]
+    return Completion(text, completion.tokens[answer_token(chosen, text, thought=True) :])
 
 
 # --- thoughts ---------------------------------------------------------------------------------------------------------

@@ -107,6 +107,8 @@ class Label:
             frequent states are asked about first.
         dry_run: ask about the first state only.
         out: file for the answers, for ``llm=recorded llm.answers=...``.
+        questions: file for the questions that the cache cannot answer, for a batch runner; nothing is asked.
+        results: file of a batch runner's results, which are read in place of asking.
         seed: of the untrained policy.
     """
 
@@ -117,6 +119,8 @@ class Label:
     steps: int = positive(16_384)
     dry_run: bool = False
     out: str | None = None
+    questions: str | None = None
+    results: str | None = None
     seed: int = number(0, low=0, high=2**31 - 1)
 
 

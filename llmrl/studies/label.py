@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,23 @@ import jax
 import numpy as np
 
 from llmrl.assembly.parts import any_environment, policy_of
-from llmrl.language import Provider, Table, fill_table, make_provider, size
+from llmrl.language import (
+    Provider,
+    Table,
+    empty,
+    fill_table,
+    fill_table_from,
+    make_provider,
+    questions_for,
+    size,
+)
 from llmrl.language.lines import header
 from llmrl.language.question import questions
 from llmrl.language.table import as_dict
 from llmrl.learner.rollout import collect, reset_all
 from llmrl.learner.rollout_host import play_rollouts
 from llmrl.runs.metrics import replace_file
-from llmrl.settings.config import AuxConfig, Config
+from llmrl.settings.config import AuxConfig, Config, LLMConfig
 from llmrl.settings.errors import BadValue
 from llmrl.training.answers import check_endpoint, recorded_as
 from llmrl.training.cores import in_float32
@@ -43,6 +52,8 @@ def label(
     steps: int = 16_384,
     dry_run: bool = False,
     out: str | None = None,
+    questions: str | None = None,
+    results: str | None = None,
 ) -> Table:
     """Shows the first prompt and its answer, and then asks about all other states.
 
@@ -57,25 +68,63 @@ def label(
             states that it meets most often are asked about first.
         dry_run: stop after the first state.
         out: file for the answers, which ``llm=recorded llm.answers=...`` reads.
+        questions: file for the questions that the cache cannot answer, as batch runners read them; nothing is asked.
+        results: file of a batch runner's results, which are read in place of asking.
 
     Returns:
-        The answers.
+        The answers; none with ``questions``.
 
     Raises:
         ValueError: the environment has no words for its states, it runs in Python and they cannot be listed, or a
             setting is wrong.
-        RuntimeError: the endpoint cannot be asked.
+        RuntimeError: the endpoint cannot be asked, or none of the results can be used.
     """
+    _check(dry_run=dry_run, questions=questions, results=results, out=out)
     env = any_environment(replace(config, aux=AuxConfig()))
     captioner: Any = env.captioner  # whose callable fields pyright takes for methods
     if captioner is None:
         raise BadValue(f"{env.spec.name} has no words for its states: give captioner=my_module.captioner")
     name = recorded_as(config, captioner)
-    check_endpoint(config.llm, captioner, name)
+    if not (questions or results):
+        check_endpoint(config.llm, captioner, name)
     keys = _states(config, env, captioner, steps, limit)
-    llm = replace(config.llm, capacity=len(keys))
-    provider = make_provider(llm, captioner, name)
+    llm = replace(_without_key(config.llm) if questions or results else config.llm, capacity=len(keys))
+    if questions:
+        rows = questions_for(llm, captioner, keys, name)
+        _write_lines(Path(questions), rows)
+        show(f"{plural(len(rows), 'question')} about {len(keys):,} states in {questions}; nothing was asked")
+        return empty(len(keys), len(captioner.events))
+    if results:
+        table, summary = fill_table_from(results, llm, captioner, keys, name)
+        show(summary)
+    else:
+        table = _ask(llm, captioner, keys, name, show, dry_run)
+    if dry_run:
+        return table
+    where = "" if out is None else f"; answers in {out}"
+    if out is not None:
+        _write(Path(out), captioner, make_provider(llm, captioner, name), config, table)
+    show(f"{size(table):,} of {len(keys):,} states are answered{where}")
+    return table
 
+
+def _check(*, dry_run: bool, questions: str | None, results: str | None, out: str | None) -> None:
+    one_of = {"dry_run": dry_run, "questions": questions, "results": results}
+    given = [name for name, value in one_of.items() if value]
+    if len(given) > 1:
+        raise BadValue(f"give one of dry_run, questions and results, got {' and '.join(given)}")
+    if questions and out:
+        raise BadValue("questions=... asks nothing, so there are no answers for out=...: give it with results=...")
+
+
+def _without_key(llm: LLMConfig) -> LLMConfig:
+    """Settings for a batch: of an endpoint it asks embeddings at most, which may need a key."""
+    return llm if llm.score == "embedding_similarity" else replace(llm, key_variable=None)
+
+
+def _ask(llm: LLMConfig, captioner: Any, keys: list[int], name: str, show: Show, dry_run: bool) -> Table:
+    """Asks about one state, shows the prompt and the answer, and asks about the others."""
+    provider = make_provider(llm, captioner, name)
     first = questions(provider, captioner, keys[0])
     show(_prompt(first[0].system, first[0].user) or f"state: {first[0].state}")
     table = fill_table(llm, captioner, keys[:1], None, name)
@@ -85,12 +134,7 @@ def label(
         each = plural(len(first), "question")
         show(f"{len(keys):,} states at {each} each, {asked} in all; nothing more was asked (dry_run=true)")
         return table
-    table = fill_table(llm, captioner, keys, None, name, _now_and_then(show, len(keys)))
-    where = "" if out is None else f"; answers in {out}"
-    if out is not None:
-        _write(Path(out), captioner, provider, config, table)
-    show(f"{size(table):,} of {len(keys):,} states are answered{where}")
-    return table
+    return fill_table(llm, captioner, keys, None, name, _now_and_then(show, len(keys)))
 
 
 def _states(
@@ -165,5 +209,9 @@ def _write(path: Path, captioner: Captioner, provider: Provider, config: Config,
         }
         for key, scores in as_dict(table).items()
     ]
+    _write_lines(path, [first, *rows])
+
+
+def _write_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    replace_file(path, "".join(json.dumps(row) + "\n" for row in (first, *rows)))
+    replace_file(path, "".join(json.dumps(row) + "\n" for row in rows))

@@ -89,6 +89,9 @@ ANSWERS = {
     "reasoning_content": spoken("\n\nYes", *THOUGHTS, LINES, DECISION, reasoning_content="No, Yes, No."),
     "reasoning_without_its_tokens": spoken("Yes", DECISION, reasoning="No, Yes, No."),
     "long_thoughts": spoken("Yes", *THOUGHTS * 40, DECISION, reasoning="No, Yes, No." * 40),
+    # with something around it
+    "fenced": spoken("```json\nYes\n```", *marks("```", "json", "\n"), DECISION, *marks("\n", "```")),
+    "in_json": spoken('{"answer": "Yes"}', *marks('{"', "answer", '":', ' "'), DECISION, *marks('"}')),
     # in parts
     "parts": spoken([{"type": "text", "text": "Ye"}, {"type": "text", "text": "s"}], DECISION),
     "parts_with_thoughts": spoken(
@@ -102,6 +105,8 @@ ANSWERS = {
     "cut_off_apart": spoken(None, *THOUGHTS, reason="length", reasoning="No, Yes, No."),
     "cut_off_unseen": spoken("", reason="length"),
     "thoughts_alone": spoken("<think>Yes</think>\n", *marks("<think>", "Yes", "</think>", "\n")),
+    "declines": spoken(None, refusal="I cannot help with that"),
+    "filtered": spoken("", reason="content_filter"),
     "nothing_likely": spoken("Yes", position(("Yes", None), ("No", 0.0))),
     # errors with status 200
     "error_within": {"error": {"message": "the GPU is on fire"}},

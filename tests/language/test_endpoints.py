@@ -20,7 +20,7 @@ from llmrl.language import Budget, Manners, fill, make_labeller, make_provider, 
 from llmrl.language.asking import Asker
 from llmrl.language.providers.network import find_proxy
 from llmrl.language.providers.refusals import error_within, refusal, status_within
-from llmrl.language.question import FATAL, FINAL, PASSING, Unanswered, questions
+from llmrl.language.question import FATAL, FINAL, PASSING, UNREADABLE, Unanswered, questions
 from llmrl.language.spending import Ledger
 from llmrl.settings.config import LLMConfig
 
@@ -34,8 +34,8 @@ GOOD = {"ok": 1, "busy_once": 2, "busy_until_a_date": 2}
 
 ALIKE = (
     "thoughts_in_text", "thoughts_without_beginning", "marks_not_among_tokens", "thoughts_in_brackets",
-    "thoughts_in_channels", "reasoning", "reasoning_content", "reasoning_without_its_tokens", "long_thoughts", "parts",
-    "parts_with_thoughts", "null_candidate", "impossible_candidate",
+    "thoughts_in_channels", "reasoning", "reasoning_content", "reasoning_without_its_tokens", "long_thoughts",
+    "fenced", "in_json", "parts", "parts_with_thoughts", "null_candidate", "impossible_candidate",
 )  # fmt: skip
 """Behaviours that end in the same answer, at the first request."""
 
@@ -66,6 +66,8 @@ BAD = {
     "cut_off_apart": "only_thoughts",
     "cut_off_unseen": "only_thoughts",
     "thoughts_alone": "only_thoughts",
+    "declines": "refused",
+    "filtered": "refused",
     "bad_request": "refused_request",
     "too_long": "refused_request",
     "few_candidates": "refused_request",
@@ -313,7 +315,7 @@ def test_nothing_bad_is_cached_and_failures_are_counted(behaviour, config, words
     assert cache.size() == 0
     assert stats["failures"] > 0
     assert stats["answered"] == 0
-    assert (stats["unparseable"] > 0) == (BAD.get(behaviour) in ("no_logprobs", "unparseable", "only_thoughts"))
+    assert (stats["unparseable"] > 0) == (BAD.get(behaviour) in UNREADABLE)
     assert (stats["stopped"] > 0) == (labeller.problem() is not None)
     with pytest.raises(RuntimeError):
         fill(words, make_provider(settings, words), cache, [7], manners=manners)

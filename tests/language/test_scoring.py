@@ -6,7 +6,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llmrl.language.question import Question, Unanswered
-from llmrl.language.scoring import Completion, answer_begins, answer_token, make_scorer, probability_of_yes, said_yes
+from llmrl.language.scoring import (
+    Completion,
+    answer_begins,
+    answer_token,
+    make_scorer,
+    probability_of_yes,
+    read_completion,
+    said_yes,
+    unwrapped,
+)
 
 PROBABILITY = st.floats(1e-6, 1.0)
 
@@ -144,6 +153,52 @@ def test_no_goals_is_an_answer_too():
     score = make_scorer("string_similarity", "goals", 0.9)
     assert asyncio.run(score(Completion("- nothing"), question)) == (0.0, 0.0)
     assert asyncio.run(score(Completion("- sit"), question)) == (0.0, 1.0)
+
+
+# --- what stands around an answer -------------------------------------------------------------------------------------
+
+YES, NO = [("Yes", 0.8), ("No", 0.2)], [("no", 0.9), ("yes", 0.1)]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "answer", "score"),
+    [
+        (["<think>", "No", "</think>", YES], "Yes", 0.8),
+        (["```", "\n", YES, "\n", "```"], "Yes", 0.8),
+        (["```", "json", "\n", NO, "\n", "```"], "no", 0.1),
+        (["```", "JSON", "\n", NO, "```", "\n"], "no", 0.1),
+        (['{"', "answer", '":"', YES, '"}'], "Yes", 0.8),
+        (["{ ", '"yes', "_or", "_no", '" : "', NO, '" ', "}"], "no", 0.1),
+        (["<think>", "No", "</think>", "\n", "```", "json", '\n{"', "yes", '": "', NO, '"}', "\n```"], "no", 0.1),
+        # No answer: which of several fields it is, or where text ends and code begins, is not for us to guess.
+        (['{"', "reason", '": "', "none", '", "', "answer", '": "', NO, '"}'], None, None),
+        (["json", "\n", YES], None, None),
+        (['{"', "answer", '": ', "true", "}"], None, None),
+        (["```", "json", "\n", "{"], None, None),
+    ],
+)
+def test_thoughts_a_fence_and_a_field_around_an_answer_change_nothing(tokens, answer, score):
+    candidates = [[(each, 1.0)] if isinstance(each, str) else each for each in tokens]
+    content = [
+        {"token": each[0][0], "logprob": math.log(each[0][1])}
+        | {"top_logprobs": [{"token": token, "logprob": math.log(p)} for token, p in each]}
+        for each in candidates
+    ]
+    text = "".join(each[0][0] for each in candidates)
+    completion = unwrapped(
+        read_completion({"choices": [{"message": {"content": text}, "logprobs": {"content": content}}]})
+    )
+    if score is None:
+        for scorer in (lambda: probability_of_yes(completion), lambda: said_yes(completion.text)):
+            with pytest.raises(Unanswered, match="neither yes nor no"):
+                scorer()
+        return
+    assert completion.text.strip() == answer and said_yes(completion.text) == round(score)
+    assert probability_of_yes(completion) == pytest.approx(score)
+
+
+def test_goals_in_a_fence_are_goals():
+    assert unwrapped(Completion("```markdown\n- sit\n- jump\n```")).text == "- sit\n- jump"
 
 
 # --- thoughts ---------------------------------------------------------------------------------------------------------

@@ -82,7 +82,9 @@ def _provider(config: LLMConfig, prompt: Prompt, endpoint: Endpoint, score: Scor
     send = make_sender(endpoint, parameters)
 
     async def answer(question: Question) -> Answer:
-        body = await send(question.system, question.user)
+        return await read(await send(question.system, question.user), question)
+
+    async def read(body: Any, question: Question) -> Answer:
         completion = read_completion(body, config.score == "token_probability")
         scores = await score(completion, question)
         prompt_tokens, answer_tokens = _usage(body, question, completion)
@@ -94,6 +96,7 @@ def _provider(config: LLMConfig, prompt: Prompt, endpoint: Endpoint, score: Scor
     return Provider(
         identity=json.dumps([host, parameters, scored_by], sort_keys=True),
         answer=answer,
+        read=read,
         open_question=prompt.inquiry_kind == "goals",
         prompt=lambda context, state, phrases, history: render(prompt, context, state, phrases, history),
         prompt_identity=prompt.identity,
@@ -118,6 +121,11 @@ def request_parameters(config: LLMConfig, prompt: Prompt) -> dict[str, Any]:
         parameters |= {"logprobs": True, "top_logprobs": config.top_logprobs}  # vLLM wants both
     parameters |= config.extra
     return {name: value for name, value in parameters.items() if value is not None}
+
+
+def messages(system: str, user: str) -> list[dict[str, str]]:
+    """The messages of a request."""
+    return [{"role": "system", "content": system}, {"role": "user", "content": user}]
 
 
 def _answer_limit(parameters: dict[str, Any], prompt: Prompt) -> int:
@@ -169,9 +177,8 @@ def make_sender(endpoint: Endpoint, parameters: dict[str, Any]) -> Sender:
     async def send(system: str, user: str) -> Any:
         nonlocal accepted
         sent = accepted
-        messages = [{"role": "system", "content": system}, {"role": "user", "content": user}]
         try:
-            return await endpoint.chat({**sent, "messages": messages})
+            return await endpoint.chat({**sent, "messages": messages(system, user)})
         except Unanswered as failure:
             refused = failure
         name = refused.parameter
