@@ -19,7 +19,7 @@ from llmrl.envs.parameters import fitted_arguments
 from llmrl.envs.processes import Answer, opened_processes
 from llmrl.settings.errors import BadType, BadValue, first_line
 from llmrl.settings.loading import load_function
-from llmrl.types import EnvSpec, HostEnvironment, HostWorlds, TimeStep
+from llmrl.types import Discrete, EnvSpec, HostEnvironment, HostWorlds, TimeStep
 
 TRIED = 256
 """Steps of random play that an environment is tried on, and that its scales are taken from."""
@@ -231,7 +231,9 @@ def _random_play(
 
 def _random_action(acted: Actions, chances: np.random.Generator) -> Shaped[np.ndarray, "1 *a"]:
     space = acted.space
-    return chances.integers(space.num, size=1) if hasattr(space, "num") else chances.uniform(-1, 1, (1, space.dim))
+    return (
+        chances.integers(space.num, size=1) if isinstance(space, Discrete) else chances.uniform(-1, 1, (1, space.dim))
+    )
 
 
 def _scales(obs: Float[np.ndarray, "steps size"]) -> Float[np.ndarray, " size"]:
@@ -321,16 +323,17 @@ def _opened(
             obs, reward, terminated, truncated, told = zip(*moments, strict=True)
             now.update(zip(places, obs, strict=True))
             after = np.stack(obs)
-            return TimeStep(
-                obs=after,
-                reward=np.asarray(reward, np.float32),
-                terminated=np.asarray(terminated),
-                truncated=np.asarray(truncated),
-                success=np.array([bool(info.get("is_success", False)) for info in told]),
-                aux=_said(sources, before, performed, after, told),
-                state_key=np.zeros(len(places), np.uint32),
-                event=np.zeros(len(places), np.int32),
-            )
+            arrays: dict[str, Any] = {
+                "obs": after,
+                "reward": np.asarray(reward, np.float32),
+                "terminated": np.asarray(terminated),
+                "truncated": np.asarray(truncated),
+                "success": np.array([bool(info.get("is_success", False)) for info in told]),
+                "aux": _said(sources, before, performed, after, told),
+                "state_key": np.zeros(len(places), np.uint32),
+                "event": np.zeros(len(places), np.int32),
+            }
+            return TimeStep(**arrays)
 
         picture = (lambda place: exchange("draw", [place], [None])[0]) if drawn else None
         yield HostWorlds(reset, step, picture=picture)

@@ -15,7 +15,7 @@ from llmrl.learner.rollout import with_captions
 from llmrl.nets import Policy
 from llmrl.ops.distributions import sampling_noise
 from llmrl.settings.errors import BadValue
-from llmrl.types import HostEnvironment, HostEpisodes, HostWorlds, Rollout, Transition
+from llmrl.types import HostEnvironment, HostEpisodes, HostWorlds, Rollout, TimeStep, Transition
 
 
 def play_episodes(
@@ -207,11 +207,12 @@ def collect_host(
         _refuse_beyond(actions.shape[2], age)
         actions[(*rows, age)] = action
         result = worlds.step(flat, action.reshape(-1, *action.shape[2:]))
-        given = {name: np.asarray(x).reshape(*batch, *x.shape[1:]) for name, x in result._asdict().items()}
-        taken: dict[str, Any] = {"obs": obs, "action": action, "log_prob": log_prob, "next_obs": given["obs"]}
-        steps.append(Transition(**given | taken))
+        given = _shaped(result, batch)
+        next_obs = given["obs"]
+        given.update(obs=obs, action=action, log_prob=log_prob, next_obs=next_obs)
+        steps.append(Transition(**given))
         arms.append(turn)
-        obs, age, done = given["obs"], age + 1, given["terminated"] | given["truncated"]
+        obs, age, done = next_obs, age + 1, given["terminated"] | given["truncated"]
         if done.any():
             seed[done], age[done] = fresh[:, t][done], 0
             obs = _restarted(worlds, places, obs, done, seed)
@@ -221,6 +222,11 @@ def collect_host(
     arm = None if turn is None else np.stack(arms, axis=1)
     after = Standing(HostEpisodes(seed, actions), obs, age, turn)
     return after, Rollout(*jax.tree.map(jnp.asarray, (steps, final_action, arm)))
+
+
+def _shaped(result: TimeStep, batch: tuple[int, ...]) -> dict[str, Any]:
+    """A step of all places as arrays of all seeds and environments, by name."""
+    return {name: np.asarray(x).reshape(*batch, *x.shape[1:]) for name, x in result._asdict().items()}
 
 
 def _refuse_beyond(horizon: int, age: Int[np.ndarray, "seeds n"]) -> None:
