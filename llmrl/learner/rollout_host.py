@@ -218,7 +218,7 @@ def collect_host(
             obs = _restarted(worlds, places, obs, done, seed)
             turn = turn if turn is None else np.where(done, following[:, t], turn)
     final_action, _ = act(obs, noise[:, -1], turn)
-    steps = Transition(*(np.stack(x, axis=1) for x in zip(*steps, strict=True)))
+    steps = jax.tree.map(lambda *x: np.stack(x, axis=1), *steps)
     arm = None if turn is None else np.stack(arms, axis=1)
     after = Standing(HostEpisodes(seed, actions), obs, age, turn)
     return after, Rollout(*jax.tree.map(jnp.asarray, (steps, final_action, arm)))
