@@ -106,7 +106,10 @@ UNFUSED = {"xla_disable_hlo_passes": "fusion"}
             (),
             UNFUSED,
             np.testing.assert_array_equal,
-            marks=pytest.mark.skipif(jax.default_backend() != "cpu", reason="products are chosen by their speed there"),
+            marks=[
+                pytest.mark.skipif(jax.default_backend() != "cpu", reason="products are chosen by their speed there"),
+                pytest.mark.slow,  # nothing is fused; the other case is nearly the same law for half the price
+            ],
             id="its own networks",
         ),
         # Of functions alone gradients are had in another way, and differ in the last digits of a float. With a step of

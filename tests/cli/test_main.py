@@ -37,6 +37,7 @@ NEEDS = {
     "gymnax": ("env.id=Acrobot-v1",),
     "function": ("aux.function=os.path.join",),
     "frozen": ("reward_from=elsewhere",),
+    "local": ("llm.model=a.gguf",),
 }
 """Choices that say nothing without another key."""
 PLUGINS = {

@@ -33,7 +33,8 @@ def test_a_run_is_at_work_as_long_as_somebody_holds_it_and_stopped_after(tmp_pat
 def test_a_failure_is_remembered_until_the_run_is_tried_again(tmp_path):
     with pytest.raises(ZeroDivisionError), runs.open_run(config(tmp_path)):
         raise ZeroDivisionError("nothing can be divided\nby nothing")
-    assert (of(tmp_path).state, of(tmp_path).note) == ("failed", "ZeroDivisionError: nothing can be divided")
+    assert of(tmp_path).state == "failed"
+    assert of(tmp_path).note.startswith("ZeroDivisionError: nothing can be divided (test_status.py, line ")
     with pytest.raises(KeyboardInterrupt), runs.open_run(config(tmp_path)):
         raise KeyboardInterrupt
     assert of(tmp_path).state == "stopped"
