@@ -161,7 +161,7 @@ class ArmsState(NamedTuple):
         lowest: the lowest mean so far; infinite before the first.
         share: the probability that each arm plays a new episode, [k].
         chance: the probability that arm 0 plays each environment's running episode, as it was when that began, [n].
-        leader: the arm that plays most, and is handed over, [].
+        leader: the arm that is handed over, [].
         certificate: evidence on what all arms together have earned.
     """
 
@@ -180,7 +180,7 @@ class Decision(NamedTuple):
 
     Attributes:
         share: of each arm in the next rollout's episodes, [k].
-        leader: the arm that plays the rest, [].
+        leader: the arm that is handed over, and plays the rest, by halves with arm 0, [].
         model: the arm that arm 0 takes over, []; 0 where it stays as it is.
     """
 
